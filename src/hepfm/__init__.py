@@ -1,0 +1,1 @@
+"""hepfm: checked corpora, tokenizers and foundation-model pretraining for collider data."""

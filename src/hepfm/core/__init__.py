@@ -1,0 +1,1 @@
+"""What every stage shares: errors, records, observables, networks, the training engine, artifacts."""

@@ -1,0 +1,125 @@
+"""Configuration: one plain dataclass a command, from a YAML file, overridden by flags, saved resolved."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+import yaml
+
+from hepfm.core.errors import HepfmError
+from hepfm.core.files import write_text
+
+ConfigT = TypeVar("ConfigT")
+
+
+def parse(config_type: type[ConfigT], arguments: Sequence[str], prog: str) -> ConfigT:
+    """Read a command's configuration from its arguments; ``--config FILE`` gives defaults that flags override."""
+    arguments = list(arguments)
+    default: Any = None
+    if "--config" in arguments:
+        at = arguments.index("--config")
+        if at + 1 == len(arguments):
+            raise HepfmError("--config needs a file", prog)
+        default = from_yaml(config_type, Path(arguments[at + 1]))
+        del arguments[at : at + 2]
+    options: dict[str, Any] = {} if default is None else {"default": default}
+    return tyro.cli(
+        config_type,
+        args=arguments,
+        prog=prog,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
+        **options,
+    )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain data (paths as strings, tuples as lists) of a configuration."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value
+
+
+def from_dict(config_type: type[ConfigT], data: Any, where: object = "configuration") -> ConfigT:
+    """Build a configuration from plain data; an unknown or mistyped entry is an error that names it."""
+    if not isinstance(data, dict):
+        raise HepfmError(f"expected a mapping for {config_type.__name__}, got {type(data).__name__}", where)
+    hints = typing.get_type_hints(config_type)
+    known = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    for name in data:
+        if name not in known:
+            raise HepfmError(f"unknown setting '{name}'", where, f"known: {', '.join(sorted(known))}")
+    values = {name: _typed(hints[name], value, f"{where}: {name}") for name, value in data.items()}
+    try:
+        return config_type(**values)
+    except TypeError as error:
+        raise HepfmError(str(error), where) from error
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _typed(arguments[0], value, where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        hint = next(item for item in arguments if item is not type(None))
+        return _typed(hint, value, where)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise HepfmError(f"{value!r} is not one of {', '.join(map(str, arguments))}", where)
+        return value
+    if origin in (tuple, list):
+        if not isinstance(value, (list, tuple)):
+            raise HepfmError(f"expected a list, got {value!r}", where)
+        inner = arguments[0] if origin is list or arguments[-1] is Ellipsis else None
+        hints = [inner] * len(value) if inner is not None else list(arguments)
+        if len(hints) != len(value):
+            raise HepfmError(f"expected {len(hints)} values, got {len(value)}", where)
+        return origin(_typed(item_hint, item, where) for item_hint, item in zip(hints, value, strict=True))
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)  # type: ignore[arg-type]
+    if hint is Path:
+        return Path(str(value))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise HepfmError(f"expected {hint.__name__}, got {value!r}", where)
+    return value
+
+
+def from_yaml(config_type: type[ConfigT], path: Path) -> ConfigT:
+    """Read a configuration from a YAML file (safe loader: data only)."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise HepfmError("no such configuration file", path) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HepfmError(f"not valid YAML: {error}", path) from error
+    return from_dict(config_type, data or {}, path)
+
+
+def save_yaml(config: Any, path: Path) -> None:
+    """Write the complete, resolved configuration."""
+    write_text(path, yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def command_line() -> str:
+    """The command as typed, for provenance."""
+    return " ".join(["hepfm", *sys.argv[1:]])

@@ -1,0 +1,85 @@
+"""A run's folder: config.yaml, metrics.jsonl, checkpoints/, and the artifact it ends in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hepfm.core.config import save_yaml, to_dict
+from hepfm.core.errors import HepfmError
+from hepfm.core.files import write_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run's folder."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def artifact(self) -> Path:
+        return self.path / "artifact"
+
+    @property
+    def finished(self) -> bool:
+        """The artifact is written last, so a run that has one is complete."""
+        return (self.artifact / "config.json").exists()
+
+    def claim(self, config: Any) -> None:
+        """Start or continue the run of ``config`` here.
+
+        Raises:
+            HepfmError: the folder holds another run, or something that is no run.
+        """
+        if self.config.exists():
+            before, now = yaml.safe_load(self.config.read_text()), to_dict(config)
+            if before != now:
+                names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+                raise HepfmError(
+                    f"holds a run with other settings: {', '.join(names)}",
+                    self.path,
+                    "name another --out, or remove this folder",
+                )
+            return
+        if self.path.exists() and any(item.name != ".lock" for item in self.path.iterdir()):
+            raise HepfmError("is not empty and not a run", self.path, "name another --out")
+        self.path.mkdir(parents=True, exist_ok=True)
+        save_yaml(config, self.config)
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop metric lines past ``step`` (and a half-written last line): a resumed run writes them again."""
+        if self.metrics.exists():
+            kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
+            write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def log(self, step: int, **figures: float) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Lines of a metrics.jsonl; a last line cut short by a crash is left out."""
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
