@@ -69,7 +69,9 @@ def write_artifact(
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial / "model.safetensors")
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial / "model.safetensors"
+    )
     np.savez(partial / "reference.npz", **reference)  # type: ignore[arg-type]
     write_json(partial / "metrics.json", metrics)
     write_text(partial / "README.md", card)

@@ -97,7 +97,5 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise HepfmError(
-                "another process is writing here", folder, "wait for it, or stop it first"
-            ) from error
+            raise HepfmError("another process is writing here", folder, "wait for it, or stop it first") from error
         yield

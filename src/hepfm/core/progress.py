@@ -23,7 +23,8 @@ PLAIN_INTERVAL_S = 10.0
 
 def say(message: str) -> None:
     """One line for the user, on stderr: stdout stays free for results."""
-    print(message, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{message}\n")
+    sys.stderr.flush()
 
 
 class Task:

@@ -1,0 +1,105 @@
+"""The command line: one table of commands, each a typed configuration and a recipe, imported only when it is run."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+
+from hepfm.core.errors import HepfmError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives: ``module`` has the configuration ``config`` and the recipe ``main``."""
+
+    words: str
+    module: str
+    config: str
+    help: str
+    main: str = "main"
+
+
+COMMANDS = (
+    Command("ingest jetclass", "hepfm.ingest.command", "IngestJetClassConfig", "JetClass ROOT files -> a corpus"),
+    Command("ingest pythia", "hepfm.ingest.simulate.command", "IngestPythiaConfig", "simulate JetClass ROOT files"),
+    Command("corpus verify", "hepfm.ingest.command", "VerifyConfig", "check every byte and invariant", "verify"),
+    Command("corpus inspect", "hepfm.ingest.command", "InspectConfig", "what a corpus holds", "inspect"),
+    Command("tokenizer fit", "hepfm.tokenize.fit", "TokenizerFitConfig", "fit a VQ-VAE tokenizer to a corpus"),
+    Command("tokenizer apply", "hepfm.tokenize.apply", "ApplyConfig", "corpus -> token corpus"),
+    Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora"),
+    Command("finetune generate", "hepfm.finetune.adapt", "AdaptConfig", "adapt a backbone to other token corpora"),
+    Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
+    Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
+    Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
+    Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
+    Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
+)
+
+
+def usage() -> str:
+    """The table of commands."""
+    width = max(len(command.words) for command in COMMANDS)
+    rows = "\n".join(f"  hepfm {command.words:<{width}}  {command.help}" for command in COMMANDS)
+    return (
+        f"hepfm {metadata.version('hepfm')}: corpora, tokens and pretrained backbones for collider data\n\n{rows}\n\n"
+        "hepfm COMMAND --help tells a command's options, with units and defaults;\n"
+        "hepfm COMMAND --config FILE.yaml takes them from a file, flags override it.\n"
+    )
+
+
+def find(arguments: Sequence[str]) -> tuple[Command, list[str]]:
+    """The command that the first words name, and the arguments after them.
+
+    Raises:
+        HepfmError: no such command; it names those that fit.
+    """
+    for command in COMMANDS:
+        words = command.words.split()
+        if list(arguments[: len(words)]) == words:
+            return command, list(arguments[len(words) :])
+    first = arguments[0]
+    fitting = [command.words for command in COMMANDS if command.words.split()[0] == first]
+    known = fitting or sorted({command.words.split()[0] for command in COMMANDS})
+    raise HepfmError(f"no command 'hepfm {' '.join(arguments[:2])}'", "", f"there is: {', '.join(known)}")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run one command in this process; errors pass through."""
+    command, rest = find(arguments)
+    # What reads a configuration is as heavy as the command itself, so neither is imported for `hepfm --help`.
+    from hepfm.core.config import parse
+
+    module = importlib.import_module(command.module)
+    config = parse(getattr(module, command.config), rest, prog=f"hepfm {command.words}")
+    getattr(module, command.main)(config)
+
+
+def main() -> None:
+    """Entry point: bad input is one line on stderr and exit code 2, never a traceback."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(usage())
+        return
+    if arguments[0] == "--version":
+        sys.stdout.write(f"hepfm {metadata.version('hepfm')}\n")
+        return
+    try:
+        run(arguments)
+    except HepfmError as error:
+        sys.stderr.write(f"hepfm: {error}\n")
+        sys.exit(EXIT_BAD_INPUT)
+    except KeyboardInterrupt:
+        sys.stderr.write("hepfm: interrupted; the same command continues where it stopped\n")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Files are whole or absent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hepfm.core.errors import HepfmError
+from hepfm.core.files import atomic_path, canonical_json, digest_of, locked, read_json, sha256_file, write_json
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"x": 1})
+    with pytest.raises(RuntimeError), atomic_path(file) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert read_json(file) == {"x": 1}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_canonical_json_does_not_depend_on_key_order() -> None:
+    assert digest_of({"b": 1, "a": [1.5, "é"]}) == digest_of({"a": [1.5, "é"], "b": 1})
+    assert canonical_json({"b": 1, "a": 2}) == '{"a":2,"b":1}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(float("nan"))
+
+
+def test_sha256_is_that_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_broken_json_is_one_line_that_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "f.json").write_text("{")
+    for name in ("f.json", "none.json"):
+        with pytest.raises(HepfmError, match=name):
+            read_json(tmp_path / name)
+
+
+def test_a_second_writer_is_turned_away(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(HepfmError, match="another process"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
