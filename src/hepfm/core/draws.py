@@ -7,9 +7,12 @@ after any interruption.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -29,6 +32,8 @@ def generator(*parts: object) -> np.random.Generator:
 
 def torch_generator(*parts: object, device: str = "cpu") -> torch.Generator:
     """A torch generator for the purpose named by ``parts``."""
+    import torch  # here, because corpora are built and read without it and it takes seconds to import
+
     return torch.Generator(device=device).manual_seed(key_of(*parts))
 
 

@@ -1,0 +1,86 @@
+"""Commands: ``hepfm ingest SOURCE FILES``, ``hepfm corpus verify DIR``, ``hepfm corpus inspect DIR``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from hepfm.core.errors import HepfmError
+from hepfm.core.progress import say
+from hepfm.ingest.build import BuildOptions, build
+from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.describe import describe
+from hepfm.ingest.selection import JetSelection
+from hepfm.ingest.sources.registry import source
+from hepfm.ingest.verify import verify
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class IngestConfig:
+    """Build a corpus from raw files. Run again after an interruption, it continues; the result is the same bytes."""
+
+    source: Positional[str]
+    """Format of the files: jetclass."""
+    files: Positional[tuple[Path, ...]]
+    """Raw files, each once."""
+    out: Path
+    """Folder of the corpus: new, empty, or begun with the same command."""
+    options: BuildOptions = field(default_factory=BuildOptions)
+    selection: JetSelection = field(default_factory=JetSelection)
+    processes: int = field(default_factory=_cores)
+    """Worker processes; default all cores. The result does not depend on it."""
+
+
+def ingest(config: IngestConfig) -> None:
+    """Build the corpus and say what is in it."""
+    if config.processes < 1:
+        raise HepfmError("must be at least 1", "--processes")
+    corpus = build(source(config.source), config.files, config.out, config.options, config.selection, config.processes)
+    for name, split in corpus.manifest.splits.items():
+        say(f"{name}: {split.records:,} {corpus.manifest.kind}, {len(split.shards)} shards")
+    sys.stdout.write(f"{corpus.path}\n")
+
+
+@dataclass(frozen=True)
+class VerifyConfig:
+    """Check every checksum, count and rule of a corpus."""
+
+    corpus: Positional[Path]
+    """Folder of the corpus."""
+
+
+def verify_corpus(config: VerifyConfig) -> None:
+    """List what is wrong; nothing wrong is said too."""
+    problems = verify(config.corpus)
+    for problem in problems:
+        sys.stdout.write(f"{problem}\n")
+    if problems:
+        raise HepfmError(
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found",
+            config.corpus,
+            "restore what is damaged from a copy, or build the corpus again",
+        )
+    corpus = Corpus.open(config.corpus)
+    records = sum(split.records for split in corpus.manifest.splits.values())
+    sys.stdout.write(f"{config.corpus}: sound, {records:,} {corpus.manifest.kind}, digest {corpus.digest}\n")
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Show a corpus: schema with units, counts, labels, ranges, cut flow, origin."""
+
+    corpus: Positional[Path]
+    """Folder of the corpus."""
+
+
+def inspect_corpus(config: InspectConfig) -> None:
+    """Print the description."""
+    sys.stdout.write(describe(Corpus.open(config.corpus)))

@@ -1,0 +1,88 @@
+"""Describing a corpus in plain text: what it holds, where it comes from, what was cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.manifest import Manifest
+from hepfm.ingest.schema_json import quantities
+
+
+def describe(corpus: Corpus) -> str:
+    """The text of ``hepfm corpus inspect``."""
+    manifest = corpus.manifest
+    sections = [
+        [
+            f"{corpus.path}: {manifest.kind}, digest {corpus.digest[:16]}",
+            *([f"axis of deta and dphi: {manifest.axis}"] if manifest.axis else []),
+            *([f"geometry: {manifest.geometry}"] if manifest.geometry else []),
+            *([f"tokens: {_pairs(manifest.tokens)}"] if manifest.tokens else []),
+        ],
+        list(_splits(manifest)),
+        list(_labels(manifest)),
+        list(_quantities(manifest)),
+        list(_provenance(manifest)),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def _splits(manifest: Manifest) -> Iterator[str]:
+    rows = [("split", "records", "points", "shards", "blocks", "MB")]
+    for name, split in manifest.splits.items():
+        blocks, size = (sum(getattr(shard, what) for shard in split.shards) for what in ("blocks", "bytes"))
+        counts = (split.records, split.points, len(split.shards), blocks)
+        rows.append((name, *(f"{count:,}" for count in counts), f"{size / 1e6:,.1f}"))
+    return _table(rows)
+
+
+def _labels(manifest: Manifest) -> Iterator[str]:
+    names = [name for name in manifest.labels if any(split.labels.get(name) for split in manifest.splits.values())]
+    if names:
+        yield from _table(
+            [("label", *manifest.splits)]
+            + [(name, *(f"{split.labels.get(name, 0):,}" for split in manifest.splits.values())) for name in names]
+        )
+
+
+def _quantities(manifest: Manifest) -> Iterator[str]:
+    rows = [("quantity", "unit", "min", "max", "mean", "std", "nulls")]
+    known = dict(quantities(manifest.schema))
+    for name, figures in manifest.statistics.items():
+        metadata = known[name].metadata if name in known else None
+        unit = (metadata or {}).get(b"unit", b"").decode()
+        if name == manifest.points_column:
+            unit = "per record"
+        numbers = [f"{figures[key]:.5g}" if key in figures else "" for key in ("min", "max", "mean", "std")]
+        share = figures["nulls"] / max(1, figures["nulls"] + figures["count"])
+        rows.append((name, unit, *numbers, f"{share:.1%}" if share else ""))
+    return _table(rows)
+
+
+def _provenance(manifest: Manifest) -> Iterator[str]:
+    known = manifest.provenance
+    files = known.get("files", [])
+    if "source" in known:
+        yield f"source: {known['source']}, {len(files)} files, {sum(file['entries'] for file in files):,} entries"
+    if known.get("selection"):
+        yield f"selection: {_pairs(known['selection'])}"
+    for name, count in known.get("cut_flow", []):
+        yield f"  {name}: {count:,}"
+    for note in known.get("notes", []):
+        yield f"note: {note}"
+    if "command" in known:
+        yield f"command: {known['command']}"
+    yield f"versions: {_pairs(known['versions'])}"
+
+
+def _pairs(data: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in data.items())
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Rows with the first column to the left and the others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        yield "  ".join(cells).rstrip()

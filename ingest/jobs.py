@@ -1,0 +1,336 @@
+"""Writing a corpus as independent shard jobs: in parallel, whole or absent, continued after any interruption.
+
+A shard is a pure function of (plan, shard), so its bytes do not depend on processes or interruptions. While a corpus is
+being written its folder holds ``.build/``: the plan, a lock, and a receipt for each finished shard. When all are there,
+``blocks.arrow`` and then ``corpus.json`` are written and ``.build/`` goes; a folder without ``corpus.json`` is never a
+corpus.
+"""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from hepfm.core.errors import HepfmError
+from hepfm.core.files import atomic_path, locked, read_json, sha256_file, write_bytes, write_json
+from hepfm.core.progress import progress, say
+from hepfm.core.versions import versions
+from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.manifest import FILE, SPLITS, Manifest, ShardEntry, SplitEntry
+from hepfm.ingest.plan import Job, Plan
+from hepfm.ingest.receipts import Receipt
+from hepfm.ingest.shards import INDEX, index_bytes, reblock, write_shard
+from hepfm.ingest.summary import Summary, summarise
+
+BUILD = ".build"
+Produce = Callable[[Job], Iterable[pa.RecordBatch]]
+
+
+def write_corpus(
+    out: Path, plan: Plan, produce: Produce, *, processes: int = 1, attached: dict[str, Path] | None = None
+) -> Corpus:
+    """Write the corpus of ``plan``, or continue it where it was interrupted.
+
+    Args:
+        out: its folder: new, empty, or begun with the same plan.
+        plan: what it holds.
+        produce: gives the records of a job, in batches of any size. Picklable (an instance of a dataclass with
+            ``__call__``): with more than one process it runs in spawned workers. If it is a generator it may return counts
+            by name, which are summed over the jobs into the manifest's cut flow.
+        processes: worker processes; one means this one.
+        attached: files or folders to put into the corpus, by their name inside.
+
+    Raises:
+        HepfmError: the folder holds something else, no record is left, or a job failed; what is finished stays, and the
+            same command continues.
+    """
+    out = Path(out)
+    if _finished(out, plan):
+        say(f"{out} is already built")
+        shutil.rmtree(out / BUILD, ignore_errors=True)  # left if the process died at its very last act
+        return Corpus.open(out)
+    with _claimed(out, plan):
+        if not _finished(out, plan):
+            receipts = _run(out, plan, produce, processes)
+            _seal(out, plan, receipts, attached or {})
+    return Corpus.open(out)
+
+
+def _finished(out: Path, plan: Plan) -> bool:
+    if not (out / FILE).is_file():
+        return False
+    if Manifest.load(out).provenance["plan"] != plan.digest:
+        raise HepfmError("holds another corpus", out, "name another --out, or remove this folder")
+    return True
+
+
+@contextmanager
+def _claimed(out: Path, plan: Plan) -> Iterator[None]:
+    """Hold the folder for this plan; its ``.build`` goes when the work inside ends with a finished corpus."""
+    build = out / BUILD
+    if out.exists() and not out.is_dir():
+        raise HepfmError("is a file, not a folder", out, "name another --out")
+    if out.is_dir() and not build.is_dir() and any(out.iterdir()):
+        raise HepfmError("is not empty and not a corpus", out, "name another --out")
+    with locked(build):
+        if not _finished(out, plan):
+            _check_plan(out, plan)
+            for partial in out.glob("*/.*.partial-*"):
+                partial.unlink()  # of a process that was killed: this one holds the lock
+        yield
+        if (out / FILE).is_file():
+            shutil.rmtree(build, ignore_errors=True)
+
+
+def _check_plan(out: Path, plan: Plan) -> None:
+    """Begin or continue; another plan gives way only if none of its shards was finished."""
+    path, now = out / BUILD / "plan.json", {"plan": plan.digest, "versions": versions()}
+    if not any((out / BUILD).glob("*/*.json")):
+        for shard in out.glob("*/*.tar"):
+            shard.unlink()  # of a process that died before it wrote the receipt
+        write_json(path, now)
+        return
+    before = read_json(path)
+    if before["plan"] != plan.digest:
+        raise HepfmError(
+            "holds an unfinished corpus of another plan (other files, settings or selection)",
+            out,
+            "name another --out, or remove this folder",
+        )
+    changed = [
+        f"{name} {before['versions'].get(name)} -> {now['versions'].get(name)}"
+        for name in sorted(before["versions"].keys() | now["versions"].keys())
+        if before["versions"].get(name) != now["versions"].get(name)
+    ]
+    if changed:
+        raise HepfmError(
+            f"was begun with other versions: {', '.join(changed)}",
+            out,
+            "go back to them to continue, or remove this folder",
+        )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Makes one shard and its receipt; sent to worker processes."""
+
+    out: Path
+    plan: str
+    schema: pa.Schema
+    block_records: int
+    produce: Produce
+
+    def __call__(self, job: Job) -> Receipt:
+        path, summaries = self.out / job.name, dict[str, Summary]()
+        produced = _Counted(self.produce(job))
+        try:
+            written = write_shard(path, job.shard, self._checked(produced, job, summaries))
+            receipt = Receipt(
+                plan=self.plan,
+                bytes=written.bytes,
+                sha256=written.sha256,
+                blocks=written.blocks,
+                summaries=summaries,
+                cut_flow=produced.counts,
+            )
+            if job.expected is not None and receipt.records != job.expected:
+                path.unlink(missing_ok=True)
+                raise HepfmError(f"got {receipt.records} records, expected {job.expected}", path)
+            receipt.save(_receipt_path(self.out, job))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise HepfmError("the disk is full", path, "free some space and run again: it continues") from error
+        return receipt
+
+    def _checked(
+        self, batches: Iterable[pa.RecordBatch], job: Job, summaries: dict[str, Summary]
+    ) -> Iterator[pa.RecordBatch]:
+        for batch in reblock(batches, self.block_records):
+            if not batch.schema.equals(self.schema):
+                raise HepfmError(f"records have schema {batch.schema}, planned {self.schema}", self.out / job.name)
+            batch = batch.replace_schema_metadata(self.schema.metadata)
+            summarise(batch, summaries)
+            yield batch
+
+
+@dataclass
+class _Counted:
+    """Batches, and the counts that a generator of them returned at its end."""
+
+    batches: Iterable[pa.RecordBatch]
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        self.counts = (yield from self.batches) or {}
+
+
+def _receipt_path(out: Path, job: Job) -> Path:
+    return out / BUILD / job.split / f"{job.shard:06d}.json"
+
+
+def _run(out: Path, plan: Plan, produce: Produce, processes: int) -> list[Receipt]:
+    """Receipts of all jobs, in order; those that a former run left are checked against their shards and kept."""
+    work = _Work(out, plan.digest, plan.schema, plan.block_records, produce)
+    receipts: dict[str, Receipt] = {}
+    with progress("corpus", sum(job.size for job in plan.jobs), plan.unit) as task:
+        for job in plan.jobs:
+            receipt = Receipt.load(_receipt_path(out, job))
+            if receipt is not None and receipt.plan == plan.digest and _intact(out / job.name, receipt):
+                receipts[job.name] = receipt
+                task.advance(job.size)
+        if receipts:
+            say(f"continuing {out}: {len(receipts)} of {len(plan.jobs)} shards are there")
+        for job, receipt in _results(work, [job for job in plan.jobs if job.name not in receipts], processes):
+            receipts[job.name] = receipt
+            task.advance(job.size)
+    return [receipts[job.name] for job in plan.jobs]
+
+
+def _intact(path: Path, receipt: Receipt) -> bool:
+    if not receipt.blocks:
+        return not path.exists()
+    return path.is_file() and path.stat().st_size == receipt.bytes and sha256_file(path) == receipt.sha256
+
+
+def _results(work: _Work, jobs: list[Job], processes: int) -> Iterator[tuple[Job, Receipt]]:
+    processes = min(processes, len(jobs))
+    if processes <= 1:
+        for job in jobs:
+            yield job, work(job)
+        return
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+    try:
+        futures = {executor.submit(work, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise HepfmError(
+            "a worker process died (killed, or out of memory)",
+            work.out,
+            "run again: it continues; give fewer --processes if memory ran out",
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Workers end with their parent, however it ends, die quietly at Ctrl-C, and keep to one core each."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    pa.set_cpu_count(1)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _seal(out: Path, plan: Plan, receipts: list[Receipt], attached: dict[str, Path]) -> None:
+    """Write what makes the folder a corpus; the manifest comes last."""
+    cut_flow: dict[str, int] = {}
+    for receipt in receipts:
+        for name, count in receipt.cut_flow.items():
+            cut_flow[name] = cut_flow.get(name, 0) + count
+    splits = _splits(plan, receipts)
+    if not splits:
+        _give_up(out)
+        flow = ", ".join(f"{name}: {count}" for name, count in cut_flow.items()) or "the source gave none"
+        raise HepfmError("no record is left", out, f"loosen the selection; {flow}")
+    blocks = [
+        (job.split, job.shard, number, block)
+        for job, receipt in zip(plan.jobs, receipts, strict=True)
+        for number, block in enumerate(receipt.blocks)
+    ]
+    write_bytes(out / INDEX, index_bytes(blocks, SPLITS))
+    training = _merged(receipt for job, receipt in zip(plan.jobs, receipts, strict=True) if job.split == "train")
+    Manifest(
+        kind=plan.kind,
+        schema=plan.schema,
+        labels=plan.labels,
+        axis=plan.axis,
+        block_records=plan.block_records,
+        splits=splits,
+        statistics={name: summary.figures() for name, summary in training.items()},
+        provenance={
+            **plan.provenance,
+            "plan": plan.digest,
+            "cut_flow": [[name, count] for name, count in cut_flow.items()],
+            "versions": versions(),
+        },
+        blocks_sha256=sha256_file(out / INDEX),
+        geometry=plan.geometry,
+        tokens=plan.tokens,
+        files=_attach(out, attached),
+    ).save(out)
+
+
+def _give_up(out: Path) -> None:
+    """Remove what an empty corpus left behind; anything else in the folder stays."""
+    shutil.rmtree(out / BUILD)
+    with suppress(OSError):
+        out.rmdir()
+
+
+def _splits(plan: Plan, receipts: list[Receipt]) -> dict[str, SplitEntry]:
+    splits = {}
+    for name in SPLITS:
+        pairs = zip(plan.jobs, receipts, strict=True)
+        of_split = [(job, receipt) for job, receipt in pairs if job.split == name and receipt.blocks]
+        if not of_split:
+            continue
+        merged = _merged(receipt for _, receipt in of_split)
+        splits[name] = SplitEntry(
+            records=sum(receipt.records for _, receipt in of_split),
+            points=sum(receipt.points for _, receipt in of_split),
+            labels=merged["label"].values if "label" in merged else {},
+            shards=tuple(
+                ShardEntry(
+                    name=job.name,
+                    records=receipt.records,
+                    points=receipt.points,
+                    blocks=len(receipt.blocks),
+                    bytes=receipt.bytes,
+                    sha256=receipt.sha256,
+                )
+                for job, receipt in of_split
+            ),
+        )
+    return splits
+
+
+def _merged(receipts: Iterable[Receipt]) -> dict[str, Summary]:
+    """Summaries over several shards, merged in their order."""
+    merged: dict[str, Summary] = {}
+    for receipt in receipts:
+        for name, summary in receipt.summaries.items():
+            merged.setdefault(name, Summary()).merge(summary)
+    return merged
+
+
+def _attach(out: Path, attached: dict[str, Path]) -> dict[str, str]:
+    """Copy further files into the corpus and give their checksums."""
+    sums = {}
+    for name, origin in attached.items():
+        files = sorted(file for file in origin.rglob("*") if file.is_file()) if origin.is_dir() else [origin]
+        for file in files:
+            inside = (Path(name) / file.relative_to(origin)) if origin.is_dir() else Path(name)
+            with atomic_path(out / inside) as partial:
+                shutil.copyfile(file, partial)
+            sums[inside.as_posix()] = sha256_file(out / inside)
+    return sums

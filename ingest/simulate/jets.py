@@ -1,0 +1,141 @@
+"""From detector candidates to selected, matched jets with substructure, as records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import awkward as ak
+import fastjet
+import numpy as np
+import pyarrow as pa
+
+from hepfm.core import clustering, observables
+from hepfm.core.observables import Constituents
+from hepfm.ingest.formats import jetclass
+from hepfm.ingest.formats.batches import jet_batch
+from hepfm.ingest.simulate.particles import Candidates, Partons, wrapped
+
+RADIUS = 0.8
+MIN_PT_GEV, MAX_PT_GEV = 500.0, 1000.0
+MAX_ETA = 2.0
+
+
+@dataclass(frozen=True)
+class Jets:
+    """Jets of a batch of events: event (n,), four-vectors (n,) [GeV], and candidates ``index`` (N,) of jet i at
+    ``offsets[i]:offsets[i + 1]``, in descending pt."""
+
+    event: np.ndarray
+    px: np.ndarray
+    py: np.ndarray
+    pz: np.ndarray
+    energy: np.ndarray
+    offsets: np.ndarray
+    index: np.ndarray
+
+    @property
+    def pt(self) -> np.ndarray:
+        return np.hypot(self.px, self.py)
+
+    @property
+    def eta(self) -> np.ndarray:
+        return np.arcsinh(self.pz / self.pt)
+
+    @property
+    def phi(self) -> np.ndarray:
+        return np.arctan2(self.py, self.px)
+
+    def select(self, keep: np.ndarray) -> Jets:
+        """Jets where the (n,) boolean ``keep`` is true."""
+        lengths = np.diff(self.offsets)
+        offsets = np.concatenate(([0], np.cumsum(lengths[keep])))
+        vectors = [component[keep] for component in (self.event, self.px, self.py, self.pz, self.energy)]
+        return Jets(*vectors, offsets=offsets, index=self.index[np.repeat(keep, lengths)])
+
+
+def cluster(candidates: Candidates, min_pt: float = MIN_PT_GEV, radius: float = RADIUS) -> Jets:
+    """Anti-kt jets (E scheme; arXiv:0802.1189) with pt above ``min_pt`` [GeV] of candidates ordered by event."""
+    events, starts = np.unique(candidates.event, return_index=True)
+    bounds = np.append(starts, len(candidates))
+    names = ["px", "py", "pz", "E"]
+    vectors = (candidates.px, candidates.py, candidates.pz, candidates.energy)
+    sequence = clustering.sequence(vectors, bounds, fastjet.antikt_algorithm, radius)
+    found = sequence.inclusive_jets(min_pt=min_pt)
+    members = sequence.constituent_index(min_pt=min_pt)
+    per_event = ak.to_numpy(ak.num(found))
+    flat = ak.flatten(found)
+    lists = ak.flatten(members, axis=1)
+    offsets = np.concatenate(([0], np.cumsum(ak.to_numpy(ak.num(lists)))))
+    index = ak.to_numpy(ak.flatten(lists)).astype(np.int64)
+    # fastjet counts candidates within their event.
+    index += np.repeat(np.repeat(starts, per_event), np.diff(offsets))
+    jet = np.repeat(np.arange(len(flat)), np.diff(offsets))
+    pt = np.hypot(candidates.px, candidates.py)
+    index = index[np.lexsort((-pt[index], jet))]
+    return Jets(np.repeat(events, per_event), *(ak.to_numpy(flat[name]) for name in names), offsets, index)
+
+
+def in_acceptance(jets: Jets) -> np.ndarray:
+    """JetClass's selection (n,): 500 < pt < 1000 GeV, abs(eta) < 2."""
+    return (jets.pt > MIN_PT_GEV) & (jets.pt < MAX_PT_GEV) & (np.abs(jets.eta) < MAX_ETA)
+
+
+def matched(jets: Jets, partons: Partons, products: int, radius: float = RADIUS) -> np.ndarray:
+    """Whether (n,) all ``products`` decay products of one resonance lie within ``radius`` of the jet's axis."""
+    order = np.lexsort((partons.resonance, partons.event))
+    partons = partons.take(order)
+    _, first, count = np.unique(partons.resonance, return_index=True, return_counts=True)
+    first = np.sort(first[count == products])
+    block = first[:, None] + np.arange(products)
+    event = partons.event[first]
+    # Every jet meets every resonance of its event.
+    low, high = np.searchsorted(event, jets.event), np.searchsorted(event, jets.event, side="right")
+    meetings = high - low
+    jet = np.repeat(np.arange(len(jets.event)), meetings)
+    within = np.arange(len(jet)) - np.repeat(np.cumsum(meetings) - meetings, meetings)
+    resonance = block[low[jet] + within]
+    deta = partons.eta[resonance] - jets.eta[jet][:, None]
+    dphi = wrapped(partons.phi[resonance] - jets.phi[jet][:, None])
+    contained = (deta**2 + dphi**2 < radius**2).all(axis=1)
+    return np.bincount(jet[contained], minlength=len(jets.event)) > 0
+
+
+def records_of(jets: Jets, candidates: Candidates, label: str) -> pa.RecordBatch:
+    """Records with the schema of JetClass, substructure included.
+
+    tau1 to tau4: N-subjettiness about exclusive-kt axes, beta 1, R0 0.8; soft drop: beta 0, zcut 0.1 (both by
+    ``hepfm.core.observables``, with massless constituents).
+    """
+    chosen = candidates.take(jets.index)
+    lengths = np.diff(jets.offsets)
+    pt = np.hypot(chosen.px, chosen.py)
+    deta = np.arcsinh(chosen.pz / pt) - np.repeat(jets.eta, lengths)
+    dphi = wrapped(np.arctan2(chosen.py, chosen.px) - np.repeat(jets.phi, lengths))
+    constituents = Constituents(pt, deta, dphi, jets.offsets)
+    taus = observables.nsubjettiness(constituents, (1, 2, 3, 4))
+    points = {
+        "pt": pt,
+        "deta": deta,
+        "dphi": dphi,
+        "energy": chosen.energy,
+        "d0": chosen.d0,
+        "d0err": chosen.d0err,
+        "dz": chosen.dz,
+        "dzerr": chosen.dzerr,
+        "charge": chosen.charge,
+        "species": chosen.species,
+    }
+    mass_squared = jets.energy**2 - jets.px**2 - jets.py**2 - jets.pz**2
+    columns = {
+        "pt": jets.pt,
+        "pt_constituents": jets.pt,
+        "eta": jets.eta,
+        "phi": jets.phi,
+        "mass": np.sqrt(np.maximum(mass_squared, 0)),
+        "softdrop_mass": observables.softdrop_mass(constituents),
+        **{f"tau{n}": values for n, values in taus.items()},
+        "label": np.full(len(jets.event), jetclass.LABELS.index(label)),
+        "source_file": np.zeros(len(jets.event)),
+        "source_entry": np.arange(len(jets.event)),
+    }
+    return jet_batch(jetclass.SCHEMA, jetclass.LABELS, jets.offsets, points, columns)

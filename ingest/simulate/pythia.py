@@ -1,0 +1,74 @@
+"""Events from Pythia 8: stable particles and the decay products of the resonance that names a class."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hepfm.core.errors import HepfmError
+from hepfm.ingest.simulate.particles import Particles, Partons
+from hepfm.ingest.simulate.processes import COMMON, Process
+
+MAX_SEED = 900_000_000
+_OUT_OF_RESONANCE = 23
+
+
+class Generator:
+    """A Pythia of its own for one process and seed.
+
+    Raises:
+        HepfmError: pythia8mc is not installed, or Pythia refuses the settings.
+    """
+
+    def __init__(self, process: Process, seed: int) -> None:
+        try:
+            import pythia8mc
+        except ImportError as error:
+            raise HepfmError("Pythia 8 is not installed", "simulation", "pip install 'hepfm[simulate]'") from error
+        self._process = process
+        self._pythia = pythia8mc.Pythia("", False)
+        random = ("Random:setSeed = on", f"Random:seed = {seed % MAX_SEED + 1}")
+        for setting in (*COMMON, *process.settings, *random):
+            if not self._pythia.readString(setting):
+                raise HepfmError(f"Pythia does not know the setting '{setting}'", f"class {process.label}")
+        if not self._pythia.init():
+            raise HepfmError("Pythia cannot start with these settings", f"class {process.label}")
+
+    def events(self, count: int) -> tuple[Particles, Partons]:
+        """The next ``count`` events (fewer if Pythia gives one up)."""
+        record = self._pythia.nextBatch(count).layout.content("prt")
+        offsets = np.asarray(record.offsets.data)
+        event = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        return _stable(record.content, event), _decay_products(record.content, event, offsets, self._process)
+
+
+def _column(content: Any, name: str) -> np.ndarray:
+    return np.asarray(content.content(name).data)
+
+
+def _stable(content: Any, event: np.ndarray) -> Particles:
+    final = np.flatnonzero(_column(content, "status") > 0)
+    px, py, pz, energy = (_column(content.content("p"), name)[final] for name in ("px", "py", "pz", "e"))
+    # Particles without a vertex of their own (index -1) come from the origin.
+    vertex = content.content("vProd")
+    index = np.asarray(vertex.index.data)[final]
+    x, y, z = (
+        np.append(_column(vertex.content, name), 0.0)[index] if len(vertex.content) else np.zeros(len(final))
+        for name in ("px", "py", "pz")
+    )
+    return Particles(event[final], _column(content, "id")[final], px, py, pz, energy, x, y, z)
+
+
+def _decay_products(content: Any, event: np.ndarray, offsets: np.ndarray, process: Process) -> Partons:
+    size = np.abs(_column(content, "id"))
+    mother = _column(content, "mother1") + offsets[event]
+    in_cascade = np.isin(size, process.cascade)
+    out = np.abs(_column(content, "status")) == _OUT_OF_RESONANCE
+    product = np.flatnonzero(out & ~in_cascade & in_cascade[mother])
+    resonance = mother[product]
+    while in_cascade[mother[resonance]].any():
+        above = mother[resonance]
+        resonance = np.where(in_cascade[above], above, resonance)
+    px, py, pz = (_column(content.content("p"), name)[product] for name in ("px", "py", "pz"))
+    return Partons(event[product], resonance, np.arcsinh(pz / np.hypot(px, py)), np.arctan2(py, px))

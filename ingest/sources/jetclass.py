@@ -1,0 +1,376 @@
+"""JetClass ROOT files (Zenodo 6619768, arXiv:2202.03772) as jet records."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import uproot
+
+from hepfm.core import records
+from hepfm.core.errors import HepfmError
+from hepfm.core.records import Kind
+from hepfm.ingest.formats.jetclass import (
+    FLAGS,
+    LABEL_BRANCHES,
+    LABELS,
+    PART_FLOATS,
+    TREE,
+    eta_sign,
+    segment_sums,
+)
+
+JET_FLOATS = ("jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_sdmass", "jet_tau1", "jet_tau2", "jet_tau3", "jet_tau4")
+PART_BRANCHES = (*PART_FLOATS, *FLAGS)
+BRANCHES = (*PART_BRANCHES, *LABEL_BRANCHES, *JET_FLOATS)
+
+OPEN_FILES = 16
+# A file whose baskets are larger than this is decoded in windows, kept until the next one: a basket is only read whole.
+SMALL_BASKET_ENTRIES = 4_096
+WINDOW_ENTRIES = 16_384
+
+_SCHEMA = records.schema(
+    "jets",
+    ("pt", "deta", "dphi", "energy", "d0", "d0err", "dz", "dzerr", "charge", "species"),
+    (
+        "pt",
+        "pt_constituents",
+        "eta",
+        "phi",
+        "mass",
+        "softdrop_mass",
+        "tau1",
+        "tau2",
+        "tau3",
+        "tau4",
+        "label",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class JetClassSource:
+    """Reader of JetClass ROOT files: one record an entry, class by label branch (never by file name).
+
+    ``deta`` loses the files' factor sign(jet_eta); ``dphi`` is kept; impact parameters of neutrals (0 in the files)
+    become null; ``mass`` is that of the stored jet four-vector; constituents are put in order of pt where they are
+    not. Axis: the stored jet axis. tau1 to tau4 and soft-drop mass are the file's.
+    """
+
+    name: ClassVar[str] = "jetclass"
+    kind: ClassVar[Kind] = "jets"
+    schema: ClassVar[pa.Schema] = _SCHEMA
+    axis: ClassVar[str] = "stored"
+    labels: ClassVar[tuple[str, ...]] = LABELS
+
+    def settings(self) -> dict[str, Any]:
+        """Nothing about this source can be set."""
+        return {}
+
+    def entries(self, path: Path) -> int:
+        """Number of jets in a file.
+
+        Raises:
+            HepfmError: missing, empty, truncated or not a ROOT file; no such tree; missing branches; no entries.
+        """
+        return _OPEN.get(path).entries
+
+    def read(self, path: Path, start: int, stop: int) -> pa.RecordBatch:
+        """Jets of entries [start, stop).
+
+        Raises:
+            HepfmError: as for :meth:`entries`; the range leaves the file; an entry without exactly one label; values
+                that are not finite; part_* branches of different length.
+        """
+        opened = _OPEN.get(path)
+        if not 0 <= start <= stop <= opened.entries:
+            raise HepfmError(f"entries {start} to {stop} were asked for, it has {opened.entries}", path)
+        return opened.read(start, stop)
+
+
+class _OpenFile:
+    """An opened, checked file; keeps the window it decoded last."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = _open_root(path)
+        try:
+            self._tree = _tree(self._file, path)
+            self.entries = int(self._tree.num_entries)
+            if not self.entries:
+                raise HepfmError("the tree has no entries", path, "leave the file out")
+            self._window: tuple[int, pa.RecordBatch] | None = None
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._file.close()
+
+    @cached_property
+    def _window_entries(self) -> int:
+        """Entries to decode at once; 0 if any range can be decoded by itself."""
+        largest = int(np.diff(self._tree["part_px"].entry_offsets).max())
+        return 0 if largest <= SMALL_BASKET_ENTRIES else min(largest, WINDOW_ENTRIES)
+
+    def read(self, start: int, stop: int) -> pa.RecordBatch:
+        if start == stop:
+            return pa.RecordBatch.from_pylist([], schema=_SCHEMA)
+        size = self._window_entries
+        if not size:
+            return self._decode(start, stop)
+        parts = []
+        for first in range(start // size * size, stop, size):
+            window = self._windowed(first, min(first + size, self.entries))
+            low, high = max(start, first), min(stop, first + size)
+            parts.append(window.slice(low - first, high - low))
+        return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
+
+    def _windowed(self, start: int, stop: int) -> pa.RecordBatch:
+        if self._window is None or self._window[0] != start:
+            self._window = (start, self._decode(start, stop))
+        return self._window[1]
+
+    def _decode(self, start: int, stop: int) -> pa.RecordBatch:
+        try:
+            arrays = self._tree.arrays(list(BRANCHES), entry_start=start, entry_stop=stop, library="ak", how=dict, array_cache=None)
+        except Exception as error:  # uproot and its codecs raise many kinds over a damaged file
+            raise HepfmError(
+                f"entries {start} to {stop} cannot be decoded ({type(error).__name__}: {error})",
+                self.path,
+                "the file is damaged: fetch it again",
+            ) from error
+        return _Entries({name: arrays[name].layout for name in BRANCHES}, self.path, start).records()
+
+
+class _OpenFiles:
+    """The files used last, opened once in a process."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._files: OrderedDict[tuple[str, int, int], _OpenFile] = OrderedDict()
+
+    def get(self, path: Path) -> _OpenFile:
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise HepfmError("no such file", path) from error
+        key = (str(path), state.st_size, state.st_mtime_ns)
+        if key not in self._files:
+            self._files[key] = _OpenFile(path)
+            if len(self._files) > self._limit:
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(key)
+        return self._files[key]
+
+
+_OPEN = _OpenFiles(OPEN_FILES)
+
+
+def _open_root(path: Path) -> Any:
+    if path.is_dir():
+        raise HepfmError("a folder, not a ROOT file", path, "name the files in it")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(20)
+    if head[:4] != b"root":
+        what = "an empty file" if not size else "not a ROOT file"
+        raise HepfmError(what, path, "JetClass files are ROOT files with a tree 'tree'")
+    # Bytes 12 to 16 (20 in files above 2 GB, whose version is above 1,000,000) are the end of the file.
+    end = int.from_bytes(head[12:20] if int.from_bytes(head[4:8], "big") > 1_000_000 else head[12:16], "big")
+    if end > size:
+        raise HepfmError(f"truncated: {size:,} of {end:,} bytes", path, "fetch it again")
+    try:
+        return uproot.open(path)
+    except Exception as error:  # a damaged file can fail anywhere in uproot
+        raise HepfmError(f"not a readable ROOT file ({type(error).__name__})", path, "fetch it again") from error
+
+
+def _tree(file: Any, path: Path) -> Any:
+    try:
+        classes = file.classnames(cycle=False)
+        if not classes.get(TREE, "").startswith("TTree"):
+            trees = sorted(name for name, kind in classes.items() if kind.startswith("TTree"))
+            present = f"it has {', '.join(trees)}" if trees else "it has no tree"
+            raise HepfmError(f"no tree '{TREE}'", path, f"{present}; is this a JetClass file?")
+        tree = file[TREE]
+        present_branches = tree.keys(recursive=False)
+    except HepfmError:
+        raise
+    except Exception as error:
+        raise HepfmError(f"the tree cannot be read ({type(error).__name__})", path, "fetch it again") from error
+    missing = [name for name in BRANCHES if name not in present_branches]
+    if missing:
+        names = ", ".join(f"'{name}'" for name in missing)
+        raise HepfmError(
+            f"the tree has no branch {names}", path, f"it has {', '.join(present_branches) or 'no branches'}"
+        )
+    return tree
+
+
+class _Entries:
+    """Decoded entries of one file on their way to records."""
+
+    def __init__(self, layouts: dict[str, Any], path: Path, start: int) -> None:
+        self.path, self.start = path, start
+        self.size = len(layouts[PART_BRANCHES[0]])
+        self.offsets, self.parts = self._flatten(layouts)
+        self.jets = {name: self._scalar(layouts[name], name) for name in (*JET_FLOATS, *LABEL_BRANCHES)}
+        for name in PART_FLOATS:
+            self._check_finite(name, self.parts[name], self.offsets)
+        for name in JET_FLOATS:
+            self._check_finite(name, self.jets[name], None)
+        # 1 or -1: what takes deta from the file's convention to ours.
+        self.sign = eta_sign(self.jets["jet_eta"])
+
+    def _flatten(self, layouts: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        offsets: np.ndarray | None = None
+        parts = {}
+        for name in PART_BRANCHES:
+            layout = layouts[name]
+            if not layout.is_list or not layout.content.is_numpy:
+                raise HepfmError(f"branch '{name}' is not a list of numbers", self.path, "is this a JetClass file?")
+            found = np.asarray(layout.offsets.data)
+            parts[name] = np.asarray(layout.content.data)[found[0] : found[-1]]
+            found = found - found[0]
+            if offsets is None:
+                offsets = found
+            elif not np.array_equal(found, offsets):
+                lengths, others = np.diff(offsets), np.diff(found)
+                entry = int(np.argmax(lengths != others))
+                raise HepfmError(
+                    f"'{PART_BRANCHES[0]}' has {lengths[entry]} values and '{name}' has {others[entry]}",
+                    f"{self.path}, entry {self.start + entry}",
+                    "the file is damaged or not JetClass's",
+                )
+        assert offsets is not None
+        return offsets, parts
+
+    def _scalar(self, layout: Any, name: str) -> np.ndarray:
+        if not layout.is_numpy:
+            raise HepfmError(f"branch '{name}' is not one number an entry", self.path, "is this a JetClass file?")
+        return np.asarray(layout.data)
+
+    def _check_finite(self, name: str, values: np.ndarray, offsets: np.ndarray | None) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(values.sum(dtype=np.float64)):  # one pass without a temporary: infinities and NaN survive it
+                return
+        first = int(np.argmax(~np.isfinite(values)))
+        entry = first if offsets is None else int(np.searchsorted(offsets, first, side="right")) - 1
+        raise HepfmError(
+            f"'{name}' is {values[first]}", f"{self.path}, entry {self.start + entry}", "the file is damaged"
+        )
+
+    def records(self) -> pa.RecordBatch:
+        columns = {"constituents": self._constituents(), **self._jet_columns(), **self._origin()}
+        return pa.RecordBatch.from_arrays([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
+
+    def _constituents(self) -> pa.ListArray:
+        values = self._point_values()
+        order = _pt_order(values["pt"], self.offsets)
+        if order is not None:
+            values = {name: column[order] for name, column in values.items()}
+        neutral = values["charge"] == 0
+        charged, nulls = pa.array(~neutral).buffers()[1], np.count_nonzero(neutral)
+        arrays: dict[str, pa.Array] = {name: pa.array(column) for name, column in values.items()}
+        for name in ("d0", "d0err", "dz", "dzerr"):
+            arrays[name] = _with_nulls(values[name], charged, int(nulls))
+        species = pa.array(values["species"], mask=values["species"] < 0)
+        arrays["species"] = pa.DictionaryArray.from_arrays(species, pa.array(records.SPECIES))
+        kind = _SCHEMA.field("constituents").type
+        fields = list(kind.value_type)
+        struct = pa.StructArray.from_arrays([arrays[field.name] for field in fields], fields=fields)
+        return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), struct, type=kind)
+
+    def _point_values(self) -> dict[str, np.ndarray]:
+        parts = self.parts
+        return {
+            "pt": np.hypot(parts["part_px"], parts["part_py"]),
+            "deta": parts["part_deta"] * np.repeat(self.sign, np.diff(self.offsets)),
+            "dphi": _wrapped(parts["part_dphi"]),
+            "energy": parts["part_energy"],
+            "d0": parts["part_d0val"],
+            "d0err": parts["part_d0err"],
+            "dz": parts["part_dzval"],
+            "dzerr": parts["part_dzerr"],
+            "charge": parts["part_charge"].astype(np.int8),
+            "species": self._species(),
+        }
+
+    def _species(self) -> np.ndarray:
+        species = np.full(len(self.parts["part_charge"]), -1, dtype=np.int8)
+        for flag, name in FLAGS.items():
+            np.copyto(species, records.SPECIES.index(name), where=self.parts[flag] != 0)
+        return species
+
+    def _jet_columns(self) -> dict[str, pa.Array]:
+        jets = self.jets
+        pt, eta, energy = (jets[name].astype(np.float64) for name in ("jet_pt", "jet_eta", "jet_energy"))
+        momentum = pt * np.cosh(eta)
+        mass = np.sqrt(np.maximum((energy - momentum) * (energy + momentum), 0))
+        sums = [segment_sums(self.parts[name], self.offsets) for name in ("part_px", "part_py")]
+        columns = {
+            "pt": jets["jet_pt"],
+            "pt_constituents": np.hypot(*sums).astype(np.float32),
+            "eta": jets["jet_eta"],
+            "phi": _wrapped(jets["jet_phi"]),
+            "mass": mass.astype(np.float32),
+            "softdrop_mass": jets["jet_sdmass"],
+            **{f"tau{n}": jets[f"jet_tau{n}"] for n in (1, 2, 3, 4)},
+        }
+        return {**{name: pa.array(values) for name, values in columns.items()}, "label": self._label()}
+
+    def _label(self) -> pa.DictionaryArray:
+        flags = np.stack([self.jets[name] != 0 for name in LABEL_BRANCHES], axis=1)
+        wrong = flags.sum(axis=1) != 1
+        if wrong.any():
+            entry = int(np.argmax(wrong))
+            names = [label for label, flag in zip(LABELS, flags[entry], strict=True) if flag]
+            raise HepfmError(
+                f"the jet has {'labels ' + ' and '.join(names) if names else 'no label'}",
+                f"{self.path}, entry {self.start + entry}",
+                f"exactly one of {LABEL_BRANCHES[0]}, ..., {LABEL_BRANCHES[-1]} must be 1",
+            )
+        return pa.DictionaryArray.from_arrays(pa.array(flags.argmax(axis=1).astype(np.int16)), pa.array(LABELS))
+
+    def _origin(self) -> dict[str, pa.Array]:
+        entry = np.arange(self.start, self.start + self.size, dtype=np.int64)
+        return {"source_file": pa.array(np.zeros(self.size, dtype=np.int32)), "source_entry": pa.array(entry)}
+
+
+def _with_nulls(values: np.ndarray, valid: pa.Buffer, nulls: int) -> pa.FloatArray:
+    """Float32 values (N,) without copying, null where the bit in ``valid`` is 0."""
+    return pa.Array.from_buffers(pa.float32(), len(values), [valid, pa.py_buffer(np.ascontiguousarray(values))], nulls)
+
+
+def _wrapped(angle: np.ndarray) -> np.ndarray:
+    """The angle in [-pi, pi); values that are there already keep their bits."""
+    outside = (angle < -np.pi) | (angle >= np.pi)
+    if not outside.any():
+        return angle
+    turned = (angle.astype(np.float64) + np.pi) % (2 * np.pi) - np.pi
+    return np.where(outside, turned.astype(angle.dtype), angle)
+
+
+def _pt_order(pt: np.ndarray, offsets: np.ndarray) -> np.ndarray | None:
+    """Indices (N,) that put each jet's constituents in descending pt, ties as they stand; None if they are."""
+    if len(pt) < 2:
+        return None
+    rises = np.flatnonzero(pt[1:] > pt[:-1]) + 1
+    starts = np.zeros(len(pt) + 1, dtype=bool)
+    starts[offsets] = True
+    rises = rises[~starts[rises]]
+    if not len(rises):
+        return None
+    jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    disordered = np.zeros(len(offsets) - 1, dtype=bool)
+    disordered[jet[rises]] = True
+    chosen = np.flatnonzero(disordered[jet])
+    order = np.arange(len(pt))
+    order[chosen] = chosen[np.lexsort((-pt[chosen], jet[chosen]))]
+    return order

@@ -1,0 +1,1 @@
+"""Training: one loop on DeepSpeed that tokenizers, backbones and heads share."""

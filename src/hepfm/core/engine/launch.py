@@ -1,0 +1,218 @@
+"""Processes: one without a launcher; several under torchrun, the deepspeed launcher, or ``--nproc``."""
+
+# torch and deepspeed are imported where they are used: the parent of several processes needs neither.
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from typing import IO, TYPE_CHECKING, Any
+
+from hepfm.core.errors import HepfmError
+
+if TYPE_CHECKING:
+    import torch
+
+USER_ERROR = 2
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+GRACE_S = 5.0
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+def rank() -> int:
+    """This process's number among all of the job."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes the job has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    """True in the one process that writes files and messages."""
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """This process's accelerator: a GPU of its own, or the CPU."""
+    import torch
+
+    if os.environ.get("DS_ACCELERATOR") == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def setup() -> None:
+    """Join the job's processes; call it as often as you like.
+
+    Raises:
+        HepfmError: there are more processes on this machine than GPUs.
+    """
+    import torch
+
+    from hepfm.core.engine.quiet_deepspeed import deepspeed
+
+    here = device()
+    if here.type == "cuda":
+        if here.index >= torch.cuda.device_count():
+            raise HepfmError(
+                f"process {here.index + 1} on this machine finds {torch.cuda.device_count()} GPUs",
+                "--nproc",
+                "start at most one process per GPU",
+            )
+        torch.cuda.set_device(here)
+    if not torch.distributed.is_initialized():
+        backend = "nccl" if here.type == "cuda" else "gloo"
+        if world() == 1:  # a store of its own: no port, no network
+            os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK=os.environ.get("LOCAL_RANK", "0"))
+            store = torch.distributed.HashStore()
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        else:
+            torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    deepspeed.init_distributed(verbose=False, dist_init_required=None)
+
+
+def on_main(function: Callable[[], Any]) -> Any:
+    """Run ``function`` in the first process and give every process its result (plain data).
+
+    What ``function`` raises is raised in the first process; the others then leave quietly.
+    """
+    if world() == 1:
+        return function()
+    error: Exception | None = None
+    answer: dict[str, Any] = {}
+    if is_main():
+        try:
+            answer = {"value": function()}
+        except Exception as raised:
+            error = raised
+    answer = _share(answer)
+    if error is not None:
+        raise error
+    if "value" not in answer:
+        raise SystemExit(USER_ERROR)
+    return answer["value"]
+
+
+def _share(data: dict[str, Any]) -> dict[str, Any]:
+    """Plain data of the first process, as JSON bytes: nothing is unpickled."""
+    import torch
+    import torch.distributed as dist
+
+    message = torch.frombuffer(bytearray(json.dumps(data).encode()), dtype=torch.uint8).to(device())
+    length = torch.tensor([message.numel()], device=device())
+    dist.broadcast(length, 0)
+    if not is_main():
+        message = torch.empty(int(length), dtype=torch.uint8, device=device())
+    dist.broadcast(message, 0)
+    return json.loads(bytes(message.cpu().tolist()))
+
+
+def relaunch(processes: int, command: Sequence[str] | None = None) -> None:
+    """Run this command again in ``processes`` local processes and exit with their exit code.
+
+    Returns at once in a process that a launcher has started, and when one process is asked for.
+
+    Args:
+        processes: how many.
+        command: what each runs; this very command by default.
+    """
+    if processes == 1 or world() > 1:
+        return
+    command = command or [sys.executable, "-m", "hepfm.cli", *sys.argv[1:]]
+    with contextlib.ExitStack() as stack:
+        outputs = [None if k == 0 else stack.enter_context(tempfile.TemporaryFile()) for k in range(processes)]
+        started = _start(processes, command, outputs)
+        stack.enter_context(_forwarding(started))
+        try:
+            first = _first_to_fail(started)
+        finally:
+            _end(started)
+        code = started[first].returncode
+        log = outputs[first]
+        if code and log is not None and started[0].returncode != code:
+            log.seek(0)
+            sys.stderr.write(f"process {first} ended with exit code {code}:\n{log.read().decode(errors='replace')}")
+    raise SystemExit(code if code >= 0 else 128 - code)
+
+
+def _start(processes: int, command: Sequence[str], outputs: Sequence[IO[bytes] | None]) -> list[subprocess.Popen]:
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    common = {
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+    return [
+        subprocess.Popen(
+            command,
+            env={**common, "RANK": str(k), "LOCAL_RANK": str(k)},
+            stdout=outputs[k],
+            stderr=outputs[k],
+            preexec_fn=_die_with_parent,
+        )
+        for k in range(processes)
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _die_with_parent() -> None:
+    """A killed parent must not leave processes that train on and hold the run's folder (Linux)."""
+    if sys.platform == "linux":
+        set_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _forwarding(started: Sequence[subprocess.Popen]) -> Iterator[None]:
+    def forward(number: int, _frame: object) -> None:
+        for process in started:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _first_to_fail(started: Sequence[subprocess.Popen]) -> int:
+    """Wait until all have ended well, or one badly and the others have had time to say why they end."""
+    while True:
+        codes = [process.poll() for process in started]
+        failed = [k for k, code in enumerate(codes) if code]
+        if failed:
+            deadline = time.monotonic() + GRACE_S
+            while time.monotonic() < deadline and any(process.poll() is None for process in started):
+                time.sleep(0.05)
+            return failed[0]
+        if None not in codes:
+            return 0
+        time.sleep(0.05)
+
+
+def _end(started: Sequence[subprocess.Popen]) -> None:
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+    for process in started:
+        process.wait()

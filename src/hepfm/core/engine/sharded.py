@@ -1,0 +1,151 @@
+"""The network inside DeepSpeed: parameters and optimizer states shared out by ZeRO stage."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from hepfm.core.engine import launch
+from hepfm.core.engine.batches import Losses
+from hepfm.core.engine.config import TrainingConfig
+from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine, deepspeed
+
+
+class Step(nn.Module):
+    """An objective whose forward runs in the wanted precision and returns what DeepSpeed can follow."""
+
+    def __init__(self, objective: nn.Module, precision: str) -> None:
+        super().__init__()
+        self.objective = objective
+        self.low_precision = precision == "bf16"
+
+    def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.autocast(launch.device().type, torch.bfloat16, enabled=self.low_precision):
+            losses: Losses = self.objective(batch)
+        return losses.total, {name: value.detach() for name, value in losses.figures.items()}
+
+
+def build(objective: nn.Module, config: TrainingConfig, universal: bool = False) -> DeepSpeedEngine:
+    """Put ``objective`` into a DeepSpeed engine, with the first process's weights and buffers everywhere.
+
+    ZeRO stage 3 takes parameters apart, so there the engine works on a copy: see :func:`hand_back`.
+
+    Args:
+        universal: the checkpoint to be loaded is a universal one.
+    """
+    objective = copy.deepcopy(objective) if config.zero_stage == 3 else objective
+    step = Step(objective, config.precision)
+    engine, *_ = deepspeed.initialize(
+        model=step,
+        optimizer=_adamw(step, config),
+        config=_deepspeed_config(config, universal),
+        dist_init_required=False,
+    )
+    _broadcast_buffers(engine.module)
+    if config.compile:
+        engine.compile()
+    return engine
+
+
+def _adamw(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+    """torch's AdamW, fused: unlike DeepSpeed's own it needs no compiler. Vectors do not decay."""
+    decaying: list[nn.Parameter] = []
+    steady: list[nn.Parameter] = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            decays = parameter.ndim > 1 and not getattr(parameter, "no_weight_decay", False)
+            (decaying if decays else steady).append(parameter)
+    groups = [
+        {"params": decaying, "weight_decay": config.weight_decay},
+        {"params": steady, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def _deepspeed_config(config: TrainingConfig, universal: bool) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only counts with it; the loss is normalised here
+        "gradient_accumulation_steps": config.accumulation,
+        "gradient_clipping": config.clip if config.zero_stage else 0.0,  # stage 0 hides the norm: see update()
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "memory_efficient_linear": False,  # it would replace torch's linear for the whole process
+        },
+        "zero_allow_untested_optimizer": True,
+        "checkpoint": {"load_universal": universal},
+        "steps_per_print": sys.maxsize,
+        "timers": {"throughput": {"enabled": False}},
+    }
+
+
+def _broadcast_buffers(module: nn.Module) -> None:
+    """DeepSpeed broadcasts parameters only."""
+    for buffer in module.buffers():
+        if launch.world() > 1 and buffer.numel():
+            flat = buffer.detach().contiguous().view(-1).view(torch.uint8)
+            dist.broadcast(flat, 0)
+            buffer.detach().copy_(flat.view(buffer.dtype).view(buffer.shape))
+
+
+def update(engine: DeepSpeedEngine, rate: float, config: TrainingConfig) -> float:
+    """Clip and apply the gradients of the last micro-batches.
+
+    Returns:
+        The global norm of the gradient before clipping.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    if config.zero_stage:
+        engine.step()
+        norm = float(engine.get_global_grad_norm())
+        return norm if norm >= 0 else math.nan  # DeepSpeed's sign of a norm that is no number
+    norm = clip_grad_norm_(engine.module.parameters(), config.clip or math.inf)
+    engine.step()
+    return float(norm)
+
+
+@torch.no_grad()
+def unsharded_state(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+    """Buffers and frozen parameters, whole: universal checkpoints hold trained parameters only."""
+    state = {f"buffer {name}": value.detach().cpu() for name, value in engine.module.named_buffers()}
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            with deepspeed.zero.GatheredParameters([parameter]):
+                state[f"parameter {name}"] = parameter.detach().cpu().clone()
+    return state
+
+
+@torch.no_grad()
+def load_unsharded_state(engine: DeepSpeedEngine, state: dict[str, Tensor]) -> None:
+    """Put back what :func:`unsharded_state` gave."""
+    for name, value in engine.module.named_buffers():
+        value.copy_(state[f"buffer {name}"])
+    for name, parameter in engine.module.named_parameters():
+        if not parameter.requires_grad:
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                parameter.copy_(state[f"parameter {name}"])
+
+
+@torch.no_grad()
+def hand_back(engine: DeepSpeedEngine, objective: nn.Module) -> None:
+    """Give ``objective`` the engine's weights and buffers, whole and in fp32, in every process."""
+    trained = engine.module.objective
+    if trained is not objective:
+        for (_, plain), (_, sharded) in zip(
+            objective.named_parameters(), trained.named_parameters(), strict=True
+        ):
+            with deepspeed.zero.GatheredParameters([sharded]):
+                plain.copy_(sharded)
+        for (_, plain), (_, value) in zip(objective.named_buffers(), trained.named_buffers(), strict=True):
+            plain.copy_(value)
+    engine.destroy()
+    for parameter in objective.parameters():
+        parameter.data = parameter.data.clone()  # stages 1 and 2 leave views of one flat tensor

@@ -1,0 +1,64 @@
+"""Reasons to end before the last step: a queue's time limit, a loss that is no number."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from hepfm.core.errors import HepfmError
+from hepfm.core.files import write_json
+from hepfm.core.runs import RunFolder
+
+REQUEUE = 75  # EX_TEMPFAIL: the same command again continues
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Requeue(SystemExit):
+    """Training stopped on request after a checkpoint; the process ends with exit code 75."""
+
+    def __init__(self) -> None:
+        super().__init__(REQUEUE)
+
+
+class StopSignals:
+    """While entered, SIGTERM and SIGUSR1 only set ``asked``, so that the step at hand is finished and saved."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers there only
+            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def check_finite(run: RunFolder, step: int, positions: tuple[int, int], figures: dict[str, float]) -> None:
+    """End the run if ``figures`` (loss, gradient norm) are not numbers, telling which records did it.
+
+    Raises:
+        HepfmError: names the file that holds the positions.
+    """
+    broken = sorted(name for name, value in figures.items() if not math.isfinite(value))
+    if not broken:
+        return
+    path = run.path / f"nonfinite-step-{step:07d}.json"
+    told = {name: str(value) for name, value in figures.items()}  # JSON has no nan
+    write_json(path, {"step": step, "first_position": positions[0], "end_position": positions[1], **told})
+    raise HepfmError(
+        f"{' and '.join(broken)} not finite at step {step}, records at positions {positions[0]} to {positions[1] - 1}",
+        path,
+        "look at these records, or lower the learning rate in a new run",
+    )

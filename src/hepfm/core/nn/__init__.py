@@ -1,0 +1,1 @@
+"""Neural-network blocks that every stage shares: ragged layouts, attention, the transformer, the vocabulary head."""

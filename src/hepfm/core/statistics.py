@@ -1,0 +1,211 @@
+"""Distances between samples, their statistical errors, and the floor that two real samples leave between them.
+
+Values can belong to records (constituents to jets). Values of one record are correlated, so whatever is drawn anew
+here (bootstrap replicas, splits of the real sample) is drawn by whole records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hepfm.core.draws import generator
+from hepfm.core.errors import HepfmError
+
+REPLICAS = 100
+SPLITS = 100
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values of one quantity, and the record that each belongs to.
+
+    Attributes:
+        values: (N,) finite numbers.
+        record: (N,) record of each value, in [0, records).
+        records: how many records were looked at (some may have no value).
+    """
+
+    values: np.ndarray
+    record: np.ndarray
+    records: int
+
+    @classmethod
+    def per_record(cls, values: np.ndarray, name: object = "values") -> Values:
+        """One value a record."""
+        return cls(checked(values, name), np.arange(len(values)), len(values))
+
+    @classmethod
+    def per_point(cls, values: np.ndarray, offsets: np.ndarray, name: object = "values") -> Values:
+        """One value a point; record i owns ``values[offsets[i]:offsets[i + 1]]``."""
+        records = len(offsets) - 1
+        return cls(checked(values, name), np.repeat(np.arange(records), np.diff(offsets)), records)
+
+    def first(self, records: int) -> Values:
+        """The values of the first ``records`` records."""
+        keep = self.record < records
+        return Values(self.values[keep], self.record[keep], min(records, self.records))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its statistical error (one standard deviation)."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The distance that two samples of one distribution show by chance.
+
+    Attributes:
+        value: its mean over random splits of the real sample.
+        error: its standard deviation over them.
+        upper: the 95% quantile: a sample at a smaller distance cannot be told from a real one.
+        records: (2,) records on either side of each split.
+        scale: factor that the distances were multiplied with, because a split had fewer records than the comparison.
+    """
+
+    value: float
+    error: float
+    upper: float
+    records: tuple[int, int]
+    scale: float
+
+
+def checked(values: np.ndarray, name: object) -> np.ndarray:
+    """The values as float64.
+
+    Raises:
+        HepfmError: none there, or one that is not finite; says how many.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or len(values) == 0:
+        raise HepfmError(f"needs a non-empty list of values, got shape {values.shape}", name)
+    bad = np.count_nonzero(~np.isfinite(values))
+    if bad:
+        raise HepfmError(f"{bad:,} of {len(values):,} values are NaN or infinite", name, "leave them out and say so")
+    return values
+
+
+def wasserstein_1(a: np.ndarray, b: np.ndarray) -> float:
+    """Wasserstein-1 distance of two one-dimensional samples, exact for any sizes, in the unit of the values.
+
+    W1 = integral |F_a(x) - F_b(x)| dx, with F the empirical distribution functions (Vallender 1974).
+    """
+    a, b = checked(a, "first sample"), checked(b, "second sample")
+    if len(a) == len(b):
+        return float(np.abs(np.sort(a) - np.sort(b)).mean())
+    pooled = np.concatenate([a, b])
+    order = np.argsort(pooled, kind="stable")
+    steps = np.concatenate([np.full(len(a), 1 / len(a)), np.full(len(b), -1 / len(b))])
+    return _area(pooled[order], steps[order])
+
+
+def _area(ordered: np.ndarray, steps: np.ndarray) -> float:
+    """Integral of |sum of the steps so far| over the ordered values."""
+    return float(np.abs(np.cumsum(steps[:-1])) @ np.diff(ordered))
+
+
+def wasserstein_1_estimate(a: Values, b: Values, *, key: object, replicas: int = REPLICAS) -> Estimate:
+    """Wasserstein-1 distance with its bootstrap error.
+
+    The error is the standard deviation over replicas in which the records of both samples are drawn anew, with
+    replacement (Efron 1979). Replicas lie further apart than the samples, so their mean is no estimate.
+
+    Args:
+        a: one sample.
+        b: the other.
+        key: names the draws; equal keys give equal errors.
+        replicas: number of replicas.
+    """
+    draws = generator("bootstrap", key)
+    pooled = np.concatenate([a.values, b.values])
+    order = np.argsort(pooled, kind="stable")
+    ordered, record = pooled[order], np.concatenate([a.record, b.record + a.records])[order]
+    lengths = [np.bincount(sample.record, minlength=sample.records) for sample in (a, b)]
+    distances = np.empty(replicas)
+    for replica in range(replicas):
+        weights = np.concatenate([_resampled(lengths[0], draws), -_resampled(lengths[1], draws)])
+        distances[replica] = _area(ordered, weights[record])
+    return Estimate(wasserstein_1(a.values, b.values), float(distances.std(ddof=1)))
+
+
+def _resampled(lengths: np.ndarray, draws: np.random.Generator) -> np.ndarray:
+    """Weight in one replica of every value of each record; over all values they add up to one."""
+    counts = np.bincount(draws.integers(0, len(lengths), len(lengths)), minlength=len(lengths))
+    return counts / max(int(counts @ lengths), 1)
+
+
+def wasserstein_1_floor(real: Values, sizes: tuple[int, int], *, key: object, splits: int = SPLITS) -> Floor:
+    """Wasserstein-1 distance of two disjoint real samples with as many records as the samples of a comparison.
+
+    ``real`` is split at random ``splits`` times. Where it has fewer records than both sizes together, both sides
+    shrink alike, and the distance is multiplied by the square root of the share: by chance alone, W1 falls as
+    sqrt(1/n + 1/m) (del Barrio, Gine, Matran 1999).
+
+    Raises:
+        HepfmError: fewer than 2 real records.
+    """
+    share = min(1.0, real.records / sum(sizes))
+    left, right = max(1, int(sizes[0] * share)), max(1, int(sizes[1] * share))
+    if left + right > real.records:
+        raise HepfmError(f"a floor needs 2 real records, got {real.records}", key)
+    draws = generator("floor", key)
+    order = np.argsort(real.values, kind="stable")
+    ordered, record = real.values[order], real.record[order]
+    lengths = np.bincount(real.record, minlength=real.records)
+    distances = np.empty(splits)
+    for split in range(splits):
+        weights = np.zeros(real.records)
+        drawn = draws.permutation(real.records)
+        for side, sign in ((drawn[:left], 1.0), (drawn[left : left + right], -1.0)):
+            weights[side] = sign / max(int(lengths[side].sum()), 1)
+        distances[split] = _area(ordered, weights[record])
+    distances *= np.sqrt(share)
+    return Floor(
+        value=float(distances.mean()),
+        error=float(distances.std(ddof=1)),
+        upper=float(np.quantile(distances, 0.95)),
+        records=(left, right),
+        scale=float(np.sqrt(share)),
+    )
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Shares of a sample by bin, with what lies outside.
+
+    Attributes:
+        edges: (bins + 1,).
+        share: (bins,) share of all values, those outside included.
+        error: (bins,) statistical error of the share.
+        below: share of the values below the first edge.
+        above: share above the last edge (the last edge itself belongs to the last bin).
+    """
+
+    edges: np.ndarray
+    share: np.ndarray
+    error: np.ndarray
+    below: float
+    above: float
+
+
+def histogram(sample: Values, edges: np.ndarray) -> Histogram:
+    """Bin a sample; the variance of a bin is the sum over records of its squared counts."""
+    bins = len(edges) - 1
+    place = np.searchsorted(edges, sample.values, side="right")
+    place[sample.values == edges[-1]] = bins
+    counts = np.bincount(place, minlength=bins + 2)
+    cells, by_record = np.unique(place * np.int64(sample.records) + sample.record, return_counts=True)
+    variance = np.bincount(cells // sample.records, weights=by_record.astype(np.float64) ** 2, minlength=bins + 2)
+    total = max(len(sample.values), 1)
+    return Histogram(
+        edges=edges,
+        share=counts[1:-1] / total,
+        error=np.sqrt(variance[1:-1]) / total,
+        below=float(counts[0] / total),
+        above=float(counts[-1] / total),
+    )
