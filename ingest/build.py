@@ -47,14 +47,15 @@ class BuildOptions:
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Fractions of train, val and test."""
     run_entries: int | None = None
-    """Entries of a file that stay together in one split (an event each, or a jet); default 1,000 to 4,096 by size. Keep to
-    at least 1,000 unless neighbouring jets are known to be independent."""
+    """Entries of a file (a jet or an event each) that stay together in one split; default 1,000 to 4,096 by size.
+    Keep to at least 1,000 unless neighbouring jets are known to be independent."""
     shard_entries: int = 65536
     """Entries that a shard is made from, about."""
     block_records: int | None = None
     """Records of a block; default 2,048 jets or 128 showers."""
     on_bad: Literal["stop", "skip"] = "stop"
-    """What to do with a record that holds NaN or infinity: stop, or leave it out and count it."""
+    """What to do with a record that holds NaN or infinity: stop, or leave it out and count it. A build that stopped
+    continues with the other choice: shards without such records are the same."""
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,16 @@ def make_plan(source: Source, files: Sequence[SourceFile], options: BuildOptions
     notes = []
     if len(dealt) < sum(fraction > 0 for fraction in options.splits):
         notes.append(
-            f"{sum(entries):,} entries are too few to be split in runs of {run_entries:,}: all are in {next(iter(dealt))}"
-            " (give more files, or --run-entries if the records are known to be independent)"
+            f"{sum(entries):,} entries are too few to be split in runs of {run_entries:,}: all are in "
+            f"{next(iter(dealt))} (give more files, or --run-entries if records are known to be independent)"
         )
+    block_records = options.block_records or BLOCK_RECORDS[source.kind]
     settings = {
         "seed": options.seed,
         "splits": list(options.splits),
         "run_entries": run_entries,
         "shard_entries": options.shard_entries,
-        "on_bad": options.on_bad,
+        "block_records": block_records,
     }
     origin = {"source": source.name, "settings": source.settings(), "selection": selection.settings()}
     listed = [file.identity() for file in files]
@@ -162,7 +164,7 @@ def make_plan(source: Source, files: Sequence[SourceFile], options: BuildOptions
         schema=source.schema,
         labels=source.labels,
         axis=source.axis,
-        block_records=options.block_records or BLOCK_RECORDS[source.kind],
+        block_records=block_records,
         provenance={
             **origin,
             "build": settings,
@@ -215,16 +217,17 @@ class Produce:
     block_records: int
 
     def __call__(self, job: Job) -> Generator[pa.RecordBatch, None, dict[str, int]]:
-        flow = {"entries": 0, "read": 0}
+        flow = {"entries": 0, "read": 0, "finite": 0}
         rounds = [pieces for group in job.payload for pieces in group]
         for number, pieces in enumerate(rounds):
-            records = concatenate([self._read(*piece, flow) for piece in pieces])
+            records = concatenate([self._read(piece, flow) for piece in pieces])
             order = generator("ingest", self.seed, job.split, job.shard, number).permutation(len(records))
             for start in range(0, len(records), self.block_records):
                 yield records.take(pa.array(order[start : start + self.block_records]))
         return flow
 
-    def _read(self, number: int, start: int, stop: int, flow: dict[str, int]) -> pa.RecordBatch:
+    def _read(self, piece: list[int], flow: dict[str, int]) -> pa.RecordBatch:
+        number, start, stop = piece
         file = self.files[number]
         if file.path.stat().st_size != file.bytes:
             raise HepfmError("changed while it was being read", file.path, "run again")
@@ -244,6 +247,5 @@ class Produce:
             raise HepfmError(
                 f"{culprit} is not finite in entry {entry}", file.path, "--on-bad skip leaves such records out"
             )
-        if self.on_bad == "skip":
-            flow["finite"] = flow.get("finite", 0) + int(finite.sum())
+        flow["finite"] += int(finite.sum())
         return batch.filter(pa.array(finite)) if culprit else batch

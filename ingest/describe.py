@@ -29,7 +29,7 @@ def describe(corpus: Corpus) -> str:
 
 
 def _splits(manifest: Manifest) -> Iterator[str]:
-    rows = [("split", "records", "points", "shards", "blocks", "MB")]
+    rows: list[tuple[str, ...]] = [("split", "records", "points", "shards", "blocks", "MB")]
     for name, split in manifest.splits.items():
         blocks, size = (sum(getattr(shard, what) for shard in split.shards) for what in ("blocks", "bytes"))
         counts = (split.records, split.points, len(split.shards), blocks)
@@ -47,7 +47,7 @@ def _labels(manifest: Manifest) -> Iterator[str]:
 
 
 def _quantities(manifest: Manifest) -> Iterator[str]:
-    rows = [("quantity", "unit", "min", "max", "mean", "std", "nulls")]
+    rows: list[tuple[str, ...]] = [("quantity", "unit", "min", "max", "mean", "std", "nulls")]
     known = dict(quantities(manifest.schema))
     for name, figures in manifest.statistics.items():
         metadata = known[name].metadata if name in known else None

@@ -47,8 +47,8 @@ def write_corpus(
         out: its folder: new, empty, or begun with the same plan.
         plan: what it holds.
         produce: gives the records of a job, in batches of any size. Picklable (an instance of a dataclass with
-            ``__call__``): with more than one process it runs in spawned workers. If it is a generator it may return counts
-            by name, which are summed over the jobs into the manifest's cut flow.
+            ``__call__``): with more than one process it runs in spawned workers. A generator may return counts by name;
+            their sums over the jobs are the manifest's cut flow.
         processes: worker processes; one means this one.
         attached: files or folders to put into the corpus, by their name inside.
 
@@ -96,23 +96,24 @@ def _claimed(out: Path, plan: Plan) -> Iterator[None]:
 
 def _check_plan(out: Path, plan: Plan) -> None:
     """Begin or continue; another plan gives way only if none of its shards was finished."""
-    path, now = out / BUILD / "plan.json", {"plan": plan.digest, "versions": versions()}
+    path, now = out / BUILD / "plan.json", versions()
     if not any((out / BUILD).glob("*/*.json")):
         for shard in out.glob("*/*.tar"):
             shard.unlink()  # of a process that died before it wrote the receipt
-        write_json(path, now)
+        write_json(path, {"plan": plan.digest, "versions": now})
         return
-    before = read_json(path)
-    if before["plan"] != plan.digest:
+    begun = read_json(path)
+    before = begun["versions"]
+    if begun["plan"] != plan.digest:
         raise HepfmError(
             "holds an unfinished corpus of another plan (other files, settings or selection)",
             out,
             "name another --out, or remove this folder",
         )
     changed = [
-        f"{name} {before['versions'].get(name)} -> {now['versions'].get(name)}"
-        for name in sorted(before["versions"].keys() | now["versions"].keys())
-        if before["versions"].get(name) != now["versions"].get(name)
+        f"{name} {before.get(name)} -> {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
     ]
     if changed:
         raise HepfmError(
@@ -174,7 +175,7 @@ class _Counted:
     counts: dict[str, int] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        self.counts = (yield from self.batches) or {}
+        self.counts = (yield from self.batches) or {}  # type: ignore[func-returns-value]
 
 
 def _receipt_path(out: Path, job: Job) -> Path:

@@ -1,6 +1,6 @@
 """The reading order: a pure function of (corpus, seed, epoch, position), whoever reads and on however many ranks.
 
-In each epoch the blocks are permuted, cut into windows of neighbouring blocks, and the records of a window are permuted.
+In each epoch the blocks are permuted and cut into windows of neighbours, and the records of a window are permuted.
 Positions count records from the beginning of training, over all epochs, so a position is all that resuming needs.
 """
 
@@ -61,7 +61,7 @@ class Order:
         block_records: (n_blocks,) records of each block.
         seed: another seed, another order.
         window: blocks that are shuffled together. Windows of an epoch differ by at most one block.
-        weights: how often a record comes in an epoch on average: (n_records,), or (n_blocks,) for all records of a block.
+        weights: how often a record comes in an epoch on average: (n_records,), or (n_blocks,) one for each block's.
             Record r comes floor(w + u(seed, epoch, r)) times, u uniform in [0, 1). None means once each.
         identity: names the corpus (its digest), so that another corpus has another order.
     """

@@ -30,8 +30,8 @@ class Taken:
     Attributes:
         batch: the records. Its arrays may be slices: take values with ``flatten()`` or the helpers of
             :mod:`hepfm.core.records`, not with ``values``.
-        keys: (n, 2) int64: epoch, and number of the record in the splits one after another. Random draws for a record are
-            keyed by these.
+        keys: (n, 2) int64: epoch, and number of the record in the splits one after another. Random draws for a
+            record are keyed by these.
     """
 
     batch: pa.RecordBatch

@@ -1,4 +1,4 @@
-"""Which records are kept: cuts on jets with a cut flow, explicit truncation, and a rule for values that are not finite."""
+"""Which records are kept: cuts on jets with a cut flow, explicit truncation, and a check for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def finite_records(batch: pa.RecordBatch) -> tuple[np.ndarray, str]:
     for name, array in flat_columns(batch):
         if not pa.types.is_floating(array.type):
             continue
-        check = pc.is_finite(array)
-        if pc.all(check).as_py() is not False:
+        check = pc.call_function("is_finite", [array])
+        if pc.call_function("all", [check]).as_py() is not False:
             continue
         bad = np.flatnonzero(~check.fill_null(True).to_numpy(zero_copy_only=False))
         finite[np.searchsorted(starts, bad, side="right") - 1 if "." in name else bad] = False

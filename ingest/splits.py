@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hepfm.core.draws import generator
 
@@ -43,8 +44,9 @@ def assign_splits(files: list[list[Run]], fractions: dict[str, float], seed: int
     """Deal runs to splits so that each file is spread in proportion and the totals are right.
 
     Files and the runs of a file are taken in an order keyed by the seed; each run goes to the split that lacks most
-    entries at that point, which keeps every split within about a run of its share in any stretch of the sequence. A split
-    that is wanted but got nothing takes a run from the largest. With fewer runs than splits all go to the largest one.
+    entries at that point, which keeps every split within about a run of its share in any stretch of the sequence.
+    A split that is wanted but got nothing takes a run from the largest. With fewer runs than splits all go to the
+    largest one.
 
     Returns:
         Runs of each split that has any.
@@ -67,7 +69,7 @@ def assign_splits(files: list[list[Run]], fractions: dict[str, float], seed: int
         dealt[name].append(run)
         entries[name] += len(run)
     for runs in dealt.values():
-        if not runs:
+        if total and not runs:
             runs.append(max(dealt.values(), key=len).pop())
     return {name: runs for name, runs in dealt.items() if runs}
 
@@ -115,4 +117,4 @@ def rounds_of(lanes: list[Run], piece_entries: int) -> list[list[Run]]:
 def _evenly(items: list, parts: int) -> list[list]:
     """Split a list into ``parts`` stretches whose lengths differ by at most one."""
     edges = [i * len(items) // parts for i in range(parts + 1)]
-    return [items[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    return [items[start:stop] for start, stop in pairwise(edges)]

@@ -48,7 +48,7 @@ class Summary:
             self.values[name] = self.values.get(name, 0) + count
 
     def figures(self) -> dict[str, Any]:
-        """What the manifest says: count and nulls, then either min, max, mean and std, or how often each name occurs."""
+        """What the manifest says: count and nulls; then min, max, mean and std, or how often each name occurs."""
         known: dict[str, Any] = {"count": self.count, "nulls": self.nulls}
         if self.values:
             return {**known, "values": self.values}

@@ -14,7 +14,7 @@ import xxhash
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import sha256_file
 from hepfm.core.progress import progress
-from hepfm.core.records import offsets_of
+from hepfm.core.records import lengths_of, offsets_of
 from hepfm.ingest.corpus import Corpus, Split, map_shard
 from hepfm.ingest.manifest import Manifest, ShardEntry
 from hepfm.ingest.selection import finite_records
@@ -123,12 +123,15 @@ def _block(split: Split, block: int, batch: pa.RecordBatch) -> Iterator[str]:
     if not batch.schema.equals(manifest.schema, check_metadata=True):
         yield "its schema is not the manifest's"
         return
+    if not len(batch):
+        yield "it is empty"
+        return
     points = batch.column(manifest.points_column)
-    lengths = points.value_lengths().to_numpy(zero_copy_only=False)
-    counts = (len(batch), lengths.sum(), lengths.min(initial=1 << 40), lengths.max(initial=0))
+    lengths = lengths_of(points)
+    counts = (len(batch), int(lengths.sum()), int(lengths.min()), int(lengths.max()))
     stated = (index.records[block], index.points[block], index.min_points[block], index.max_points[block])
-    if counts != stated:
-        yield f"records, points and their range are {counts}, stated {stated}"
+    if counts != tuple(map(int, stated)):
+        yield f"records, points and their range are {counts}, stated {tuple(map(int, stated))}"
     if "label" in batch.schema.names and batch.column("label").dictionary.to_pylist() != list(manifest.labels):
         yield "its label names are not the manifest's"
     finite, culprit = finite_records(batch)
@@ -146,7 +149,7 @@ def _records(manifest: Manifest, batch: pa.RecordBatch, points: pa.ListArray) ->
             record = int(np.searchsorted(offsets_of(points), inside[0], side="right")) - 1
             yield f"constituents of record {record} are not ordered by pt"
     if manifest.kind == "tokens" and manifest.tokens is not None and len(points.flatten()):
-        highest = pc.max(points.flatten()).as_py()
+        highest = pc.call_function("max", [points.flatten()]).as_py()
         if highest >= manifest.tokens["codes"]:
             yield f"holds token {highest}, but the tokenizer has {manifest.tokens['codes']} codes"
     files = manifest.provenance.get("files")

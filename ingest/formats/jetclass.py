@@ -76,6 +76,25 @@ SCALAR_DTYPES = {
 }
 BRANCHES = (*PART_DTYPES, *SCALAR_DTYPES)
 
+# What records from these files provide.
+SCHEMA = records.schema(
+    "jets",
+    ("pt", "deta", "dphi", "energy", "d0", "d0err", "dz", "dzerr", "charge", "species"),
+    (
+        "pt",
+        "pt_constituents",
+        "eta",
+        "phi",
+        "mass",
+        "softdrop_mass",
+        "tau1",
+        "tau2",
+        "tau3",
+        "tau4",
+        "label",
+    ),
+)
+
 # The one further branch that a file of ours has: ROOT's counter of the part_* arrays.
 COUNTER = "npart"
 BASKET_ENTRIES = 2_000

@@ -9,7 +9,8 @@ import fastjet
 import numpy as np
 import pyarrow as pa
 
-from hepfm.core import clustering, observables
+import hepfm.core.clustering  # noqa: F401  (keeps fastjet's banner off stdout)
+from hepfm.core import observables
 from hepfm.core.observables import Constituents
 from hepfm.ingest.formats import jetclass
 from hepfm.ingest.formats.batches import jet_batch
@@ -59,7 +60,11 @@ def cluster(candidates: Candidates, min_pt: float = MIN_PT_GEV, radius: float = 
     bounds = np.append(starts, len(candidates))
     names = ["px", "py", "pz", "E"]
     vectors = (candidates.px, candidates.py, candidates.pz, candidates.energy)
-    sequence = clustering.sequence(vectors, bounds, fastjet.antikt_algorithm, radius)
+    content = ak.contents.RecordArray(
+        [ak.contents.NumpyArray(component) for component in vectors], names, parameters={"__record__": "Momentum4D"}
+    )
+    array = ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(bounds), content))
+    sequence = fastjet.ClusterSequence(array, fastjet.JetDefinition(fastjet.antikt_algorithm, radius))
     found = sequence.inclusive_jets(min_pt=min_pt)
     members = sequence.constituent_index(min_pt=min_pt)
     per_event = ak.to_numpy(ak.num(found))

@@ -34,6 +34,8 @@ def _window(low: float, high: float) -> tuple[str, ...]:
     return (f"PhaseSpace:pTHatMin = {low}", f"PhaseSpace:pTHatMax = {high}")
 
 
+_HADRONIC_Z = ("23:onMode = off", "23:onIfAny = 1 2 3 4 5")
+_INVISIBLE_Z = ("23:onMode = off", "23:onIfAny = 12 14 16")
 _HADRONIC_W = ("24:onMode = off", "24:onIfAny = 1 2 3 4 5")
 
 # The pt windows waste few events and cut no jets of 500 to 1000 GeV away that would matter (see docs of the windows).
@@ -49,6 +51,18 @@ PROCESSES = (
             *_window(500.0, 1100.0),
         ),
     ),
+    Process(
+        "Zqq",
+        ("WeakDoubleBoson:ffbar2gmZgmZ = on", "WeakZ0:gmZmode = 2", *_HADRONIC_Z, *_window(500.0, 1100.0)),
+        cascade=(23,),
+        products=2,
+    ),
+    Process("Wqq", ("WeakDoubleBoson:ffbar2WW = on", *_HADRONIC_W, *_window(500.0, 1100.0)), cascade=(24,), products=2),
+    *(
+        Process(label, ("HiggsSM:ffbar2HZ = on", *_INVISIBLE_Z, "25:onMode = off", f"25:onIfMatch = {decay}", *_window(500.0, 1100.0)), cascade=(25,), products=2)
+        for label, decay in (("Hbb", "5 -5"), ("Hcc", "4 -4"), ("Hgg", "21 21"))
+    ),
+    Process("H4q", ("HiggsSM:ffbar2HZ = on", *_INVISIBLE_Z, "25:onMode = off", "25:onIfMatch = 24 -24", *_HADRONIC_W, *_window(500.0, 1100.0)), cascade=(25,24), products=4),
     Process(
         "Tbqq",
         ("Top:gg2ttbar = on", "Top:qqbar2ttbar = on", *_HADRONIC_W, *_window(500.0, 1100.0)),

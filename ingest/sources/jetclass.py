@@ -15,11 +15,13 @@ import uproot
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import Kind
+from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.jetclass import (
     FLAGS,
     LABEL_BRANCHES,
     LABELS,
     PART_FLOATS,
+    SCHEMA,
     TREE,
     eta_sign,
     segment_sums,
@@ -34,25 +36,6 @@ OPEN_FILES = 16
 SMALL_BASKET_ENTRIES = 4_096
 WINDOW_ENTRIES = 16_384
 
-_SCHEMA = records.schema(
-    "jets",
-    ("pt", "deta", "dphi", "energy", "d0", "d0err", "dz", "dzerr", "charge", "species"),
-    (
-        "pt",
-        "pt_constituents",
-        "eta",
-        "phi",
-        "mass",
-        "softdrop_mass",
-        "tau1",
-        "tau2",
-        "tau3",
-        "tau4",
-        "label",
-    ),
-)
-
-
 @dataclass(frozen=True)
 class JetClassSource:
     """Reader of JetClass ROOT files: one record an entry, class by label branch (never by file name).
@@ -64,7 +47,7 @@ class JetClassSource:
 
     name: ClassVar[str] = "jetclass"
     kind: ClassVar[Kind] = "jets"
-    schema: ClassVar[pa.Schema] = _SCHEMA
+    schema: ClassVar[pa.Schema] = SCHEMA
     axis: ClassVar[str] = "stored"
     labels: ClassVar[tuple[str, ...]] = LABELS
 
@@ -120,7 +103,7 @@ class _OpenFile:
 
     def read(self, start: int, stop: int) -> pa.RecordBatch:
         if start == stop:
-            return pa.RecordBatch.from_pylist([], schema=_SCHEMA)
+            return pa.RecordBatch.from_pylist([], schema=SCHEMA)
         size = self._window_entries
         if not size:
             return self._decode(start, stop)
@@ -225,8 +208,6 @@ class _Entries:
             self._check_finite(name, self.parts[name], self.offsets)
         for name in JET_FLOATS:
             self._check_finite(name, self.jets[name], None)
-        # 1 or -1: what takes deta from the file's convention to ours.
-        self.sign = eta_sign(self.jets["jet_eta"])
 
     def _flatten(self, layouts: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         offsets: np.ndarray | None = None
@@ -267,31 +248,17 @@ class _Entries:
         )
 
     def records(self) -> pa.RecordBatch:
-        columns = {"constituents": self._constituents(), **self._jet_columns(), **self._origin()}
-        return pa.RecordBatch.from_arrays([columns[name] for name in _SCHEMA.names], schema=_SCHEMA)
-
-    def _constituents(self) -> pa.ListArray:
-        values = self._point_values()
-        order = _pt_order(values["pt"], self.offsets)
+        points = self._points()
+        order = _pt_order(points["pt"], self.offsets)
         if order is not None:
-            values = {name: column[order] for name, column in values.items()}
-        neutral = values["charge"] == 0
-        charged, nulls = pa.array(~neutral).buffers()[1], np.count_nonzero(neutral)
-        arrays: dict[str, pa.Array] = {name: pa.array(column) for name, column in values.items()}
-        for name in ("d0", "d0err", "dz", "dzerr"):
-            arrays[name] = _with_nulls(values[name], charged, int(nulls))
-        species = pa.array(values["species"], mask=values["species"] < 0)
-        arrays["species"] = pa.DictionaryArray.from_arrays(species, pa.array(records.SPECIES))
-        kind = _SCHEMA.field("constituents").type
-        fields = list(kind.value_type)
-        struct = pa.StructArray.from_arrays([arrays[field.name] for field in fields], fields=fields)
-        return pa.ListArray.from_arrays(pa.array(self.offsets.astype(np.int32)), struct, type=kind)
+            points = {name: values[order] for name, values in points.items()}
+        return jet_batch(SCHEMA, LABELS, self.offsets, points, self._columns())
 
-    def _point_values(self) -> dict[str, np.ndarray]:
+    def _points(self) -> dict[str, np.ndarray]:
         parts = self.parts
         return {
             "pt": np.hypot(parts["part_px"], parts["part_py"]),
-            "deta": parts["part_deta"] * np.repeat(self.sign, np.diff(self.offsets)),
+            "deta": parts["part_deta"] * np.repeat(eta_sign(self.jets["jet_eta"]), np.diff(self.offsets)),
             "dphi": _wrapped(parts["part_dphi"]),
             "energy": parts["part_energy"],
             "d0": parts["part_d0val"],
@@ -308,24 +275,25 @@ class _Entries:
             np.copyto(species, records.SPECIES.index(name), where=self.parts[flag] != 0)
         return species
 
-    def _jet_columns(self) -> dict[str, pa.Array]:
+    def _columns(self) -> dict[str, np.ndarray]:
         jets = self.jets
         pt, eta, energy = (jets[name].astype(np.float64) for name in ("jet_pt", "jet_eta", "jet_energy"))
         momentum = pt * np.cosh(eta)
-        mass = np.sqrt(np.maximum((energy - momentum) * (energy + momentum), 0))
         sums = [segment_sums(self.parts[name], self.offsets) for name in ("part_px", "part_py")]
-        columns = {
+        return {
             "pt": jets["jet_pt"],
-            "pt_constituents": np.hypot(*sums).astype(np.float32),
+            "pt_constituents": np.hypot(*sums),
             "eta": jets["jet_eta"],
             "phi": _wrapped(jets["jet_phi"]),
-            "mass": mass.astype(np.float32),
+            "mass": np.sqrt(np.maximum((energy - momentum) * (energy + momentum), 0)),
             "softdrop_mass": jets["jet_sdmass"],
             **{f"tau{n}": jets[f"jet_tau{n}"] for n in (1, 2, 3, 4)},
+            "label": self._label(),
+            "source_file": np.zeros(self.size),
+            "source_entry": np.arange(self.start, self.start + self.size),
         }
-        return {**{name: pa.array(values) for name, values in columns.items()}, "label": self._label()}
 
-    def _label(self) -> pa.DictionaryArray:
+    def _label(self) -> np.ndarray:
         flags = np.stack([self.jets[name] != 0 for name in LABEL_BRANCHES], axis=1)
         wrong = flags.sum(axis=1) != 1
         if wrong.any():
@@ -336,16 +304,7 @@ class _Entries:
                 f"{self.path}, entry {self.start + entry}",
                 f"exactly one of {LABEL_BRANCHES[0]}, ..., {LABEL_BRANCHES[-1]} must be 1",
             )
-        return pa.DictionaryArray.from_arrays(pa.array(flags.argmax(axis=1).astype(np.int16)), pa.array(LABELS))
-
-    def _origin(self) -> dict[str, pa.Array]:
-        entry = np.arange(self.start, self.start + self.size, dtype=np.int64)
-        return {"source_file": pa.array(np.zeros(self.size, dtype=np.int32)), "source_entry": pa.array(entry)}
-
-
-def _with_nulls(values: np.ndarray, valid: pa.Buffer, nulls: int) -> pa.FloatArray:
-    """Float32 values (N,) without copying, null where the bit in ``valid`` is 0."""
-    return pa.Array.from_buffers(pa.float32(), len(values), [valid, pa.py_buffer(np.ascontiguousarray(values))], nulls)
+        return flags.argmax(axis=1)
 
 
 def _wrapped(angle: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from hepfm.ingest.sources.base import Source
 
 # name -> module and class; a source is imported when it is asked for, so none slows the others down.
 SOURCES = {
-    "jetclass": ("hepfm.ingest.sources.jetclass", "JetClass"),
+    "jetclass": ("hepfm.ingest.sources.jetclass", "JetClassSource"),
 }
 
 

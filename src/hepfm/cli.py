@@ -25,11 +25,12 @@ class Command:
     main: str = "main"
 
 
+# A longer name stands before the shorter one that it begins with.
 COMMANDS = (
-    Command("ingest jetclass", "hepfm.ingest.command", "IngestJetClassConfig", "JetClass ROOT files -> a corpus"),
     Command("ingest pythia", "hepfm.ingest.simulate.command", "IngestPythiaConfig", "simulate JetClass ROOT files"),
-    Command("corpus verify", "hepfm.ingest.command", "VerifyConfig", "check every byte and invariant", "verify"),
-    Command("corpus inspect", "hepfm.ingest.command", "InspectConfig", "what a corpus holds", "inspect"),
+    Command("ingest", "hepfm.ingest.command", "IngestConfig", "raw files (SOURCE FILES...) -> a corpus", "ingest"),
+    Command("corpus verify", "hepfm.ingest.command", "VerifyConfig", "check every byte and rule", "verify_corpus"),
+    Command("corpus inspect", "hepfm.ingest.command", "InspectConfig", "what a corpus holds", "inspect_corpus"),
     Command("tokenizer fit", "hepfm.tokenize.fit", "TokenizerFitConfig", "fit a VQ-VAE tokenizer to a corpus"),
     Command("tokenizer apply", "hepfm.tokenize.apply", "ApplyConfig", "corpus -> token corpus"),
     Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora"),

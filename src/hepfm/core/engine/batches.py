@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -44,7 +44,7 @@ def part(start: int, records: int, index: int, parts: int) -> tuple[int, int]:
     return start + records * index // parts, start + records * (index + 1) // parts
 
 
-def prefetch(jobs: Iterable[Callable[[], ItemT]]) -> Iterator[ItemT]:
+def prefetch(jobs: Iterable[Callable[[], ItemT]]) -> Generator[ItemT, None, None]:
     """Yield the jobs' results in order; one thread is one job ahead. A job's exception is raised here."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as pool:
         ahead: Future[ItemT] | None = None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from argparse import Namespace
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,7 @@ class Checkpoints:
     def _check_identity(self, path: Path, found: dict[str, Any]) -> None:
         names = sorted(n for n in found.keys() | self.identity.keys() if found.get(n) != self.identity.get(n))
         if names:
-            raise HepfmError(
-                f"belongs to a run with another {', '.join(names)}", path, "use another run folder"
-            )
+            raise HepfmError(f"belongs to a run with another {', '.join(names)}", path, "use another run folder")
 
     def save(self, engine: DeepSpeedEngine, step: int, tokens: int, figures: dict[str, float]) -> None:
         """Write, hash, sync and publish a checkpoint, then drop the oldest ones.
@@ -155,19 +153,22 @@ class Checkpoints:
             strict=True,
             inject_missing_state=False,
         )
-        with open(os.devnull, "w") as nowhere:
-            with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-                convert_to_universal(options)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            convert_to_universal(options)
 
     def load(self, engine: DeepSpeedEngine, saved: Saved, universal: bool) -> None:
         """Load model and optimizer into a fresh engine (built with the same ``universal``)."""
         tag = f"{UNIVERSAL}{saved.name}" if universal else saved.name
-        path, client_state = engine.load_checkpoint(
-            str(self.folder), tag=tag, load_lr_scheduler_states=False
-        )
+        decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
+        path, client_state = engine.load_checkpoint(str(self.folder), tag=tag, load_lr_scheduler_states=False)
         if path is None:
             raise HepfmError("DeepSpeed found nothing to load", self.folder / tag)
         if universal:
+            # DeepSpeed's stage 3 gives all groups the first one's settings and one shared count of steps.
+            for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+            for moments in engine.basic_optimizer.state.values():
+                moments["step"] = moments["step"].clone()
             load_unsharded_state(engine, client_state[UNSHARDED])
             dist.barrier()
             launch.on_main(lambda: shutil.rmtree(self.folder / tag))

@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any
 
 from hepfm.core.errors import HepfmError
+from hepfm.core.progress import say
 
 if TYPE_CHECKING:
     import torch
@@ -140,10 +141,8 @@ def relaunch(processes: int, command: Sequence[str] | None = None) -> None:
         finally:
             _end(started)
         code = started[first].returncode
-        log = outputs[first]
-        if code and log is not None and started[0].returncode != code:
-            log.seek(0)
-            sys.stderr.write(f"process {first} ended with exit code {code}:\n{log.read().decode(errors='replace')}")
+        if code and started[0].returncode != code:
+            _tell(first, code, outputs[first])
     raise SystemExit(code if code >= 0 else 128 - code)
 
 
@@ -204,10 +203,19 @@ def _first_to_fail(started: Sequence[subprocess.Popen]) -> int:
             deadline = time.monotonic() + GRACE_S
             while time.monotonic() < deadline and any(process.poll() is None for process in started):
                 time.sleep(0.05)
-            return failed[0]
+            return min(failed, key=lambda k: codes[k] or 0)  # one killed by a signal comes first
         if None not in codes:
             return 0
         time.sleep(0.05)
+
+
+def _tell(number: int, code: int, output: IO[bytes] | None) -> None:
+    """Say what happened to a process whose own messages nobody has seen."""
+    how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    say(f"process {number} {how}")
+    if output is not None:
+        output.seek(0)
+        sys.stderr.write(output.read().decode(errors="replace"))
 
 
 def _end(started: Sequence[subprocess.Popen]) -> None:

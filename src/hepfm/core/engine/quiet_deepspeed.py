@@ -3,9 +3,10 @@
 Import DeepSpeed's names from here: what it finds in the environment at its first import decides.
 """
 
-# ruff: noqa: E402, I001
+# ruff: noqa: E402
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -28,5 +29,6 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 # Left to itself DeepSpeed runs compilers to learn which ops it could build, and on a CPU builds one for inference.
 # An op that this table does not list counts as impossible; with torch's own AdamW none is needed.
 vars(deepspeed.ops).setdefault("__compatible_ops__", {})
+deepspeed.utils.logger.setLevel(logging.ERROR)
 
 __all__ = ["DeepSpeedEngine", "constants", "deepspeed"]

@@ -139,9 +139,7 @@ def hand_back(engine: DeepSpeedEngine, objective: nn.Module) -> None:
     """Give ``objective`` the engine's weights and buffers, whole and in fp32, in every process."""
     trained = engine.module.objective
     if trained is not objective:
-        for (_, plain), (_, sharded) in zip(
-            objective.named_parameters(), trained.named_parameters(), strict=True
-        ):
+        for (_, plain), (_, sharded) in zip(objective.named_parameters(), trained.named_parameters(), strict=True):
             with deepspeed.zero.GatheredParameters([sharded]):
                 plain.copy_(sharded)
         for (_, plain), (_, value) in zip(objective.named_buffers(), trained.named_buffers(), strict=True):

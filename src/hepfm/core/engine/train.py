@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
-from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.batches import Batches, part, prefetch
 from hepfm.core.engine.checkpoints import Checkpoints
 from hepfm.core.engine.config import TrainingConfig
+from hepfm.core.engine.meters import Clock, Sums, note
 from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine
 from hepfm.core.engine.schedule import learning_rate
 from hepfm.core.engine.sharded import build, hand_back, update
@@ -83,6 +82,7 @@ def train(
     with ExitStack() as stack:
         launch.on_main(lambda: stack.enter_context(locked(run.checkpoints)))
         stop = stack.enter_context(StopSignals())
+        stack.enter_context(_own_draws())
         checkpoints = Checkpoints(run.checkpoints, {**config.shaping(), **identity}, config.keep_checkpoints)
         engine, state = _start(objective, config, checkpoints)
         launch.on_main(lambda: run.cut_metrics(state.step))
@@ -108,7 +108,7 @@ def train(
                     line |= _validate(engine, validation, config)
                 line["tokens"] = state.tokens
                 state.figures |= line
-                task.note(_note(line, timing, config.steps - state.step))
+                task.note(note(line, timing, config.steps - state.step))
                 if launch.is_main():
                     run.log(state.step, **line, **timing)
                 tracker.log(state.step, {**line, **timing})
@@ -123,9 +123,7 @@ def train(
     return state.figures
 
 
-def _start(
-    objective: nn.Module, config: TrainingConfig, checkpoints: Checkpoints
-) -> tuple[DeepSpeedEngine, State]:
+def _start(objective: nn.Module, config: TrainingConfig, checkpoints: Checkpoints) -> tuple[DeepSpeedEngine, State]:
     """The engine and where to go on: from the newest whole checkpoint, or from step 0."""
     saved = checkpoints.newest()
     if saved is None:
@@ -141,20 +139,16 @@ def _start(
     return engine, State(saved.step, saved.tokens, dict(saved.figures))
 
 
-def _read_ahead(batches: Batches, config: TrainingConfig, step: int) -> Iterator[MicroBatch]:
+def _read_ahead(batches: Batches, config: TrainingConfig, step: int) -> Generator[MicroBatch, None, None]:
     """This process's micro-batches from ``step`` on: slice k = micro * processes + rank of each global batch."""
     world, parts = launch.world(), launch.world() * config.accumulation
 
-    def job(step: int, micro: int) -> Callable[[], MicroBatch]:
+    def read(step: int, micro: int) -> MicroBatch:
         start = step * config.batch_records
-        first, last = part(start, config.batch_records, micro * world + launch.rank(), parts)
+        piece = part(start, config.batch_records, micro * world + launch.rank(), parts)
+        return MicroBatch(batches.batch(*piece), batches.tokens(start, start + config.batch_records))
 
-        def read() -> MicroBatch:
-            return MicroBatch(batches.batch(first, last), batches.tokens(start, start + config.batch_records))
-
-        return read
-
-    return prefetch(job(s, micro) for s in range(step, config.steps) for micro in range(config.accumulation))
+    return prefetch(partial(read, s, micro) for s in range(step, config.steps) for micro in range(config.accumulation))
 
 
 def _step(
@@ -196,9 +190,10 @@ def _validate(engine: DeepSpeedEngine, validation: Batches, config: TrainingConf
     tokens = validation.tokens(0, config.validation_records)
     engine.eval()
     sums = Sums()
-    for index in range(rounds):
-        piece = part(0, config.validation_records, index * world + launch.rank(), rounds * world)
-        batch = validation.batch(*piece)
+    pieces = [
+        part(0, config.validation_records, index * world + launch.rank(), rounds * world) for index in range(rounds)
+    ]
+    for index, batch in enumerate(prefetch(partial(validation.batch, *piece) for piece in pieces)):
         _seed_draws(config.seed, "validation", index)
         sums.add(*engine(batch.to(launch.device())))
     figures, _ = sums.over_processes(tokens, False)
@@ -210,43 +205,10 @@ def _seed_draws(seed: int, *purpose: object) -> None:
     torch.manual_seed(key_of(seed, *purpose, launch.rank()))
 
 
-class Sums:
-    """Sums over real tokens, first over micro-batches, then over processes."""
-
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._values: Tensor | None = None
-
-    def add(self, total: Tensor, figures: dict[str, Tensor]) -> None:
-        self._names = sorted(figures)
-        values = [total.detach(), *(figures[name] for name in self._names)]
-        row = torch.stack([value.double().reshape(()) for value in values])
-        self._values = row if self._values is None else self._values + row
-
-    def over_processes(self, tokens: int, asked: bool) -> tuple[dict[str, float], bool]:
-        """Sums of all processes divided by ``tokens``, and whether any of them was asked to stop."""
-        assert self._values is not None
-        row = torch.cat([self._values, self._values.new_tensor([float(asked)])])
-        dist.all_reduce(row)
-        *values, anyone = row.tolist()
-        names = ["loss", *self._names]
-        return {name: value / tokens for name, value in zip(names, values, strict=True)}, anyone > 0
-
-
-class Clock:
-    """Speed since it was made."""
-
-    def __init__(self) -> None:
-        self._start, self._steps, self._tokens = time.monotonic(), 0, 0
-
-    def count(self, tokens: int) -> None:
-        self._steps += 1
-        self._tokens += tokens
-
-    def read(self) -> dict[str, float]:
-        """Seconds per step and tokens per second."""
-        seconds = time.monotonic() - self._start
-        return {"seconds": seconds / self._steps, "tokens_per_s": self._tokens / seconds}
+def _own_draws() -> AbstractContextManager[None]:
+    """Leave the caller's random state as it was, whether or not there was a step to do."""
+    here = launch.device()
+    return torch.random.fork_rng(devices=[here] if here.type == "cuda" else [])
 
 
 def _due(step: int, every: int, config: TrainingConfig) -> bool:
@@ -255,11 +217,4 @@ def _due(step: int, every: int, config: TrainingConfig) -> bool:
 
 def _progress(run: RunFolder, config: TrainingConfig, state: State) -> AbstractContextManager[Task]:
     since = f" from step {state.step}" if state.step else ""
-    return progress(
-        f"training {run.path.name}{since}", config.steps - state.step, "steps", visible=launch.is_main()
-    )
-
-
-def _note(line: dict[str, float], timing: dict[str, float], steps_left: int) -> str:
-    left = timedelta(seconds=round(timing["seconds"] * steps_left))
-    return f"loss {line['loss']:.4f}  {timing['tokens_per_s']:,.0f} tokens/s  {left} left"
+    return progress(f"training {run.path.name}{since}", config.steps - state.step, "steps", visible=launch.is_main())

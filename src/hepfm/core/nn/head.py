@@ -89,4 +89,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (scale,) = gradients
-        return *(None if saved is None else saved * scale.to(saved.dtype) for saved in ctx.saved_tensors), None
+        return *(None if saved is None else saved * scale for saved in ctx.saved_tensors), None

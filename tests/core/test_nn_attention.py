@@ -1,0 +1,95 @@
+"""Ragged attention equals attention of each sequence by itself, whatever the lengths."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hepfm.core.nn.attention import Rotation, attend
+from hepfm.core.nn.ragged import MAX_BUCKETS, Layout
+
+LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=24)
+
+
+def plain(qkv: torch.Tensor, lengths: list[int], causal: bool) -> torch.Tensor:
+    """softmax(q k / sqrt(d)) v of one sequence after another, written out."""
+    mixed = []
+    for query, key, value in (part.unbind(1) for part in qkv.split(lengths)):
+        scores = torch.einsum("qhd,khd->hqk", query, key) / qkv.shape[-1] ** 0.5
+        if causal:
+            scores = scores.masked_fill(torch.ones_like(scores[0]).triu(1).bool(), -torch.inf)
+        mixed.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), value))
+    return torch.cat(mixed)
+
+
+@settings(deadline=None, max_examples=60)
+@given(lengths=LENGTHS, causal=st.booleans(), seed=st.integers(0, 1000))
+def test_equals_a_loop_over_sequences(lengths: list[int], causal: bool, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (sum(lengths), 3, 2, 4)
+    qkv = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn((shape[0], 2, 4), generator=generator, dtype=torch.float64)
+    mixed = attend(qkv, Layout.of(np.array(lengths)), causal)
+    expected = plain(qkv, lengths, causal)
+    torch.testing.assert_close(mixed, expected)
+    (gradient,) = torch.autograd.grad((mixed * weights).sum(), qkv)
+    (expected_gradient,) = torch.autograd.grad((expected * weights).sum(), qkv)
+    torch.testing.assert_close(gradient, expected_gradient)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_a_bad_number_stays_in_its_sequence(causal: bool) -> None:
+    qkv = torch.randn(12, 3, 2, 4)
+    qkv[0] = torch.nan
+    mixed = attend(qkv, Layout.of(np.array([3, 4, 5])), causal)
+    assert mixed[3:].isfinite().all()
+
+
+@given(lengths=LENGTHS)
+def test_layout_names_every_token_once(lengths: list[int]) -> None:
+    layout = Layout.of(np.array(lengths))
+    assert layout.tokens == sum(lengths)
+    assert layout.sequences == len(lengths)
+    assert layout.longest == max(lengths)
+    assert layout.positions.tolist() == [position for length in lengths for position in range(length)]
+    assert len(layout.buckets) <= MAX_BUCKETS
+    assert sum(bucket.slots for bucket in layout.buckets) == len(layout.slots)
+    torch.testing.assert_close(layout.slots[layout.places], torch.arange(layout.tokens))
+
+
+def test_padding_is_a_small_share_of_a_usual_batch() -> None:
+    lengths = np.random.default_rng(1).normal(45, 18, 256).clip(1, 128).astype(int)
+    layout = Layout.of(lengths)
+    assert len(layout.slots) < 1.2 * layout.tokens
+
+
+def test_many_distinct_lengths_are_bucketed_too() -> None:
+    layout = Layout.of(np.arange(1700))
+    assert len(layout.buckets) == MAX_BUCKETS
+    torch.testing.assert_close(layout.slots[layout.places], torch.arange(layout.tokens))
+
+
+def test_rotary_scores_depend_on_distance_only() -> None:
+    qkv = torch.randn(1, 3, 2, 8, dtype=torch.float64).expand(6, 3, 2, 8)
+    near, far = (Rotation(torch.arange(6) + shift, 8)(qkv) for shift in (0, 17))
+    scores = [torch.einsum("qhd,khd->hqk", turned[:, 0], turned[:, 1]) for turned in (near, far)]
+    torch.testing.assert_close(scores[0], scores[1])
+    assert not torch.allclose(scores[0][:, 0, 1], scores[0][:, 0, 2])
+    torch.testing.assert_close(near[:, 2], qkv[:, 2])
+
+
+def test_rotation_passes_gradients() -> None:
+    qkv = torch.randn(5, 3, 2, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(Rotation(torch.arange(5), 4), (qkv,))
+
+
+def test_half_precision_is_close_to_single() -> None:
+    lengths = np.array([5, 0, 1, 9])
+    qkv = torch.randn(15, 3, 2, 8)
+    layout, rotation = Layout.of(lengths), Rotation(Layout.of(lengths).positions, 8)
+    half = attend(qkv.bfloat16(), layout, True, rotation)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), attend(qkv, layout, True, rotation), atol=0.05, rtol=0.05)

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from toy_source import DyingSource, ToySource, write_files
+
+from hepfm.core.errors import HepfmError
+from hepfm.ingest.build import BuildOptions, build
+from hepfm.ingest.corpus import Corpus
+
+Options = Callable[..., BuildOptions]
+SIZES = (500, 400, 300)
+
+# Builds the toy corpus; with a number, it dies as by kill -9 at that call of fsync (one before each rename).
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from toy_source import ToySource
+from hepfm.ingest.build import BuildOptions, build
+raw, out, processes, delay, calls = Path(sys.argv[1]), Path(sys.argv[2]), *map(float, sys.argv[3:])
+if calls:
+    fsync = os.fsync
+    def dying(descriptor):
+        global calls
+        calls -= 1
+        if calls == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(descriptor)
+    os.fsync = dying
+if __name__ == "__main__":
+    options = BuildOptions(run_entries=25, block_records=64, shard_entries=400)
+    build(ToySource(delay), sorted(raw.iterdir()), out, options, processes=int(processes))
+"""
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume") / "raw"
+    write_files(folder, SIZES)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(raw: Path, toy_options: Options) -> dict[str, bytes]:
+    corpus = build(
+        ToySource(), sorted(raw.iterdir()), raw.parent / "whole", toy_options(run_entries=25, shard_entries=400)
+    )
+    return content(corpus.path)
+
+
+def arguments(raw: Path, out: Path, processes: int, delay: float, calls: int) -> list[str]:
+    return [sys.executable, "-c", SCRIPT, str(raw), str(out), str(processes), str(delay), str(calls)]
+
+
+def test_a_build_killed_at_any_write_continues_to_the_same_bytes(
+    raw: Path, whole: dict[str, bytes], tmp_path: Path, subprocess_env: dict[str, str]
+) -> None:
+    out = tmp_path / "c"
+    for calls in (2, 12, 7):  # each run gets further than the one before
+        done = subprocess.run(arguments(raw, out, 1, 0, calls), env=subprocess_env, capture_output=True, timeout=60)
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+        with pytest.raises(HepfmError, match="unfinished corpus"):
+            Corpus.open(out)
+    done = subprocess.run(arguments(raw, out, 1, 0, 0), env=subprocess_env, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"shards are there" in done.stderr
+    assert content(out) == whole
+
+
+@pytest.mark.slow
+def test_a_parallel_build_killed_ten_times_ends_with_the_same_bytes(
+    tmp_path: Path, toy_options: Options, subprocess_env: dict[str, str]
+) -> None:
+    files = write_files(tmp_path / "raw", (1500, 1200, 900))
+    whole = build(ToySource(), files, tmp_path / "whole", toy_options(run_entries=25, shard_entries=400))
+    draw = random.Random(1)
+    out = tmp_path / "c"
+    for kill in range(10):
+        finished = len(list(out.glob(".build/*/*.json")))
+        child = subprocess.Popen(
+            arguments(tmp_path / "raw", out, 2, 0.05, 0), env=subprocess_env, stderr=subprocess.DEVNULL
+        )
+        if kill % 2:
+            wait_for(lambda finished=finished: len(list(out.glob(".build/*/*.json"))) > finished)  # type: ignore[misc]
+        else:
+            wait_for((out / ".build").exists)
+        time.sleep(draw.uniform(0.0, 0.5))
+        assert child.poll() is None
+        child.kill()
+        child.wait()
+    done = subprocess.run(
+        arguments(tmp_path / "raw", out, 2, 0, 0), env=subprocess_env, capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert content(out) == content(whole.path)
+
+
+def test_workers_end_when_the_build_is_killed(
+    raw: Path, tmp_path: Path, subprocess_env: dict[str, str]
+) -> None:
+    out = tmp_path / "c"
+    child = subprocess.Popen(
+        arguments(raw, out, 2, 0.05, 0), env=subprocess_env, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    wait_for(lambda: bool(list(out.glob("train/*.tar"))))
+    child.kill()
+    child.wait()
+    wait_for(lambda: not group_lives(child.pid))
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("did not happen within 30 s")
+
+
+def test_a_worker_that_dies_is_told_and_the_build_continues(
+    raw: Path, whole: dict[str, bytes], tmp_path: Path, toy_options: Options
+) -> None:
+    files, options = sorted(raw.iterdir()), toy_options(run_entries=25, shard_entries=400)
+    with pytest.raises(HepfmError, match="a worker process died.*run again"):
+        build(DyingSource(), files, tmp_path / "c", options, processes=2)
+    build(ToySource(), files, tmp_path / "c", options)
+    assert content(tmp_path / "c") == whole
+
+
+def test_a_damaged_shard_is_made_again(
+    raw: Path, whole: dict[str, bytes], tmp_path: Path, subprocess_env: dict[str, str]
+) -> None:
+    out = tmp_path / "c"
+    # 2 calls (file and folder) for the plan and for each shard and each receipt: dies after four shards.
+    subprocess.run(arguments(raw, out, 1, 0, 20), env=subprocess_env, capture_output=True, timeout=60)
+    shards = sorted(out.glob("train/*.tar"))
+    assert len(shards) >= 4
+    altered = bytearray(shards[0].read_bytes())
+    altered[700] ^= 1
+    shards[0].write_bytes(altered)
+    shards[1].write_bytes(shards[1].read_bytes()[:-1])
+    shards[2].unlink()
+    receipt = out / ".build" / "train" / "000003.json"
+    receipt.write_text(receipt.read_text().replace("sha256", "sha257"))
+    done = subprocess.run(arguments(raw, out, 1, 0, 0), env=subprocess_env, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    assert content(out) == whole
+
+
+def test_an_unfinished_corpus_gives_way_only_when_nothing_of_it_is_finished(
+    raw: Path, tmp_path: Path, toy_options: Options, subprocess_env: dict[str, str]
+) -> None:
+    files = sorted(raw.iterdir())
+    for calls, finished in ((4, False), (12, True)):
+        out = tmp_path / str(calls)
+        subprocess.run(arguments(raw, out, 1, 0, calls), env=subprocess_env, capture_output=True, timeout=60)
+        before = content(out)
+        if finished:
+            with pytest.raises(HepfmError, match="unfinished corpus of another plan"):
+                build(ToySource(), files, out, toy_options(seed=5))
+            assert content(out).keys() == before.keys()
+        else:
+            corpus = build(ToySource(), files, out, toy_options(seed=5))
+            assert {file.name for file in out.glob("*/*")} == {
+                Path(shard.name).name for split in corpus.manifest.splits.values() for shard in split.shards
+            }
+
+
+def test_two_builds_do_not_write_one_folder(
+    raw: Path, tmp_path: Path, toy_options: Options, subprocess_env: dict[str, str]
+) -> None:
+    out = tmp_path / "c"
+    child = subprocess.Popen(arguments(raw, out, 1, 0.1, 0), env=subprocess_env, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: (out / ".build" / "plan.json").exists())
+        with pytest.raises(HepfmError, match="another process is writing here"):
+            build(ToySource(), sorted(raw.iterdir()), out, toy_options(run_entries=25, shard_entries=400))
+    finally:
+        child.kill()
+        child.wait()
