@@ -17,6 +17,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.files import sha256_file
 from hepfm.core.progress import progress, say
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.gather import gather
 from hepfm.ingest.jobs import write_corpus
 from hepfm.ingest.manifest import SPLITS
 from hepfm.ingest.plan import Job, Plan
@@ -223,7 +224,7 @@ class Produce:
             records = concatenate([self._read(piece, flow) for piece in pieces])
             order = generator("ingest", self.seed, job.split, job.shard, number).permutation(len(records))
             for start in range(0, len(records), self.block_records):
-                yield records.take(pa.array(order[start : start + self.block_records]))
+                yield gather(records, order[start : start + self.block_records])
         return flow
 
     def _read(self, piece: list[int], flow: dict[str, int]) -> pa.RecordBatch:

@@ -9,6 +9,7 @@ corpus.
 from __future__ import annotations
 
 import errno
+import math
 import multiprocessing
 import os
 import shutil
@@ -164,6 +165,9 @@ class _Work:
                 raise HepfmError(f"records have schema {batch.schema}, planned {self.schema}", self.out / job.name)
             batch = batch.replace_schema_metadata(self.schema.metadata)
             summarise(batch, summaries)
+            for name, summary in summaries.items():
+                if not math.isfinite(summary.mean):
+                    raise HepfmError(f"{name} is not finite in a record", self.out / job.name, "leave it out")
             yield batch
 
 

@@ -27,12 +27,14 @@ class Window:
         number: number of the window in the epoch.
         blocks: (k,) the blocks, one after another.
         index: (n,) record of each position of the window, counted through these blocks.
+        records: (n,) the same, counted through all blocks.
     """
 
     epoch: int
     number: int
     blocks: np.ndarray
     index: np.ndarray
+    records: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -94,19 +96,17 @@ class Order:
         found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         for span in self.spans(start, stop):
             window = self.window(span.epoch, span.window)
-            block, row = self.rows(window, span.start, span.stop)
+            block, row = self.rows(window.records[span.start : span.stop])
             found.append((np.full(len(block), span.epoch), block, row))
         if not found:
             return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
         epochs, blocks, rows = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return epochs, blocks, rows
 
-    def rows(self, window: Window, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Block and row of positions ``[start, stop)`` of a window."""
-        starts = np.concatenate([[0], np.cumsum(self.block_records[window.blocks])])
-        index = window.index[start:stop]
-        local = np.searchsorted(starts, index, side="right") - 1
-        return window.blocks[local], index - starts[local]
+    def rows(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Block and row of records that are counted through all blocks."""
+        block = np.searchsorted(self.block_starts, records, side="right") - 1
+        return block, records - self.block_starts[block]
 
     def spans(self, start: int, stop: int) -> list[Span]:
         """The stretches of windows that make up positions ``[start, stop)``, in order."""
@@ -126,12 +126,15 @@ class Order:
         """A window of an epoch."""
         plan = self._epoch(epoch)
         blocks = plan.blocks[plan.edges[number] : plan.edges[number + 1]]
-        index = np.arange(int(self.block_records[blocks].sum()))
+        sizes = self.block_records[blocks]
+        index = np.arange(int(sizes.sum()))
+        records = index + np.repeat(self.block_starts[blocks] - (np.cumsum(sizes) - sizes), sizes)
         if self.weights is not None:
             repeats = [self._repeats(epoch, block, block + 1) for block in blocks.tolist()]
             index = np.repeat(index, np.concatenate(repeats))
         order = generator("order window", self.identity, self.seed, epoch, number).permutation(len(index))
-        return Window(epoch, number, blocks, index[order])
+        index = index[order]
+        return Window(epoch, number, blocks, index, records[index])
 
     def _weights(self, weights: np.ndarray) -> np.ndarray:
         if weights.shape not in ((self.records,), self.block_records.shape):

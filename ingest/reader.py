@@ -14,6 +14,7 @@ import pyarrow as pa
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.columns import project, relabel
 from hepfm.ingest.corpus import Split
+from hepfm.ingest.gather import gather
 from hepfm.ingest.order import Order, Span, Window
 from hepfm.ingest.shards import concatenate
 
@@ -112,6 +113,8 @@ class Reader:
             parts = [self._part(span) for span in self.order.spans(start, stop)]
         if not parts:
             return Taken(self._block(0).slice(0, 0), np.zeros((0, 2), dtype=np.int64))
+        if len(parts) == 1:
+            return parts[0]
         return Taken(concatenate([part.batch for part in parts]), np.concatenate([part.keys for part in parts]))
 
     def lengths(self, start: int, stop: int) -> np.ndarray:
@@ -125,12 +128,12 @@ class Reader:
 
     def _part(self, span: Span) -> Taken:
         window = self._window(span)
-        block, row = self.order.rows(window, span.start, span.stop)
-        record = self.order.block_starts[block] + row
-        keys = np.stack([np.full_like(record, span.epoch), record], axis=1)
+        record = window.records[span.start : span.stop]
+        keys = np.empty((len(record), 2), dtype=np.int64)
+        keys[:, 0], keys[:, 1] = span.epoch, record
         if self._whole:
-            return Taken(self._shuffled(window).slice(span.start, span.stop - span.start), keys)
-        return Taken(self._gathered(block, row), keys)
+            return Taken(self._shuffled(window).slice(span.start, len(record)), keys)
+        return Taken(self._gathered(*self.order.rows(record)), keys)
 
     def _window(self, span: Span) -> Window:
         key = (span.epoch, span.window)
@@ -148,7 +151,7 @@ class Reader:
         batch = self._batches.get(key)
         if batch is None:
             blocks = [self._block(block) for block in window.blocks.tolist()]
-            batch = self._batches.put(key, concatenate(blocks).take(pa.array(window.index)))
+            batch = self._batches.put(key, gather(concatenate(blocks), window.index))
         return batch
 
     def _gathered(self, block: np.ndarray, row: np.ndarray) -> pa.RecordBatch:
@@ -156,8 +159,8 @@ class Reader:
         order = np.argsort(block, kind="stable")
         used, first = np.unique(block[order], return_index=True)
         rows = np.split(row[order], first[1:])
-        parts = [self._block(b).take(pa.array(r)) for b, r in zip(used.tolist(), rows, strict=True)]
-        return concatenate(parts).take(pa.array(np.argsort(order)))
+        parts = [gather(self._block(b), r) for b, r in zip(used.tolist(), rows, strict=True)]
+        return gather(concatenate(parts), np.argsort(order))
 
     def _window_lengths(self, window: Window) -> np.ndarray:
         key = (window.epoch, window.number)

@@ -14,6 +14,9 @@ import numpy as np
 from hepfm.ingest.simulate.particles import Candidates
 
 MAX_ETA = 3.0
+# Mean share of the energy that towers show. With 1, resonance masses would lie 3% above those of 500 public JetClass
+# jets, and neutrals would carry 1-2% too much of the jets' energy.
+RESPONSE = 0.95
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,9 @@ class Calorimeter:
             track_error: uncertainty (N,) [GeV] of the tracks' energy.
             rng: source of randomness.
         """
-        towers, index = np.unique(
-            np.concatenate([self._tower(deposits), self._tower(tracks)]), return_inverse=True
-        )
+        towers, index = np.unique(np.concatenate([self._tower(deposits), self._tower(tracks)]), return_inverse=True)
         of_deposit, of_track = index[: len(deposits.event)], index[len(deposits.event) :]
-        true = np.bincount(of_deposit, deposits.energy, len(towers))
+        true = RESPONSE * np.bincount(of_deposit, deposits.energy, len(towers))
         expected = np.bincount(of_track, tracks.energy, len(towers))
         expected_variance = np.bincount(of_track, track_error**2, len(towers))
         event, cell = np.divmod(towers, self._eta_towers * self.phi_towers)

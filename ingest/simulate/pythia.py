@@ -14,6 +14,19 @@ MAX_SEED = 900_000_000
 _OUT_OF_RESONANCE = 23
 
 
+def require_pythia() -> Any:
+    """The module pythia8mc.
+
+    Raises:
+        HepfmError: it is not installed.
+    """
+    try:
+        import pythia8mc
+    except ImportError as error:
+        raise HepfmError("Pythia 8 is not installed", "simulation", "pip install 'hepfm[simulate]'") from error
+    return pythia8mc
+
+
 class Generator:
     """A Pythia of its own for one process and seed.
 
@@ -22,12 +35,8 @@ class Generator:
     """
 
     def __init__(self, process: Process, seed: int) -> None:
-        try:
-            import pythia8mc
-        except ImportError as error:
-            raise HepfmError("Pythia 8 is not installed", "simulation", "pip install 'hepfm[simulate]'") from error
         self._process = process
-        self._pythia = pythia8mc.Pythia("", False)
+        self._pythia = require_pythia().Pythia("", False)
         random = ("Random:setSeed = on", f"Random:seed = {seed % MAX_SEED + 1}")
         for setting in (*COMMON, *process.settings, *random):
             if not self._pythia.readString(setting):

@@ -27,7 +27,17 @@ from hepfm.ingest.formats.jetclass import (
     segment_sums,
 )
 
-JET_FLOATS = ("jet_pt", "jet_eta", "jet_phi", "jet_energy", "jet_sdmass", "jet_tau1", "jet_tau2", "jet_tau3", "jet_tau4")
+JET_FLOATS = (
+    "jet_pt",
+    "jet_eta",
+    "jet_phi",
+    "jet_energy",
+    "jet_sdmass",
+    "jet_tau1",
+    "jet_tau2",
+    "jet_tau3",
+    "jet_tau4",
+)
 PART_BRANCHES = (*PART_FLOATS, *FLAGS)
 BRANCHES = (*PART_BRANCHES, *LABEL_BRANCHES, *JET_FLOATS)
 
@@ -35,6 +45,7 @@ OPEN_FILES = 16
 # A file whose baskets are larger than this is decoded in windows, kept until the next one: a basket is only read whole.
 SMALL_BASKET_ENTRIES = 4_096
 WINDOW_ENTRIES = 16_384
+
 
 @dataclass(frozen=True)
 class JetClassSource:
@@ -121,7 +132,9 @@ class _OpenFile:
 
     def _decode(self, start: int, stop: int) -> pa.RecordBatch:
         try:
-            arrays = self._tree.arrays(list(BRANCHES), entry_start=start, entry_stop=stop, library="ak", how=dict, array_cache=None)
+            arrays = self._tree.arrays(
+                list(BRANCHES), entry_start=start, entry_stop=stop, library="ak", how=dict, array_cache=None
+            )
         except Exception as error:  # uproot and its codecs raise many kinds over a damaged file
             raise HepfmError(
                 f"entries {start} to {stop} cannot be decoded ({type(error).__name__}: {error})",

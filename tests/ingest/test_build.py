@@ -30,9 +30,7 @@ def origins(corpus: Corpus, split: str) -> list[tuple[int, int]]:
     ]
 
 
-def test_every_entry_is_in_the_corpus_once_and_unchanged(
-    tmp_path: Path, toy_options: Options
-) -> None:
+def test_every_entry_is_in_the_corpus_once_and_unchanged(tmp_path: Path, toy_options: Options) -> None:
     files = write_files(tmp_path / "raw", (400, 300, 150))
     corpus = build(ToySource(), files, tmp_path / "c", toy_options())
     found = [row for split in corpus.splits() for batch in corpus.split(split) for row in batch.to_pylist()]
@@ -134,9 +132,7 @@ def test_an_event_with_several_jets_stays_in_one_split(tmp_path: Path, toy_optio
     assert dict(corpus.manifest.provenance["cut_flow"]) == {"entries": 2000, "read": 1999, "finite": 1999}
 
 
-def test_too_few_entries_all_go_to_training_and_it_is_said(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_too_few_entries_all_go_to_training_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     corpus = build(ToySource(), write_files(tmp_path / "raw", (800, 900)), tmp_path / "c")
     assert corpus.splits() == ["train"]
     assert "too few to be split" in capsys.readouterr().err

@@ -79,9 +79,7 @@ def test_records_of_many_blocks_are_mixed() -> None:
 
 @settings(max_examples=25)
 @given(blocks, seeds, st.data())
-def test_a_weight_is_the_mean_number_of_times_a_record_comes(
-    sizes: np.ndarray, seed: int, data: st.DataObject
-) -> None:
+def test_a_weight_is_the_mean_number_of_times_a_record_comes(sizes: np.ndarray, seed: int, data: st.DataObject) -> None:
     total = int(sizes.sum())
     weights = np.array(data.draw(st.lists(st.floats(0, 3), min_size=total, max_size=total)))
     weights[0] += 1

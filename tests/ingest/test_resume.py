@@ -107,9 +107,7 @@ def test_a_parallel_build_killed_ten_times_ends_with_the_same_bytes(
     assert content(out) == content(whole.path)
 
 
-def test_workers_end_when_the_build_is_killed(
-    raw: Path, tmp_path: Path, subprocess_env: dict[str, str]
-) -> None:
+def test_workers_end_when_the_build_is_killed(raw: Path, tmp_path: Path, subprocess_env: dict[str, str]) -> None:
     out = tmp_path / "c"
     child = subprocess.Popen(
         arguments(raw, out, 2, 0.05, 0), env=subprocess_env, stderr=subprocess.DEVNULL, start_new_session=True
@@ -140,7 +138,7 @@ def test_a_worker_that_dies_is_told_and_the_build_continues(
     raw: Path, whole: dict[str, bytes], tmp_path: Path, toy_options: Options
 ) -> None:
     files, options = sorted(raw.iterdir()), toy_options(run_entries=25, shard_entries=400)
-    with pytest.raises(HepfmError, match="a worker process died.*run again"):
+    with pytest.raises(HepfmError, match=r"a worker process died.*run again"):
         build(DyingSource(), files, tmp_path / "c", options, processes=2)
     build(ToySource(), files, tmp_path / "c", options)
     assert content(tmp_path / "c") == whole

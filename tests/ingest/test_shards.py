@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +16,14 @@ from hepfm.ingest.shards import index_bytes, read_index, reblock, write_shard
 
 
 def batch_of(values: list[int]) -> pa.RecordBatch:
-    points = pa.ListArray.from_arrays(
-        pa.array(np.arange(len(values) + 1), pa.int32()), pa.array(values, pa.uint16())
-    )
+    points = pa.ListArray.from_arrays(pa.array(np.arange(len(values) + 1), pa.int32()), pa.array(values, pa.uint16()))
     return pa.RecordBatch.from_arrays([points], names=["tokens"])
 
 
 @given(st.lists(st.integers(0, 20), max_size=12), st.integers(1, 15))
 def test_blocks_hold_the_same_records_in_the_same_order(sizes: list[int], size: int) -> None:
     edges = np.cumsum([0, *sizes])
-    batches = [batch_of(list(range(a, b))) for a, b in zip(edges, edges[1:], strict=False)]
+    batches = [batch_of(list(range(a, b))) for a, b in pairwise(edges.tolist())]
     blocks = list(reblock(batches, size))
     assert [value for block in blocks for value in block.column(0).flatten().to_pylist()] == list(range(edges[-1]))
     assert all(len(block) == size for block in blocks[:-1])

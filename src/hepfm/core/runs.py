@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,18 @@ class RunFolder:
         """The artifact is written last, so a run that has one is complete."""
         return (self.artifact / "config.json").exists()
 
-    def claim(self, config: Any) -> None:
+    def claim(self, config: Any, free: Collection[str] = ()) -> None:
         """Start or continue the run of ``config`` here.
+
+        Args:
+            config: the command's settings.
+            free: names of settings, at any depth, in which a continued run may differ from what began it.
 
         Raises:
             HepfmError: the folder holds another run, or something that is no run.
         """
         if self.config.exists():
-            before, now = yaml.safe_load(self.config.read_text()), to_dict(config)
+            before, now = (_without(free, data) for data in (yaml.safe_load(self.config.read_text()), to_dict(config)))
             if before != now:
                 names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
                 raise HepfmError(
@@ -72,6 +77,12 @@ class RunFolder:
         """Append one line to metrics.jsonl."""
         with self.metrics.open("a") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
+
+
+def _without(names: Collection[str], data: Any) -> Any:
+    if isinstance(data, dict):
+        return {name: _without(names, value) for name, value in data.items() if name not in names}
+    return data
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from hepfm.core.draws import hashed_uniform
 from hepfm.core.errors import HepfmError
 
 LABELS = ("qcd", "top", "higgs")
+SCHEMA = records.schema("jets", ("pt", "deta", "dphi", "d0", "species"), ("pt", "eta", "label"))
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ class ToySource:
     kind: records.Kind = "jets"
     axis: str = "stored"
     labels: tuple[str, ...] = LABELS
-    schema: pa.Schema = records.schema(
-        "jets", ("pt", "deta", "dphi", "d0", "species"), ("pt", "eta", "label")
-    )
+    schema: pa.Schema = SCHEMA
 
     def settings(self) -> dict[str, Any]:
         return {}

@@ -24,10 +24,11 @@ class Step(nn.Module):
     def __init__(self, objective: nn.Module, precision: str) -> None:
         super().__init__()
         self.objective = objective
+        self.device_type = launch.device().type
         self.low_precision = precision == "bf16"
 
     def forward(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.autocast(launch.device().type, torch.bfloat16, enabled=self.low_precision):
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.low_precision):
             losses: Losses = self.objective(batch)
         return losses.total, {name: value.detach() for name, value in losses.figures.items()}
 
@@ -44,7 +45,7 @@ def build(objective: nn.Module, config: TrainingConfig, universal: bool = False)
     step = Step(objective, config.precision)
     engine, *_ = deepspeed.initialize(
         model=step,
-        optimizer=_adamw(step, config),
+        optimizer=adamw(step, config),
         config=_deepspeed_config(config, universal),
         dist_init_required=False,
     )
@@ -54,7 +55,7 @@ def build(objective: nn.Module, config: TrainingConfig, universal: bool = False)
     return engine
 
 
-def _adamw(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
+def adamw(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """torch's AdamW, fused: unlike DeepSpeed's own it needs no compiler. Vectors do not decay."""
     decaying: list[nn.Parameter] = []
     steady: list[nn.Parameter] = []

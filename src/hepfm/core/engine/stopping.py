@@ -8,6 +8,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from hepfm.core.engine import launch
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import write_json
 from hepfm.core.runs import RunFolder
@@ -46,19 +47,22 @@ class StopSignals:
 
 
 def check_finite(run: RunFolder, step: int, positions: tuple[int, int], figures: dict[str, float]) -> None:
-    """End the run if ``figures`` (loss, gradient norm) are not numbers, telling which records did it.
+    """End the run if any of ``figures`` (the same in every process) is no number, telling which records did it.
 
     Raises:
         HepfmError: names the file that holds the positions.
     """
-    broken = sorted(name for name, value in figures.items() if not math.isfinite(value))
-    if not broken:
-        return
+    if not all(map(math.isfinite, figures.values())):
+        launch.on_main(lambda: _refuse(run, step, positions, figures))
+
+
+def _refuse(run: RunFolder, step: int, positions: tuple[int, int], figures: dict[str, float]) -> None:
     path = run.path / f"nonfinite-step-{step:07d}.json"
     told = {name: str(value) for name, value in figures.items()}  # JSON has no nan
     write_json(path, {"step": step, "first_position": positions[0], "end_position": positions[1], **told})
+    broken = " and ".join(sorted(name for name, value in figures.items() if not math.isfinite(value)))
     raise HepfmError(
-        f"{' and '.join(broken)} not finite at step {step}, records at positions {positions[0]} to {positions[1] - 1}",
+        f"{broken} not finite at step {step}, records at positions {positions[0]} to {positions[1] - 1}",
         path,
         "look at these records, or lower the learning rate in a new run",
     )

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention.varlen import varlen_attn
 
-from hepfm.core.nn.ragged import Bucket, Layout
+from hepfm.core.nn.ragged import Layout
 
 HALF = (torch.bfloat16, torch.float16)
 ROPE_BASE = 10_000.0
@@ -64,10 +64,7 @@ def _attend_buckets(qkv: torch.Tensor, layout: Layout, causal: bool) -> torch.Te
 def _rectangles(padded: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
     """Views (rows, length, ...) of the padded tensor (S, ...), one a bucket."""
     parts = padded.split([bucket.slots for bucket in layout.buckets])
-    return [
-        part.unflatten(0, (bucket.rows, bucket.length))
-        for part, bucket in zip(parts, layout.buckets, strict=True)
-    ]
+    return [part.unflatten(0, (bucket.rows, bucket.length)) for part, bucket in zip(parts, layout.buckets, strict=True)]
 
 
 class _Split(torch.autograd.Function):

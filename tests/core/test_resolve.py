@@ -15,7 +15,7 @@ import torch
 
 from hepfm.core.artifacts import read_artifact, write_artifact
 from hepfm.core.errors import HepfmError
-from hepfm.models import collect, resolve
+from hepfm.core.resolve import collect, resolve
 
 
 @pytest.fixture

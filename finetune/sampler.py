@@ -1,0 +1,226 @@
+"""Generation of token sequences: KV cache, batches whose finished rows are replaced, draws keyed by sample and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from hepfm.core.draws import hashed_uniform, key_of
+from hepfm.core.errors import HepfmError
+from hepfm.core.nn.cache import Cache, grains
+from hepfm.core.progress import Task, progress
+
+IDLE = -1
+
+
+class Sampled(NamedTuple):
+    """Generated sequences.
+
+    Attributes:
+        tokens: (N,) uint32 codes of all samples, one after another, without start and stop.
+        offsets: (n + 1,) int64; sample i owns ``tokens[offsets[i]:offsets[i + 1]]``.
+        hit_maximum: how many samples were ended by the maximum length instead of a stop.
+    """
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+    hit_maximum: int
+
+
+class Steps(Protocol):
+    """What the sampler needs of a backbone."""
+
+    start: int
+    stop: int
+
+    def new_cache(self, rows: int, max_length: int) -> Cache: ...
+
+    def step(self, inputs: torch.Tensor, cache: Cache) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How a token is drawn from logits.
+
+    Attributes:
+        temperature: logits are divided by it; 0 takes the most probable token.
+        top_k: only the k most probable tokens, if given.
+        top_p: only the most probable tokens that together have this probability, if given.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature >= 0:
+            raise HepfmError(f"must not be negative, is {self.temperature}", "--temperature")
+        if self.top_k is not None and self.top_k < 1:
+            raise HepfmError(f"must be at least 1, is {self.top_k}", "--top-k")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise HepfmError(f"must lie in (0, 1], is {self.top_p}", "--top-p")
+
+    def draw(self, logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+        """One token (rows,) of each row of logits (rows, vocabulary), by uniform numbers (rows,) in [0, 1).
+
+        The token is the one at which the cumulative probability passes the uniform number; one of probability 0 is
+        never drawn.
+        """
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        cumulative = self._probabilities(logits).cumsum(-1, dtype=torch.float64)
+        total = cumulative[:, -1:]
+        target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+        return torch.searchsorted(cumulative, target, right=True)[:, 0]
+
+    def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        logits = logits / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            least = logits.topk(self.top_k, -1).values[:, -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        probabilities = logits.softmax(-1)
+        if self.top_p is not None:
+            ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+            before = ordered.cumsum(-1) - ordered
+            dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
+            probabilities = probabilities.masked_fill(dropped, 0)
+        return probabilities
+
+
+@torch.no_grad()
+def generate(
+    backbone: Steps,
+    n: int,
+    seed: int,
+    *,
+    max_length: int,
+    batch: int = 256,
+    drawing: Drawing = Drawing(),
+    min_length: int = 1,
+    first: int = 0,
+    task: Task | None = None,
+) -> Sampled:
+    """Generate ``n`` sequences.
+
+    A sample depends on its number and the seed, not on ``batch`` or ``n``: its draws are keyed by (seed, number, step),
+    and rows and cached lengths are kept at multiples for which a row's arithmetic does not depend on the others.
+    The start token is never drawn, nor is a stop before ``min_length`` tokens, so that no sample is empty. Memory is
+    that of ``batch`` rows and of the result.
+
+    Args:
+        backbone: the network, in evaluation mode.
+        n: how many samples.
+        seed: another seed, other samples.
+        max_length: a sample of so many tokens ends there, and is counted.
+        batch: sequences in flight.
+        drawing: temperature and the like.
+        min_length: least tokens of a sample, at least 1.
+        first: number of the first sample; n at once, or in parts with ``first``, are the same samples.
+        task: progress to advance by one a sample; by default its own.
+    """
+    if n < 0 or batch < 1 or not 1 <= min_length <= max_length:
+        raise ValueError(f"n {n}, batch {batch}, min_length {min_length}, max_length {max_length}")
+    rows = _Rows(backbone, n, first, min(batch, max(n, 1)), min_length, max_length)
+    key = key_of("generate", seed)
+    with _progress(task, n) as shown:
+        while rows.busy:
+            uniform = torch.from_numpy(hashed_uniform(key, np.maximum(rows.number, 0), rows.length))
+            logits = rows.logits()
+            shown.advance(rows.take(drawing.draw(logits, uniform.to(logits.device))))
+    return rows.result()
+
+
+@contextmanager
+def _progress(task: Task | None, n: int) -> Iterator[Task]:
+    if task is not None:
+        yield task
+    else:
+        with progress("generate", n, "samples") as own:
+            yield own
+
+
+class _Rows:
+    """The rows in flight. A row that ends is handed the next sample; at the end, idle rows are given up."""
+
+    def __init__(self, backbone: Steps, n: int, first: int, batch: int, min_length: int, max_length: int) -> None:
+        rows = grains(batch)
+        self.backbone, self.first, self.n = backbone, first, n
+        self.min_length, self.max_length = min_length, max_length
+        self.cache = backbone.new_cache(rows, max_length)
+        self.device = self.cache.lengths.device
+        self.number: np.ndarray = np.full(rows, IDLE, dtype=np.int64)
+        self.length: np.ndarray = np.zeros(rows, dtype=np.int64)
+        self.tokens: np.ndarray = np.zeros((rows, max_length), dtype=np.uint32)
+        self.last: np.ndarray = np.full(rows, backbone.start, dtype=np.int64)
+        self.begun = 0
+        self.hit_maximum = 0
+        self.done: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._begin(np.arange(rows) < batch)
+
+    @property
+    def busy(self) -> bool:
+        return bool((self.number != IDLE).any())
+
+    def logits(self) -> torch.Tensor:
+        """Logits (rows, vocabulary) of the next token, those that may not come at -inf."""
+        logits = self.backbone.step(torch.from_numpy(self.last).to(self.device), self.cache).float()
+        logits[:, self.backbone.start] = -torch.inf
+        logits[torch.from_numpy(self.length < self.min_length).to(self.device), self.backbone.stop] = -torch.inf
+        return logits
+
+    def take(self, drawn: torch.Tensor) -> int:
+        """Append the drawn tokens (rows,), end and replace samples; how many have ended."""
+        token, active = drawn.cpu().numpy(), self.number != IDLE
+        stopped = active & (token == self.backbone.stop)
+        longer = np.flatnonzero(active & ~stopped)
+        self.tokens[longer, self.length[longer]] = token[longer]
+        self.length[longer] += 1
+        full = active & (self.length == self.max_length) & ~stopped
+        self.hit_maximum += int(full.sum())
+        ended = stopped | full
+        self.last = token
+        if ended.any():
+            self._collect(ended)
+            self._begin(ended)
+        self.last[self.length == 0] = self.backbone.start
+        self.cache.restart(torch.from_numpy(self.length == 0).to(self.device))  # ended rows, and idle ones always
+        self._give_up_idle()
+        return int(ended.sum())
+
+    def _collect(self, ended: np.ndarray) -> None:
+        lengths = self.length[ended]
+        filled = np.arange(self.max_length) < lengths[:, None]
+        self.done.append((self.number[ended], lengths, self.tokens[ended][filled]))
+
+    def _begin(self, free: np.ndarray) -> None:
+        rows = np.flatnonzero(free)
+        fresh = min(len(rows), self.n - self.begun)
+        self.length[rows] = 0
+        self.number[rows] = IDLE
+        self.number[rows[:fresh]] = self.first + self.begun + np.arange(fresh)
+        self.begun += fresh
+
+    def _give_up_idle(self) -> None:
+        wanted = grains(int((self.number != IDLE).sum()))
+        if 0 < wanted <= len(self.number) // 2:
+            keep = np.argsort(self.number == IDLE, kind="stable")[:wanted]
+            self.number, self.length = self.number[keep], self.length[keep]
+            self.tokens, self.last = self.tokens[keep], self.last[keep]
+            self.cache.keep(torch.from_numpy(keep).to(self.device))
+
+    def result(self) -> Sampled:
+        """All samples by number."""
+        if not self.done:
+            return Sampled(np.zeros(0, np.uint32), np.zeros(1, np.int64), 0)
+        numbers, lengths, tokens = (np.concatenate(parts) for parts in zip(*self.done, strict=True))
+        order = np.argsort(numbers)
+        starts = (np.cumsum(lengths) - lengths)[order]
+        lengths = lengths[order]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        source = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Sampled(tokens[source], offsets, self.hit_maximum)

@@ -1,0 +1,211 @@
+"""Backbones: a causal transformer over the codes of a tokenizer, with a start and a stop token; as artifacts too."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hepfm.core.artifacts import Artifact, locate, read_artifact, write_artifact
+from hepfm.core.config import from_dict
+from hepfm.core.draws import generator
+from hepfm.core.errors import HepfmError
+from hepfm.core.nn.cache import Cache
+from hepfm.core.nn.head import Head
+from hepfm.core.nn.ragged import Layout
+from hepfm.core.nn.transformer import Transformer, TransformerConfig
+
+KIND = "backbone"
+REFERENCE_LENGTHS = (1, 9, 24)
+REFERENCE_TOLERANCE = 1e-4
+MEND = "get the artifact again"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """What a backbone is made of.
+
+    Attributes:
+        codes: codes of the tokenizer; the vocabulary has two tokens more, start and stop.
+        transformer: the blocks.
+        tied: whether head and embedding share one matrix.
+        head_bias: whether the head has a bias.
+    """
+
+    codes: int
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    tied: bool = False
+    head_bias: bool = False
+
+
+class Backbone(nn.Module):
+    """Token ids in, logits over the next token out.
+
+    A jet c1..cn is read as [start, c1, ..., cn] and its targets are [c1, ..., cn, stop].
+    """
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.start, self.stop = config.codes, config.codes + 1
+        width = config.transformer.width
+        self.embedding = nn.Embedding(self.vocabulary, width)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.transformer = Transformer(config.transformer)
+        tied = self.embedding.weight if config.tied else None
+        self.head = Head(width, self.vocabulary, config.head_bias, tied)
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens: codes, start and stop."""
+        return self.config.codes + 2
+
+    def hidden(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """Features (T, width) of packed token ids (T,)."""
+        return self.transformer(self.embedding(inputs), layout)
+
+    def forward(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """Logits (T, vocabulary) of the token after each of the packed token ids (T,)."""
+        return self.head(self.hidden(inputs, layout))
+
+    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """Sum over the packed tokens (T,) of -ln p(target) [nats]."""
+        return self.head(self.hidden(inputs, layout), targets)
+
+    def new_cache(self, rows: int, max_length: int) -> Cache:
+        """An empty KV cache for ``rows`` sequences of at most ``max_length`` tokens, start included."""
+        return self.transformer.new_cache(rows, max_length)
+
+    def step(self, inputs: torch.Tensor, cache: Cache) -> torch.Tensor:
+        """Logits (rows, vocabulary) after one more token id of each row (rows,)."""
+        return self.head(self.transformer.step(self.embedding(inputs), cache))
+
+    @property
+    def parameters_count(self) -> int:
+        """All parameters, a shared one once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops_per_token(self, length: float) -> float:
+        """Forward and backward FLOPs of one token in sequences of ``length``: 6 N + 12 blocks width length.
+
+        N counts the parameters in matrix products (the embedding is a look-up, the head counts even when tied); that
+        causality halves the second term is left out, as is usual (nanoGPT, llm-foundry, torchtitan).
+        """
+        transformer = self.config.transformer
+        products = sum(p.numel() for p in self.transformer.parameters() if p.ndim > 1) + self.head.weight.numel()
+        return 6 * products + 12 * transformer.blocks * transformer.width * length
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """State dict in which each tensor comes once."""
+        state = self.state_dict()
+        if self.config.tied:
+            del state["head.weight"]
+        return state
+
+    def load_weights(self, weights: dict[str, torch.Tensor], where: object) -> None:
+        """Take over weights, all of them or none.
+
+        Raises:
+            HepfmError: a tensor is missing, unknown, or of another shape; names the first.
+        """
+        own = self.weights()
+        for name in sorted(own.keys() | weights.keys()):
+            if name not in weights:
+                raise HepfmError(f"has no tensor '{name}'", where, MEND)
+            if name not in own:
+                raise HepfmError(f"has a tensor '{name}' that its architecture lacks", where, MEND)
+            if own[name].shape != weights[name].shape:
+                shapes = f"{tuple(weights[name].shape)}, expected {tuple(own[name].shape)}"
+                raise HepfmError(f"tensor '{name}' has shape {shapes}", where, MEND)
+        self.load_state_dict(weights, strict=not self.config.tied)
+
+
+def save_backbone(
+    path: Path,
+    backbone: Backbone,
+    *,
+    contract: dict[str, Any],
+    provenance: dict[str, Any],
+    metrics: dict[str, Any],
+    card: str,
+    tokenizer: Path,
+) -> Artifact:
+    """Write a backbone as an artifact, its tokenizer inside.
+
+    Args:
+        path: folder of the artifact.
+        backbone: the network.
+        contract: the tokenizer's feature contract, with ``codes`` and ``max_length``.
+        provenance: what it was trained on and how.
+        metrics: measured results.
+        card: text of README.md.
+        tokenizer: folder of the tokenizer artifact.
+    """
+    return write_artifact(
+        path,
+        kind=KIND,
+        architecture=asdict(backbone.config),
+        contract=contract,
+        provenance=provenance,
+        weights=backbone.weights(),
+        metrics=metrics,
+        reference=_reference(backbone),
+        card=card,
+        inner={"tokenizer": tokenizer},
+    )
+
+
+def load_backbone(name: str | Path) -> tuple[Backbone, Artifact]:
+    """Load the backbone of a run or an artifact folder, on the CPU, and replay its reference outputs.
+
+    Raises:
+        HepfmError: no backbone, a tensor that does not fit, or outputs that differ from those it was saved with.
+    """
+    artifact = read_artifact(locate(name), KIND)
+    try:
+        backbone = Backbone(from_dict(BackboneConfig, artifact.architecture, artifact.path))
+    except (ValueError, TypeError) as error:
+        raise HepfmError(f"its architecture cannot be built: {error}", artifact.path, MEND) from error
+    backbone.load_weights(artifact.weights(), artifact.path)
+    backbone.eval()
+    _replay(backbone, artifact)
+    return backbone, artifact
+
+
+def _reference(backbone: Backbone) -> dict[str, np.ndarray]:
+    """Random sequences of codes and the logits after each token."""
+    draws = generator("backbone reference", backbone.config.codes)
+    lengths = np.array(REFERENCE_LENGTHS)
+    inputs = draws.integers(0, backbone.config.codes, lengths.sum())
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    inputs[offsets[:-1]] = backbone.start
+    return {"inputs": inputs, "offsets": offsets, "logits": _logits(backbone, inputs, offsets)}
+
+
+@torch.no_grad()
+def _logits(backbone: Backbone, inputs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    device = backbone.embedding.weight.device
+    layout = Layout.of(np.diff(offsets)).to(device)
+    was_training = backbone.training
+    logits = backbone.eval()(torch.from_numpy(inputs).to(device), layout)
+    backbone.train(was_training)
+    return logits.float().cpu().numpy()
+
+
+def _replay(backbone: Backbone, artifact: Artifact) -> None:
+    reference = artifact.reference()
+    try:
+        found = _logits(backbone, reference["inputs"], reference["offsets"])
+        difference = float(np.abs(found - reference["logits"]).max())
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
+        raise HepfmError(f"its reference cannot be replayed: {error}", artifact.path, MEND) from error
+    if not difference <= REFERENCE_TOLERANCE * max(1.0, float(np.abs(reference["logits"]).max())):
+        raise HepfmError(
+            f"does not give its reference outputs: logits differ by {difference:.2g}",
+            artifact.path,
+            "report it with your versions of torch and hepfm",
+        )

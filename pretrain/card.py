@@ -1,0 +1,45 @@
+"""The card of a backbone: the README.md of its artifact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hepfm.pretrain.backbone import Backbone
+
+
+def card(backbone: Backbone, provenance: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Text that tells a reader what this backbone is, what it was trained on, and how to use it."""
+    blocks = backbone.config.transformer
+    lengths = provenance["lengths"]
+    corpora = "\n".join(f"- `{entry['path']}`, digest `{entry['digest']}`" for entry in provenance["corpora"])
+    parent = f"\nIt continues from the backbone with hash `{provenance['parent']}`.\n" if provenance["parent"] else ""
+    return f"""# Backbone over jet tokens
+
+A causal transformer that predicts the next token of a jet: {metrics["parameters"]:,} parameters,
+{blocks.blocks} blocks, width {blocks.width}, {backbone.config.codes:,} codes.
+Tokens are those of the tokenizer in `tokenizer/` (hash `{provenance["tokenizer"]}`).
+{parent}
+## Data
+
+{corpora}
+
+{lengths["jets"]:,} jets with {lengths["mean"]:.1f} constituents on average. {lengths["cut_jets"]:,} of them
+had more than {provenance["max_length"]} and were cut there; these have no stop token.
+
+## Results
+
+{_table(metrics)}
+
+Losses are in nats per real token, the stop token included; they compare only under the same tokenizer.
+
+## Use
+
+    hepfm generate THIS_FOLDER -n 1000 --format jetclass --out jets.root
+
+`reference.npz` holds inputs and logits that loading replays. Command: `{provenance["command"]}`
+"""
+
+
+def _table(metrics: dict[str, Any]) -> str:
+    rows = "\n".join(f"| {name} | {value:,.6g} |" for name, value in sorted(metrics.items()))
+    return f"| quantity | value |\n|---|---|\n{rows}"

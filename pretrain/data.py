@@ -1,0 +1,222 @@
+"""Token corpora as batches for the engine: packed inputs and targets, and what is cut, counted beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from hepfm.core.artifacts import Artifact, read_artifact
+from hepfm.core.errors import HepfmError
+from hepfm.core.nn.ragged import Layout
+from hepfm.core.progress import progress
+from hepfm.core.records import offsets_of
+from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.reader import Reader
+
+COLUMN = "tokens"
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Sequences of token ids, packed.
+
+    Attributes:
+        inputs: (T,) int64, what is read.
+        targets: (T,) int64, what comes next.
+        layout: which token belongs to which sequence.
+    """
+
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    layout: Layout
+
+    def to(self, device: torch.device | str) -> TokenBatch:
+        """The same batch on another device."""
+        inputs, targets = (part.to(device, non_blocking=True) for part in (self.inputs, self.targets))
+        return TokenBatch(inputs, targets, self.layout.to(device))
+
+
+def terms(lengths: np.ndarray, max_length: int) -> np.ndarray:
+    """Terms of the loss (n,) of jets with so many constituents: one each and one for the stop.
+
+    A jet with more than ``max_length`` constituents keeps its leading ``max_length`` and has no stop, because it
+    does not stop there.
+    """
+    return np.where(lengths > max_length, max_length, lengths + 1)
+
+
+def pack(codes: np.ndarray, offsets: np.ndarray, vocabulary_codes: int, max_length: int) -> TokenBatch:
+    """Inputs [start, c1, ..., cn] and targets [c1, ..., cn, stop] of jets with codes c1..cn.
+
+    Args:
+        codes: (N,) codes of all jets, one after another.
+        offsets: (n + 1,) jet i owns ``codes[offsets[i]:offsets[i + 1]]``.
+        vocabulary_codes: number of codes; start and stop come after them.
+        max_length: constituents that are kept of a jet, see :func:`terms`.
+    """
+    start, stop = vocabulary_codes, vocabulary_codes + 1
+    lengths = np.diff(offsets)
+    kept = terms(lengths, max_length)
+    layout = Layout.of(kept)
+    position = layout.positions.numpy()
+    source = np.repeat(offsets[:-1], kept) + position  # index of the code that is this token's target
+    padded = np.append(codes.astype(np.int64), stop)
+    targets = np.where(position < np.repeat(lengths, kept), padded[np.minimum(source, len(codes))], stop)
+    inputs = np.where(position == 0, start, padded[np.maximum(source - 1, 0)])
+    return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), layout)
+
+
+class TokenBatches:
+    """Batches of token corpora, in reading order (the engine's ``Batches``).
+
+    Args:
+        reader: of token records.
+        codes: codes of the tokenizer.
+        max_length: constituents that are kept of a jet, see :func:`terms`.
+    """
+
+    def __init__(self, reader: Reader, codes: int, max_length: int) -> None:
+        self.reader, self.codes, self.max_length = reader, codes, max_length
+
+    def batch(self, start: int, stop: int) -> TokenBatch:
+        """Records [start, stop) of the reading order.
+
+        Raises:
+            HepfmError: a token that the tokenizer does not have; names the record.
+        """
+        taken = self.reader.take(start, stop)
+        column = taken.batch.column(COLUMN)
+        codes, offsets = column.flatten().to_numpy(), offsets_of(column)
+        if len(codes) and int(codes.max()) >= self.codes:
+            record = int(np.searchsorted(offsets, int(codes.argmax()), side="right")) - 1
+            raise HepfmError(
+                f"record {int(taken.keys[record, 1])} has token {int(codes.max())}, its tokenizer {self.codes} codes",
+                ", ".join(str(split.corpus.path) for split in self.reader.splits),
+                "make the token corpus again",
+            )
+        return pack(codes, offsets, self.codes, self.max_length)
+
+    def tokens(self, start: int, stop: int) -> int:
+        """Terms of the loss in records [start, stop)."""
+        return int(terms(self.reader.lengths(start, stop), self.max_length).sum())
+
+
+@dataclass(frozen=True)
+class TokenCorpora:
+    """One or several token corpora of one tokenizer.
+
+    Attributes:
+        corpora: as opened.
+        codes: codes of the tokenizer.
+        tokenizer: its artifact, the copy inside the first corpus.
+    """
+
+    corpora: tuple[Corpus, ...]
+    codes: int
+    tokenizer: Artifact
+
+    @classmethod
+    def open(cls, paths: Sequence[Path]) -> TokenCorpora:
+        """Open token corpora.
+
+        Raises:
+            HepfmError: none given, one that holds no tokens, or two of different tokenizers.
+        """
+        if not paths:
+            raise HepfmError("no token corpus given", "", "name one or several")
+        corpora = tuple(Corpus.open(path) for path in paths)
+        made = [_tokens_entry(corpus) for corpus in corpora]
+        first = made[0]["tokenizer"]
+        for corpus, entry in zip(corpora, made, strict=True):
+            if entry["tokenizer"] != first:
+                raise HepfmError(
+                    f"was made by tokenizer {entry['tokenizer'][:12]}, {corpora[0].path} by {first[:12]}",
+                    corpus.path,
+                    "apply one tokenizer to all corpora",
+                )
+        tokenizer = read_artifact(corpora[0].path / "tokenizer", "tokenizer")
+        if tokenizer.hash != first:
+            raise HepfmError(
+                f"is tokenizer {tokenizer.hash[:12]}, the corpus was made by {first[:12]}",
+                tokenizer.path,
+                "restore the corpus from a copy",
+            )
+        return cls(corpora, int(made[0]["codes"]), tokenizer)
+
+    def batches(self, split: str, max_length: int, seed: int) -> TokenBatches:
+        """The batches of a split of all corpora that have it.
+
+        Raises:
+            HepfmError: no corpus has it.
+        """
+        splits = [corpus.split(split) for corpus in self.corpora if split in corpus.splits()]
+        if not splits:
+            raise HepfmError(f"no corpus has a split '{split}'", ", ".join(str(c.path) for c in self.corpora))
+        return TokenBatches(Reader(splits, seed, columns=[COLUMN]), self.codes, max_length)
+
+    @property
+    def digests(self) -> list[str]:
+        """What names the content of each corpus."""
+        return [corpus.digest for corpus in self.corpora]
+
+
+def _tokens_entry(corpus: Corpus) -> dict[str, str]:
+    if corpus.manifest.kind != "tokens" or corpus.manifest.tokens is None:
+        raise HepfmError(
+            f"holds {corpus.manifest.kind}, not tokens",
+            corpus.path,
+            "make a token corpus of it first: hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS",
+        )
+    return corpus.manifest.tokens
+
+
+def length_counts(reader: Reader) -> np.ndarray:
+    """How many records of an epoch have 0, 1, 2, ... constituents; reads offsets only."""
+    counts = np.zeros(1, dtype=np.int64)
+    blocks = sum(len(split) for split in reader.splits)
+    with progress("count constituents", blocks, "blocks", visible=blocks > 1000) as task:
+        for split in reader.splits:
+            for block in split:
+                counts = _added(counts, np.bincount(_lengths(block)))
+                task.advance()
+    return counts
+
+
+def _lengths(block: pa.RecordBatch) -> np.ndarray:
+    return np.diff(offsets_of(block.column(COLUMN)))
+
+
+def _added(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
+    total = longer.copy()
+    total[: len(shorter)] += shorter
+    return total
+
+
+def length_statistics(counts: np.ndarray, max_length: int) -> dict[str, float]:
+    """Statistics of constituents per jet, and what ``max_length`` cuts.
+
+    Returns:
+        ``jets``, ``mean``, ``std``, ``longest``; ``cut_jets`` and ``cut_constituents``; ``terms`` of the loss in an
+        epoch; ``mean_sequence``, the mean over terms of the length of the sequence that a term is in.
+    """
+    lengths = np.arange(len(counts))
+    jets = int(counts.sum())
+    mean = float((counts * lengths).sum() / jets)
+    sequences = terms(lengths, max_length)
+    total = int((counts * sequences).sum())
+    return {
+        "jets": jets,
+        "mean": mean,
+        "std": float(np.sqrt((counts * (lengths - mean) ** 2).sum() / jets)),
+        "longest": int(lengths[counts > 0].max()),
+        "cut_jets": int(counts[lengths > max_length].sum()),
+        "cut_constituents": int((counts * np.maximum(lengths - max_length, 0)).sum()),
+        "terms": total,
+        "mean_sequence": float((counts * sequences**2).sum() / total),
+    }

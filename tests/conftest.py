@@ -1,0 +1,85 @@
+"""Fixtures that several stages share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+TokenCorpusMaker = Callable[..., Path]
+
+
+def toy_sequences(records: int, codes: int, seed: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and offsets of sequences that a network can learn: each code is its predecessor plus 1 or 2."""
+    draws = np.random.default_rng(seed)
+    lengths = draws.integers(0, longest + 1, records)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    steps = draws.integers(1, 3, offsets[-1])
+    total = np.concatenate([[0], np.cumsum(steps)])
+    begin = draws.integers(0, codes, records)
+    codes_of = np.repeat(begin - total[offsets[:-1]], lengths) + total[1:]
+    return codes_of % codes, offsets
+
+
+@pytest.fixture(scope="session")
+def token_corpus(tmp_path_factory: pytest.TempPathFactory) -> TokenCorpusMaker:
+    """Makes a token corpus on disk, with a stand-in for its tokenizer; each combination of arguments once."""
+    import pyarrow as pa
+    import torch
+
+    from hepfm.core.artifacts import write_artifact
+    from hepfm.core.records import ORIGIN
+    from hepfm.ingest.jobs import write_corpus
+    from hepfm.ingest.plan import Job, Plan
+
+    made: dict[tuple[object, ...], Path] = {}
+
+    def make(
+        records: int = 600, codes: int = 20, seed: int = 1, longest: int = 12, tokenizer: str = "a", val: bool = True
+    ) -> Path:
+        key = (records, codes, seed, longest, tokenizer, val)
+        if key in made:
+            return made[key]
+        folder = tmp_path_factory.mktemp("tokens")
+        artifact = write_artifact(
+            folder / "tokenizer",
+            kind="tokenizer",
+            architecture={"tokenizer": "toy", "name": tokenizer},
+            contract={"features": ["pt", "deta", "dphi"]},
+            provenance={},
+            weights={"nothing": torch.zeros(1)},
+            metrics={},
+            reference={"nothing": np.zeros(1)},
+            card="",
+        )
+        tokens = pa.list_(pa.field("item", pa.uint16(), nullable=False))
+        schema = pa.schema(
+            [pa.field("tokens", tokens, nullable=False), *(quantity.field() for quantity in ORIGIN)],
+            metadata={"kind": "tokens"},
+        )
+
+        def produce(job: Job) -> list[pa.RecordBatch]:
+            flat, offsets = toy_sequences(job.size, codes, seed + len(job.split), longest)
+            column = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat, pa.uint16()), type=tokens)
+            origin = [pa.array(np.zeros(job.size), pa.int32()), pa.array(np.arange(job.size), pa.int64())]
+            return [pa.RecordBatch.from_arrays([column, *origin], schema=schema)]
+
+        splits = ["train", "val"] if val else ["train"]
+        plan = Plan(
+            identity={"made": list(key)},
+            jobs=tuple(Job(split, 0, None, size=records) for split in splits),
+            kind="tokens",
+            schema=schema,
+            labels=(),
+            axis="stored",
+            block_records=64,
+            provenance={},
+            tokens={"tokenizer": artifact.hash, "codes": codes, "source": "0" * 64, "source_path": "toy"},
+        )
+        write_corpus(folder / "corpus", plan, produce, attached={"tokenizer": folder / "tokenizer"})
+        made[key] = folder / "corpus"
+        return made[key]
+
+    return make

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hepfm.core.records import SPECIES
+from hepfm.ingest.gather import gather
+
+number = st.one_of(st.none(), st.integers(0, 99))
+point = st.fixed_dictionaries(
+    {"pt": number, "charge": st.integers(-1, 1), "species": st.one_of(st.none(), st.sampled_from(SPECIES))}
+)
+record = st.tuples(st.lists(point, max_size=4), st.lists(st.integers(0, 65535), max_size=4), number)
+POINT = pa.struct([("pt", pa.float32()), ("charge", pa.int8()), ("species", pa.dictionary(pa.int8(), pa.string()))])
+
+
+@given(st.lists(record, max_size=12), st.data())
+def test_records_are_taken_as_arrow_takes_them(rows: list[tuple], data: st.DataObject) -> None:
+    batch = pa.RecordBatch.from_arrays(
+        [
+            pa.array([row[0] for row in rows], pa.list_(POINT)),
+            pa.array([row[1] for row in rows], pa.list_(pa.uint16())),
+            pa.array([row[1] or None for row in rows], pa.list_(pa.bool_())),
+            pa.array([row[2] for row in rows], pa.int64()),
+        ],
+        names=["points", "tokens", "flags", "number"],
+    )
+    start = data.draw(st.integers(0, len(rows)))
+    batch = batch.slice(start, data.draw(st.integers(0, len(rows) - start)))
+    index = np.array(
+        data.draw(st.lists(st.integers(0, len(batch) - 1), max_size=20)) if len(batch) else [], dtype=np.int64
+    )
+    taken = gather(batch, index)
+    taken.validate(full=True)
+    assert taken.to_pylist() == batch.take(pa.array(index)).to_pylist()
+    assert taken.schema == batch.schema

@@ -1,0 +1,135 @@
+"""``hepfm tokenizer apply``: a token corpus whose record i holds the tokens of record i of a corpus."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+from tyro.conf import Positional
+
+from hepfm.core.artifacts import locate
+from hepfm.core.errors import HepfmError
+from hepfm.core.progress import say
+from hepfm.core.records import POINTS_COLUMN
+from hepfm.ingest.build import BLOCK_RECORDS
+from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.jobs import write_corpus
+from hepfm.ingest.plan import Job, Plan, mirror_jobs
+from hepfm.ingest.summary import Summary, summarise
+from hepfm.tokenize.registry import Tokenizer, load_tokenizer, token_type
+
+COLUMN = "tokens"
+INSIDE = "tokenizer"
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class ApplyConfig:
+    """Turn a corpus into a token corpus. Run again after an interruption, it continues to the same bytes."""
+
+    tokenizer: Positional[Path]
+    """Run or artifact of a tokenizer."""
+    corpus: Positional[Path]
+    """Corpus to tokenize."""
+    out: Path
+    """Folder of the token corpus: new, empty, or begun with the same command."""
+    processes: int = field(default_factory=_cores)
+    """Worker processes; default all cores. The result does not depend on it."""
+
+
+def main(config: ApplyConfig) -> None:
+    """Check that tokenizer and corpus fit together, then tokenize every split."""
+    if config.processes < 1:
+        raise HepfmError("must be at least 1", "--processes")
+    tokens = apply(config.tokenizer, config.corpus, config.out, config.processes)
+    for name, split in tokens.manifest.splits.items():
+        say(f"{name}: {split.records:,} records, {split.points:,} tokens")
+    sys.stdout.write(f"{tokens.path}\n")
+
+
+def apply(tokenizer_path: Path, corpus_path: Path, out: Path, processes: int = 1) -> Corpus:
+    """Write the token corpus of a corpus.
+
+    Raises:
+        HepfmError: the corpus is not what the tokenizer takes, or ``out`` holds something else.
+    """
+    artifact_path = locate(tokenizer_path)
+    tokenizer, corpus = load_tokenizer(artifact_path), Corpus.open(corpus_path)
+    tokenizer.contract.check(corpus.manifest, statistics_of(corpus), corpus.path)
+    plan = make_plan(tokenizer, corpus, out)
+    produce = Produce(artifact_path, tokenizer.hash, corpus)
+    return write_corpus(out, plan, produce, processes=processes, attached={INSIDE: artifact_path})
+
+
+def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:
+    """One job a shard of the corpus; all that determines the token corpus's bytes."""
+    source = {"tokenizer": tokenizer.hash, "source": corpus.digest}
+    return Plan(
+        identity=source,
+        jobs=mirror_jobs(corpus),
+        kind="tokens",
+        schema=token_schema(corpus, tokenizer.codes),
+        labels=corpus.manifest.labels,
+        axis=corpus.manifest.axis,
+        block_records=BLOCK_RECORDS["tokens"],
+        provenance={**source, "command": "hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS"},
+        # The path is relative: it holds wherever both folders are moved together.
+        tokens={**source, "codes": tokenizer.codes, "source_path": os.path.relpath(corpus.path, out)},
+    )
+
+
+def token_schema(corpus: Corpus, codes: int) -> pa.Schema:
+    """Tokens in place of the points, everything else as it is."""
+    metadata = {"unit": "", "meaning": "token id of each point"}
+    item = pa.field("item", token_type(codes), nullable=False)
+    fields = [pa.field(COLUMN, pa.list_(item), nullable=False, metadata=metadata)]
+    fields += [field for field in corpus.manifest.schema if field.name not in POINTS_COLUMN.values()]
+    return pa.schema(fields, metadata={"kind": "tokens"})
+
+
+def statistics_of(corpus: Corpus) -> dict[str, dict[str, object]]:
+    """Of the train split, or where there is none of the first block."""
+    if corpus.manifest.statistics:
+        return corpus.manifest.statistics
+    summaries: dict[str, Summary] = {}
+    summarise(corpus.split(corpus.splits()[0]).read(0), summaries)
+    return {name: summary.figures() for name, summary in summaries.items()}
+
+
+@dataclass(frozen=True)
+class Produce:
+    """Tokenizes the blocks of a shard one by one. Goes to worker processes, each of which loads the tokenizer once."""
+
+    artifact_path: Path
+    hash: str
+    corpus: Corpus
+
+    def __call__(self, job: Job) -> Iterator[pa.RecordBatch]:
+        tokenizer = _load_once(self.artifact_path, self.hash)
+        schema = token_schema(self.corpus, tokenizer.codes)
+        split = self.corpus.split(job.split)
+        first, stop = job.payload
+        for block in range(first, stop):
+            yield tokenize(split.read(block), tokenizer, schema)
+
+
+def tokenize(batch: pa.RecordBatch, tokenizer: Tokenizer, schema: pa.Schema) -> pa.RecordBatch:
+    """The token records of a batch of records."""
+    tokens = tokenizer.encode(batch).cast(schema.field(COLUMN).type)
+    return pa.RecordBatch.from_arrays([tokens, *(batch.column(name) for name in schema.names[1:])], schema=schema)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_once(path: Path, expected: str) -> Tokenizer:
+    tokenizer = load_tokenizer(path)
+    if tokenizer.hash != expected:
+        raise HepfmError("was replaced while it was being applied", path, "run again")
+    return tokenizer

@@ -1,0 +1,55 @@
+"""The card of a tokenizer: the README.md of its artifact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hepfm.tokenize.contract import FeatureContract
+from hepfm.tokenize.registry import Tokenizer
+
+
+def card(tokenizer: Tokenizer, provenance: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Text that tells a reader what this tokenizer is, what it takes, how good it is, and how to use it."""
+    return f"""# Tokenizer of jets ({tokenizer.kind})
+
+Turns every constituent of a jet into one of {tokenizer.codes:,} token ids, and back.
+
+## What it takes
+
+{_contract(tokenizer.contract)}
+
+Angles refer to the axis `{tokenizer.contract.axis}`; decoded constituents are {tokenizer.contract.mass}. A corpus that
+differs is refused.
+
+## Data
+
+- `{provenance["corpus"]["path"]}`, digest `{provenance["corpus"]["digest"]}`
+
+## Results
+
+Measured on the split `{metrics["measured_on"]}`.
+
+{_table(metrics)}
+
+## Use
+
+    hepfm tokenizer apply THIS_FOLDER CORPUS --out TOKENS
+
+`reference.npz` holds features, ids and decoded values that loading replays. Command: `{provenance["command"]}`
+"""
+
+
+def _contract(contract: FeatureContract) -> str:
+    rows = "\n".join(
+        f"| {feature.name} | {feature.unit} | ({feature.transform}(x) - {feature.shift:g}) * {feature.scale:g} "
+        f"| {feature.seen['min']:.4g} to {feature.seen['max']:.4g} |"
+        for feature in contract.features
+    )
+    return f"| quantity | unit | feature | fitted on |\n|---|---|---|---|\n{rows}"
+
+
+def _table(metrics: dict[str, Any]) -> str:
+    rows = "\n".join(
+        f"| {name} | {value:,.6g} |" for name, value in sorted(metrics.items()) if not isinstance(value, str)
+    )
+    return f"| quantity | value |\n|---|---|\n{rows}"
