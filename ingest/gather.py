@@ -24,7 +24,7 @@ def gather(batch: pa.RecordBatch, index: np.ndarray) -> pa.RecordBatch:
 
 def _is_plain(column: pa.Array) -> bool:
     """Is it a list, never null, of values of whole bytes (or names), or of structs of these?"""
-    if not pa.types.is_list(column.type) or column.null_count or column.values.null_count and _is_struct(column):
+    if not pa.types.is_list(column.type) or column.null_count or (column.values.null_count and _is_struct(column)):
         return False
     inner = column.type.value_type
     types = [child.type for child in inner] if _is_struct(column) else [inner]
@@ -61,8 +61,9 @@ def _gather_values(values: pa.Array, offsets: np.ndarray, rows: pa.Array) -> pa.
     data = _gather_bytes(values.buffers()[1], (offsets + values.offset) * width, rows)
     valid = None
     if values.null_count:
-        flags = values.is_valid().cast(pa.uint8())
-        kept = np.frombuffer(_gather_bytes(flags.buffers()[1], offsets, rows), dtype=np.uint8)
+        bits = np.frombuffer(values.buffers()[0], dtype=np.uint8)
+        flags = np.unpackbits(bits, bitorder="little", count=values.offset + len(values))
+        kept = np.frombuffer(_gather_bytes(pa.py_buffer(flags), offsets + values.offset, rows), dtype=np.uint8)
         valid = pa.py_buffer(np.packbits(kept, bitorder="little"))
     return pa.Array.from_buffers(values.type, data.size // width, [valid, data])
 

@@ -71,18 +71,18 @@ def apply(tokenizer_path: Path, corpus_path: Path, out: Path, processes: int = 1
 
 def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:
     """One job a shard of the corpus; all that determines the token corpus's bytes."""
-    source = {"tokenizer": tokenizer.hash, "source": corpus.digest}
+    made_from = {"tokenizer": tokenizer.hash, "source": corpus.digest}
     return Plan(
-        identity=source,
+        identity=made_from,
         jobs=mirror_jobs(corpus),
         kind="tokens",
         schema=token_schema(corpus, tokenizer.codes),
         labels=corpus.manifest.labels,
         axis=corpus.manifest.axis,
         block_records=BLOCK_RECORDS["tokens"],
-        provenance={**source, "command": "hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS"},
+        provenance={"command": "hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS"},
         # The path is relative: it holds wherever both folders are moved together.
-        tokens={**source, "codes": tokenizer.codes, "source_path": os.path.relpath(corpus.path, out)},
+        tokens={**made_from, "codes": tokenizer.codes, "source_path": os.path.relpath(corpus.path, out)},
     )
 
 

@@ -16,20 +16,32 @@ class Source(Protocol):
     A source is picklable (worker processes read with it) and holds no open file. An *entry* is the unit in which its
     files are cut: a jet, a shower, or a collision event that gives any number of jets. Splits are made on runs of
     entries, so an event is never divided between them.
-
-    Attributes:
-        name: what a user calls it (``jetclass``).
-        kind: kind of record it gives.
-        schema: what it provides, from :func:`hepfm.core.records.schema`.
-        axis: the axis that deta and dphi refer to: ``stored``, ``constituent_sum``, or empty for showers.
-        labels: every label name, in order; the dictionary of each batch's label column.
     """
 
-    name: str
-    kind: Kind
-    schema: pa.Schema
-    axis: str
-    labels: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """What a user calls it (``jetclass``)."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of record it gives."""
+        ...
+
+    @property
+    def schema(self) -> pa.Schema:
+        """What it provides, from :func:`hepfm.core.records.schema`."""
+        ...
+
+    @property
+    def axis(self) -> str:
+        """The axis that deta and dphi refer to: ``stored``, ``constituent_sum``, or empty for showers."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Every label name, in order: the dictionary of each batch's label column."""
+        ...
 
     def settings(self) -> dict[str, Any]:
         """Plain data: every setting that shapes the records. It is part of the corpus's identity."""

@@ -27,7 +27,7 @@ class Command:
 
 # A longer name stands before the shorter one that it begins with.
 COMMANDS = (
-    Command("ingest pythia", "hepfm.ingest.simulate.command", "IngestPythiaConfig", "simulate JetClass ROOT files"),
+    Command("ingest pythia", "hepfm.ingest.simulate.command", "PythiaConfig", "simulate JetClass ROOT files"),
     Command("ingest", "hepfm.ingest.command", "IngestConfig", "raw files (SOURCE FILES...) -> a corpus", "ingest"),
     Command("corpus verify", "hepfm.ingest.command", "VerifyConfig", "check every byte and rule", "verify_corpus"),
     Command("corpus inspect", "hepfm.ingest.command", "InspectConfig", "what a corpus holds", "inspect_corpus"),

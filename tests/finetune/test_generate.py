@@ -83,7 +83,7 @@ def test_jetclass_file_has_the_same_jets(model: Path, tmp_path: Path, capsys: py
     assert "reached the maximum of 15 constituents" in told.err
     main(GenerateConfig(str(model), tmp_path / "jets.parquet", n=70, format="parquet", batch=3))
     batch = pq.read_table(tmp_path / "jets.parquet").combine_chunks().to_batches()[0]
-    with uproot.open(tmp_path / "jets.root:tree") as tree:
+    with uproot.open({tmp_path / "jets.root": "tree"}) as tree:
         np.testing.assert_allclose(tree["jet_pt"].array().to_numpy(), records.values_of(batch.column("pt")), rtol=1e-5)
         deta = np.concatenate([np.asarray(jet) for jet in tree["part_deta"].array()])
     np.testing.assert_allclose(np.abs(deta), np.abs(records.points_of(batch, "deta")), atol=1e-6)

@@ -1,0 +1,81 @@
+"""Toy jets as records, and a source of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hepfm.core import records
+from hepfm.core.draws import generator
+
+LABELS = ("QCD", "Tbqq")
+JET = ("pt", "mass", "label")
+
+
+def jets(count: int, seed: int = 0, classes: int = 2) -> dict[str, np.ndarray]:
+    """Jets with one (QCD) or three (Tbqq) cores of softer and wider particles: pt, deta, dphi, offsets, label."""
+    draw = generator("toy jets", seed)
+    lengths = draw.integers(1, 60, count)
+    label = np.arange(count) % classes
+    of = np.repeat(np.arange(count), lengths)
+    core = draw.normal(0, 0.2, (count, 3, 2)) * label[:, None, None]
+    share = draw.pareto(1.2, lengths.sum()) + 0.01
+    pt = 700 * share / np.bincount(of, share)[of]
+    angle = core[of, draw.integers(0, 3, len(of))] + draw.normal(0, 0.1, (len(of), 2)) / (1 + pt[:, None] / 20)
+    order = np.lexsort((-pt, of))
+    return {
+        "pt": pt[order].astype(np.float32),
+        "deta": angle[order, 0].astype(np.float32),
+        "dphi": angle[order, 1].astype(np.float32),
+        "offsets": np.concatenate([[0], np.cumsum(lengths)]),
+        "label": label,
+    }
+
+
+def batch_of(data: dict[str, np.ndarray], points: tuple[str, ...] = ("pt", "deta", "dphi")) -> pa.RecordBatch:
+    """Those jets as records."""
+    schema = records.schema("jets", points, JET)
+    item = schema.field("constituents").type
+    count = len(data["offsets"]) - 1
+    inner = pa.StructArray.from_arrays([pa.array(data[name]) for name in points], fields=list(item.value_type))
+    columns = [
+        pa.ListArray.from_arrays(pa.array(data["offsets"].astype(np.int32)), inner, type=item),
+        pa.array(np.full(count, 700, np.float32)),
+        pa.array(np.arange(count, dtype=np.float32)),
+        pa.DictionaryArray.from_arrays(pa.array(data["label"].astype(np.int16)), pa.array(LABELS)),
+        pa.array(np.zeros(count, np.int32)),
+        pa.array(np.arange(count)),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+@dataclass(frozen=True)
+class ToyJets:
+    """A source whose files say how many toy jets they hold; ``pt_scale`` makes another quantity of pt."""
+
+    pt_scale: float = 1.0
+    axis: str = "stored"
+    points: tuple[str, ...] = ("pt", "deta", "dphi")
+    name: str = "toyjets"
+    kind: records.Kind = "jets"
+    labels: tuple[str, ...] = LABELS
+
+    @property
+    def schema(self) -> pa.Schema:
+        return records.schema("jets", self.points, JET)
+
+    def settings(self) -> dict[str, Any]:
+        return {"pt_scale": self.pt_scale}
+
+    def entries(self, path: Path) -> int:
+        return json.loads(path.read_text())["entries"]
+
+    def read(self, path: Path, start: int, stop: int) -> pa.RecordBatch:
+        data = jets(json.loads(path.read_text())["entries"])
+        data["pt"] = data["pt"] * np.float32(self.pt_scale)
+        return batch_of(data, self.points).slice(start, stop - start)
