@@ -23,6 +23,7 @@ def describe(corpus: Corpus) -> str:
         list(_splits(manifest)),
         list(_labels(manifest)),
         list(_quantities(manifest)),
+        list(_names(manifest)),
         list(_provenance(manifest)),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
@@ -50,6 +51,8 @@ def _quantities(manifest: Manifest) -> Iterator[str]:
     rows: list[tuple[str, ...]] = [("quantity", "unit", "min", "max", "mean", "std", "nulls")]
     known = dict(quantities(manifest.schema))
     for name, figures in manifest.statistics.items():
+        if "values" in figures:
+            continue
         metadata = known[name].metadata if name in known else None
         unit = (metadata or {}).get(b"unit", b"").decode()
         if name == manifest.points_column:
@@ -58,6 +61,14 @@ def _quantities(manifest: Manifest) -> Iterator[str]:
         share = figures["nulls"] / max(1, figures["nulls"] + figures["count"])
         rows.append((name, unit, *numbers, f"{share:.1%}" if share else ""))
     return _table(rows)
+
+
+def _names(manifest: Manifest) -> Iterator[str]:
+    """How often each name of a quantity occurs (labels have a table of their own)."""
+    for name, figures in manifest.statistics.items():
+        if "values" in figures and name != "label":
+            counts = {value: count for value, count in figures["values"].items() if count}
+            yield f"{name}: " + ", ".join(f"{value} {count / figures['count']:.1%}" for value, count in counts.items())
 
 
 def _provenance(manifest: Manifest) -> Iterator[str]:

@@ -98,6 +98,7 @@ SCHEMA = records.schema(
 # The one further branch that a file of ours has: ROOT's counter of the part_* arrays.
 COUNTER = "npart"
 BASKET_ENTRIES = 2_000
+_PREFIX = "part_"
 _BASKETS = 100
 _FILE_ID = uuid.UUID(int=0)
 _FIXED_TIME_CODE = (1 << 21) | (1 << 16)  # 1 January 1995, where ROOT's clock starts
@@ -138,9 +139,13 @@ def write_jetclass(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
             partial.open("w+b") as stream,
             uproot.recreate(stream, compression=uproot.LZ4(4), uuid_function=lambda: _FILE_ID) as file,
         ):
-            types = {name: f"var * {dtype}" for name, dtype in PART_DTYPES.items()}
+            fields = ", ".join(f"{name.removeprefix(_PREFIX)}: {dtype}" for name, dtype in PART_DTYPES.items())
             tree = file.mktree(
-                TREE, {**types, **SCALAR_DTYPES}, counter_name=lambda _: COUNTER, initial_basket_capacity=_BASKETS
+                TREE,
+                {"part": f"var * {{{fields}}}", **SCALAR_DTYPES},
+                counter_name=lambda _: COUNTER,
+                field_name=lambda _, field: _PREFIX + field,
+                initial_basket_capacity=_BASKETS,
             )
             for table in _regrouped(batches, BASKET_ENTRIES):
                 tree.extend(_branches(table, path))
@@ -189,13 +194,15 @@ def _branches(batch: pa.RecordBatch, path: Path) -> dict[str, ak.Array | np.ndar
     offsets = records.offsets_of(column)
     jet_eta, jet_phi = (_jet(batch, name) for name in ("eta", "phi"))
     parts = _part_branches(points, offsets, jet_eta, jet_phi)
-    arrays = {name: _jagged(offsets, parts[name], dtype) for name, dtype in PART_DTYPES.items()}
+    contents = [ak.contents.NumpyArray(parts[name].astype(dtype)) for name, dtype in PART_DTYPES.items()]
+    fields = [name.removeprefix(_PREFIX) for name in PART_DTYPES]
+    lists = ak.contents.ListOffsetArray(ak.index.Index64(offsets), ak.contents.RecordArray(contents, fields))
     scalars = {
         **_label_branches(batch, path),
         **_jet_branches(batch, offsets, parts, jet_eta, jet_phi),
         **dict.fromkeys(AUX_BRANCHES, np.full(len(batch), np.nan)),
     }
-    return {**arrays, **{name: scalars[name].astype(dtype) for name, dtype in SCALAR_DTYPES.items()}}
+    return {"part": ak.Array(lists), **{name: scalars[name].astype(dtype) for name, dtype in SCALAR_DTYPES.items()}}
 
 
 def _part_branches(
@@ -263,11 +270,6 @@ def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     if filled.any():
         sums[filled] = np.add.reduceat(values, offsets[:-1][filled], dtype=np.float64)
     return sums
-
-
-def _jagged(offsets: np.ndarray, values: np.ndarray, dtype: str) -> ak.Array:
-    content = ak.contents.NumpyArray(values.astype(dtype))
-    return ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets), content))
 
 
 def _jet(batch: pa.RecordBatch, name: str, otherwise: np.ndarray | None = None) -> np.ndarray:

@@ -152,7 +152,7 @@ def _identity(labels: Sequence[str], jets_per_label: int, seed: int, jets_per_fi
         "jets_per_label": jets_per_label,
         "jets_per_file": jets_per_file,
         "seed": seed,
-        "processes": digest_of(rows),
+        "physics": digest_of(rows),
         "versions": {name: metadata.version(name) for name in ("pythia8mc", "fastjet")},
     }
 

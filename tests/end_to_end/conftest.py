@@ -103,5 +103,5 @@ def jetclass_files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for seed, label in enumerate(("QCD", "Tbqq")):
         files.append(folder / f"{label}.root")
         with uproot.recreate(files[-1]) as file:
-            file["tree"] = fake_jets(3000, seed, label)
+            file.mktree("tree", fake_jets(3000, seed, label))
     return files

@@ -67,20 +67,20 @@ def test_a_truncated_root_file(hepfm: Hepfm, tmp_path: Path, jetclass_files: lis
 
 def test_the_wrong_tree_is_told_with_those_present(hepfm: Hepfm, tmp_path: Path) -> None:
     with uproot.recreate(tmp_path / "a.root") as file:
-        file["Events"] = {"x": np.arange(3)}
+        file.mktree("Events", {"x": np.arange(3)})
     refused(hepfm("ingest", "jetclass", tmp_path / "a.root", "--out", tmp_path / "c"), "'tree'", "Events")
 
 
 def test_a_missing_branch_is_named(hepfm: Hepfm, tmp_path: Path) -> None:
     with uproot.recreate(tmp_path / "a.root") as file:
-        file["tree"] = {"jet_pt": np.arange(3.0)}
+        file.mktree("tree", {"jet_pt": np.arange(3.0)})
     refused(hepfm("ingest", "jetclass", tmp_path / "a.root", "--out", tmp_path / "c"), "part_px", "jet_pt")
 
 
 def test_a_tree_without_entries(hepfm: Hepfm, tmp_path: Path, jetclass_files: list[Path]) -> None:
     with uproot.open(jetclass_files[0]) as file, uproot.recreate(tmp_path / "a.root") as empty:
         arrays = file["tree"].arrays(entry_stop=0)
-        empty["tree"] = {name: arrays[name] for name in arrays.fields}
+        empty.mktree("tree", {name: arrays[name] for name in arrays.fields})
     refused(hepfm("ingest", "jetclass", tmp_path / "a.root", "--out", tmp_path / "c"), "a.root")
 
 

@@ -83,12 +83,9 @@ def test_minimum_and_maximum_length_are_kept() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_seed_gives_the_same_samples_whatever_the_batch_size(kind: str) -> None:
     backbone = network(kind)
-    reference = generate(backbone, 700, seed=2, max_length=MAX_LENGTH, batch=256)
-    for batch in (1, 7, 64, 700):
-        sampled = generate(backbone, 700, seed=2, max_length=MAX_LENGTH, batch=batch)
-        np.testing.assert_array_equal(sampled.offsets, reference.offsets)
-        np.testing.assert_array_equal(sampled.tokens, reference.tokens)
-        assert sampled.hit_maximum == reference.hit_maximum
+    reference = lists(generate(backbone, 400, seed=2, max_length=MAX_LENGTH, batch=256))
+    for batch, n in ((1, 40), (7, 40), (64, 400), (400, 400)):
+        assert lists(generate(backbone, n, seed=2, max_length=MAX_LENGTH, batch=batch)) == reference[:n]
 
 
 def test_parts_are_the_same_samples_as_the_whole() -> None:

@@ -13,8 +13,11 @@ import pytest
 from toy_source import DyingSource, ToySource, write_files
 
 from hepfm.core.errors import HepfmError
+from hepfm.core.versions import versions
+from hepfm.ingest import jobs
 from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.verify import verify
 
 Options = Callable[..., BuildOptions]
 SIZES = (500, 400, 300)
@@ -195,3 +198,28 @@ def test_two_builds_do_not_write_one_folder(
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_build_does_not_continue_under_other_versions(
+    raw: Path,
+    tmp_path: Path,
+    toy_options: Options,
+    subprocess_env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subprocess.run(arguments(raw, tmp_path / "c", 1, 0, 12), env=subprocess_env, capture_output=True, timeout=60)
+    monkeypatch.setattr(jobs, "versions", lambda: {**versions(), "numpy": "0.1"})
+    with pytest.raises(HepfmError, match=r"was begun with other versions: numpy .* -> 0.1 \(go back to them"):
+        build(ToySource(), sorted(raw.iterdir()), tmp_path / "c", toy_options(run_entries=25, shard_entries=400))
+
+
+def test_death_after_the_last_write_leaves_a_finished_corpus(
+    raw: Path, whole: dict[str, bytes], tmp_path: Path, toy_options: Options
+) -> None:
+    options = toy_options(run_entries=25, shard_entries=400)
+    build(ToySource(), sorted(raw.iterdir()), tmp_path / "c", options)
+    (tmp_path / "c" / ".build" / "train").mkdir(parents=True)
+    (tmp_path / "c" / ".build" / "plan.json").write_text("{}")
+    assert verify(tmp_path / "c") == []
+    build(ToySource(), sorted(raw.iterdir()), tmp_path / "c", options)
+    assert content(tmp_path / "c") == whole
