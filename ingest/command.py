@@ -6,7 +6,9 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from hepfm.core.errors import HepfmError
@@ -27,9 +29,9 @@ def _cores() -> int:
 class IngestConfig:
     """Build a corpus from raw files. Run again after an interruption, it continues; the result is the same bytes."""
 
-    source: Positional[str]
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """Format of the files: jetclass."""
-    files: Positional[tuple[Path, ...]]
+    files: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILES...")]
     """Raw files, each once."""
     out: Path
     """Folder of the corpus: new, empty, or begun with the same command."""
@@ -53,7 +55,7 @@ def ingest(config: IngestConfig) -> None:
 class VerifyConfig:
     """Check every checksum, count and rule of a corpus."""
 
-    corpus: Positional[Path]
+    corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
     """Folder of the corpus."""
 
 
@@ -77,7 +79,7 @@ def verify_corpus(config: VerifyConfig) -> None:
 class InspectConfig:
     """Show a corpus: schema with units, counts, labels, ranges, cut flow, origin."""
 
-    corpus: Positional[Path]
+    corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
     """Folder of the corpus."""
 
 

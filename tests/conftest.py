@@ -83,3 +83,56 @@ def token_corpus(tmp_path_factory: pytest.TempPathFactory) -> TokenCorpusMaker:
         return made[key]
 
     return make
+
+
+REAL_JETCLASS = Path(__file__).resolve().parents[1] / "../shared/data/jetclass"
+
+
+@pytest.fixture
+def real_jetclass_files(tmp_path: Path) -> list[Path]:
+    """500 real JetClass jets of all ten classes as five ROOT files; they have no charge, species or displacement."""
+    from hepfm.core.records import schema
+    from hepfm.ingest.formats.batches import jet_batch
+    from hepfm.ingest.formats.jetclass import LABELS, write_jetclass
+
+    files = {name: REAL_JETCLASS / f"jetclass_500_{name}.npy" for name in ("pfVectors", "pfMask", "labels")}
+    for file in files.values():
+        if not file.exists():
+            pytest.skip(f"{file} is not there")
+    filled = np.load(files["pfMask"])[:, 0] > 0
+    vectors = np.load(files["pfVectors"]).astype(np.float64)
+    px, py, pz, energy = (np.where(filled, vectors[:, i], 0.0) for i in range(4))
+    jet = [component.sum(axis=1) for component in (px, py, pz, energy)]
+    jet_pt, jet_phi = np.hypot(jet[0], jet[1]), np.arctan2(jet[1], jet[0])
+    jet_eta = np.arcsinh(jet[2] / jet_pt)
+    label = np.load(files["labels"]).argmax(axis=1)
+    provided = schema("jets", ("pt", "deta", "dphi", "energy"), ("pt", "eta", "phi", "mass", "label"))
+    paths = []
+    for first in range(0, 500, 100):
+        part = slice(first, first + 100)
+        inside = filled[part]
+        lengths = inside.sum(axis=1)
+        pt = np.hypot(px[part], py[part])[inside]
+        eta = np.arcsinh(pz[part][inside] / pt)
+        dphi = np.arctan2(py[part], px[part])[inside] - np.repeat(jet_phi[part], lengths)
+        points = {
+            "pt": pt,
+            "deta": eta - np.repeat(jet_eta[part], lengths),
+            "dphi": (dphi + np.pi) % (2 * np.pi) - np.pi,
+            "energy": energy[part][inside],
+        }
+        momentum_squared = sum(component[part] ** 2 for component in jet[:3])
+        columns = {
+            "pt": jet_pt[part],
+            "eta": jet_eta[part],
+            "phi": jet_phi[part],
+            "mass": np.sqrt(jet[3][part] ** 2 - momentum_squared),
+            "label": label[part],
+            "source_file": np.zeros(100),
+            "source_entry": np.arange(100),
+        }
+        path = tmp_path / f"jetclass_{first // 100:03d}.root"
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        write_jetclass(path, [jet_batch(provided, LABELS, offsets, points, columns)])
+        paths.append(path)
+    return paths

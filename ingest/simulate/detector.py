@@ -12,12 +12,9 @@ from hepfm.ingest.simulate.calorimeter import MAX_ETA, Calorimeter, Deposits
 from hepfm.ingest.simulate.particles import SPECIES, Candidates, Particles, concatenate
 from hepfm.ingest.simulate.tracker import charges, helix, track
 
-INVISIBLE = (12, 14, 16, 1000022)
-# What leaves its energy where: all of it in one calorimeter, long-lived strange neutrals in both.
+NEUTRINOS = (12, 14, 16)
 ELECTROMAGNETIC = (11, 22)
 MUON = 13
-SHARED = (310, 3122)
-SHARED_ECAL_FRACTION = 0.3
 # Softer particles neither make a track nor add to a tower that passes its threshold.
 MIN_PT_GEV = 0.1
 
@@ -45,7 +42,7 @@ def detect(particles: Particles, rng: np.random.Generator) -> Candidates:
     Returns:
         Candidates, ordered by event.
     """
-    visible = ~np.isin(np.abs(particles.pdg), INVISIBLE) & (np.hypot(particles.px, particles.py) > MIN_PT_GEV)
+    visible = ~np.isin(np.abs(particles.pdg), NEUTRINOS) & (np.hypot(particles.px, particles.py) > MIN_PT_GEV)
     particles = particles.take(visible)
     charge = charges(particles.pdg)
     charged = np.flatnonzero(charge != 0)
@@ -55,24 +52,19 @@ def detect(particles: Particles, rng: np.random.Generator) -> Candidates:
     eta = np.arcsinh(particles.pz / np.hypot(particles.px, particles.py))
     phi = np.arctan2(particles.py, particles.px)
     eta[charged], phi[charged] = path.calorimeter_eta, path.calorimeter_phi
-    ecal_fraction = _ecal_fraction(particles.pdg)
-    hcal_fraction = np.where(np.abs(particles.pdg) == MUON, 0.0, 1.0 - ecal_fraction)
+    # Everything but muons leaves all its energy in one of the two calorimeters.
+    electromagnetic = np.isin(np.abs(particles.pdg), ELECTROMAGNETIC)
+    hadronic = ~electromagnetic & (np.abs(particles.pdg) != MUON)
 
     tracked = charged[found]
     neutrals = []
-    for calorimeter, fraction in ((ECAL, ecal_fraction), (HCAL, hcal_fraction)):
-        inside = (np.abs(eta) < MAX_ETA) & (fraction > 0)
-        deposits = Deposits(particles.event[inside], eta[inside], phi[inside], (particles.energy * fraction)[inside])
+    for calorimeter, absorbed in ((ECAL, electromagnetic), (HCAL, hadronic)):
+        inside = absorbed & (np.abs(eta) < MAX_ETA)
+        deposits = Deposits(particles.event[inside], eta[inside], phi[inside], particles.energy[inside])
         pointing = inside[tracked]
         where = tracked[pointing]
-        expected = tracks.energy[pointing] * fraction[where]
+        expected = tracks.energy[pointing]
         known = Deposits(particles.event[where], eta[where], phi[where], expected)
         neutrals.append(calorimeter.neutral(deposits, known, expected * relative[pointing], rng))
     candidates = concatenate([tracks, *neutrals])
     return candidates.take(np.argsort(candidates.event, kind="stable"))
-
-
-def _ecal_fraction(pdg: np.ndarray) -> np.ndarray:
-    size = np.abs(pdg)
-    fraction = np.where(np.isin(size, ELECTROMAGNETIC), 1.0, 0.0)
-    return np.where(np.isin(size, SHARED), SHARED_ECAL_FRACTION, fraction)

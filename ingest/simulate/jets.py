@@ -50,8 +50,11 @@ class Jets:
         """Jets where the (n,) boolean ``keep`` is true."""
         lengths = np.diff(self.offsets)
         offsets = np.concatenate(([0], np.cumsum(lengths[keep])))
-        vectors = [component[keep] for component in (self.event, self.px, self.py, self.pz, self.energy)]
-        return Jets(*vectors, offsets=offsets, index=self.index[np.repeat(keep, lengths)])
+        index = self.index[np.repeat(keep, lengths)]
+        event, px, py, pz, energy = (
+            component[keep] for component in (self.event, self.px, self.py, self.pz, self.energy)
+        )
+        return Jets(event, px, py, pz, energy, offsets, index)
 
 
 def cluster(candidates: Candidates, min_pt: float = MIN_PT_GEV, radius: float = RADIUS) -> Jets:
@@ -77,7 +80,8 @@ def cluster(candidates: Candidates, min_pt: float = MIN_PT_GEV, radius: float = 
     jet = np.repeat(np.arange(len(flat)), np.diff(offsets))
     pt = np.hypot(candidates.px, candidates.py)
     index = index[np.lexsort((-pt[index], jet))]
-    return Jets(np.repeat(events, per_event), *(ak.to_numpy(flat[name]) for name in names), offsets, index)
+    px, py, pz, energy = (ak.to_numpy(flat[name]) for name in names)
+    return Jets(np.repeat(events, per_event), px, py, pz, energy, offsets, index)
 
 
 def in_acceptance(jets: Jets) -> np.ndarray:

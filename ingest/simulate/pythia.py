@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,9 @@ def require_pythia() -> Any:
         HepfmError: it is not installed.
     """
     try:
-        import pythia8mc
+        return import_module("pythia8mc")
     except ImportError as error:
         raise HepfmError("Pythia 8 is not installed", "simulation", "pip install 'hepfm[simulate]'") from error
-    return pythia8mc
 
 
 class Generator:

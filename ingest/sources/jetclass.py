@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -47,7 +46,6 @@ SMALL_BASKET_ENTRIES = 4_096
 WINDOW_ENTRIES = 16_384
 
 
-@dataclass(frozen=True)
 class JetClassSource:
     """Reader of JetClass ROOT files: one record an entry, class by label branch (never by file name).
 
@@ -56,11 +54,11 @@ class JetClassSource:
     not. Axis: the stored jet axis. tau1 to tau4 and soft-drop mass are the file's.
     """
 
-    name: ClassVar[str] = "jetclass"
-    kind: ClassVar[Kind] = "jets"
-    schema: ClassVar[pa.Schema] = SCHEMA
-    axis: ClassVar[str] = "stored"
-    labels: ClassVar[tuple[str, ...]] = LABELS
+    name: str = "jetclass"
+    kind: Kind = "jets"
+    schema: pa.Schema = SCHEMA
+    axis: str = "stored"
+    labels: tuple[str, ...] = LABELS
 
     def settings(self) -> dict[str, Any]:
         """Nothing about this source can be set."""
@@ -172,8 +170,11 @@ def _open_root(path: Path) -> Any:
     if path.is_dir():
         raise HepfmError("a folder, not a ROOT file", path, "name the files in it")
     size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(20)
+    try:
+        with path.open("rb") as file:
+            head = file.read(20)
+    except OSError as error:
+        raise HepfmError(f"cannot be opened ({error.strerror})", path) from error
     if head[:4] != b"root":
         what = "an empty file" if not size else "not a ROOT file"
         raise HepfmError(what, path, "JetClass files are ROOT files with a tree 'tree'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import runpy
@@ -283,7 +284,7 @@ def test_parts_cover_the_batch_in_order_and_differ_by_one_record_at_most(start: 
     slices = [part(start, records, index, parts) for index in range(parts)]
     assert slices[0][0] == start
     assert slices[-1][1] == start + records
-    assert all(before[1] == after[0] for before, after in zip(slices, slices[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(slices))
     sizes = {stop - first for first, stop in slices}
     assert max(sizes) - min(sizes) <= 1
 

@@ -54,3 +54,31 @@ def small() -> VQVAEConfig:
     from hepfm.tokenize.network import VQVAEConfig
 
     return VQVAEConfig(codes=64, width=16, blocks=1, heads=2)
+
+
+@pytest.fixture(scope="session")
+def fit_config(small: VQVAEConfig) -> Callable[..., Any]:
+    """Settings of a fit that takes seconds: ``fit_config(corpus, out, steps=..., codes=...)``."""
+    from hepfm.core.engine.config import TrainingConfig
+    from hepfm.tokenize.fit import TokenizerFitConfig
+
+    def config(corpus: Corpus, out: Path, codes: int = 64, **training: Any) -> TokenizerFitConfig:
+        wanted = {"steps": 20, "batch_records": 32, "warmup_steps": 2, "validation_records": 64, "log_every": 1}
+        return TokenizerFitConfig(
+            corpus=corpus.path,
+            out=out,
+            network=replace(small, codes=codes),
+            training=TrainingConfig(**(wanted | {"learning_rate": 2e-3} | training)),
+        )
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def run(corpus: Corpus, fit_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a small tokenizer; tests do not change it."""
+    from hepfm.tokenize.fit import main
+
+    out = tmp_path_factory.mktemp("fit") / "run"
+    main(fit_config(corpus, out))
+    return out

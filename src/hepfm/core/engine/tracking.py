@@ -33,7 +33,7 @@ class Tracker:
     def close(self) -> None:
         if self._run is not None:
             try:
-                self._run.finish(quiet=True)
+                self._run.finish()
             except Exception as error:
                 say(f"wandb did not finish: {error}")
 
@@ -41,7 +41,8 @@ class Tracker:
 def _start(run: RunFolder, identity: dict[str, Any]) -> Any:
     import wandb  # a second of imports that most runs do without
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    logged_in = wandb.login(prompt=False, verify=False)
+    mode = os.environ.get("WANDB_MODE") or ("online" if logged_in else "offline")
     return wandb.init(
         project=os.environ.get("WANDB_PROJECT", "hepfm"),
         name=run.path.name,

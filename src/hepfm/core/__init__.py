@@ -1,1 +1,0 @@
-"""What every stage shares: errors, records, observables, networks, the training engine, artifacts."""

@@ -1,1 +1,0 @@
-"""Training: one loop on DeepSpeed that tokenizers, backbones and heads share."""

@@ -1,1 +1,0 @@
-"""Neural-network blocks that every stage shares: ragged layouts, attention, the transformer, the vocabulary head."""
