@@ -21,7 +21,7 @@ class AdaptConfig:
     tokens: Positional[tuple[Path, ...]]
     """Token corpora, made by the backbone's own tokenizer."""
     backbone: str
-    """Run or artifact folder of the pretrained backbone."""
+    """Pretrained backbone: a run, an artifact folder, a hub id or a URL."""
     out: Path
     """Folder of the run."""
     nproc: int = 1

@@ -39,7 +39,7 @@ class GenerateConfig:
     """
 
     model: Positional[str]
-    """Run or artifact folder of a backbone."""
+    """Backbone: a run, an artifact folder, a hub id or a URL."""
     out: Path
     """File to write."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1000
@@ -79,7 +79,7 @@ class Jets:
     """Jets from a backbone and the tokenizer it carries.
 
     Args:
-        model: run or artifact folder of a backbone.
+        model: backbone, as a run, an artifact folder, a hub id or a URL.
 
     Attributes:
         max_length: largest number of constituents.

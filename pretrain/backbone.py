@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hepfm.core.artifacts import Artifact, locate, read_artifact, write_artifact
+from hepfm.core.artifacts import Artifact, read_artifact, write_artifact
 from hepfm.core.config import from_dict
 from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
@@ -18,6 +18,7 @@ from hepfm.core.nn.cache import Cache
 from hepfm.core.nn.head import Head
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import Transformer, TransformerConfig
+from hepfm.core.resolve import resolve
 
 KIND = "backbone"
 REFERENCE_LENGTHS = (1, 9, 24)
@@ -160,12 +161,15 @@ def save_backbone(
 
 
 def load_backbone(name: str | Path) -> tuple[Backbone, Artifact]:
-    """Load the backbone of a run or an artifact folder, on the CPU, and replay its reference outputs.
+    """Load a backbone, on the CPU, and replay its reference outputs.
+
+    Args:
+        name: whatever :func:`hepfm.core.resolve.resolve` takes: a run, an artifact folder, a hub id, a URL.
 
     Raises:
         HepfmError: no backbone, a tensor that does not fit, or outputs that differ from those it was saved with.
     """
-    artifact = read_artifact(locate(name), KIND)
+    artifact = read_artifact(resolve(name), KIND)
     try:
         backbone = Backbone(from_dict(BackboneConfig, artifact.architecture, artifact.path))
     except (ValueError, TypeError) as error:

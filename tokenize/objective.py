@@ -76,7 +76,8 @@ class Objective(nn.Module):
         pt, deta, dphi = (self._physical(features, name) for name in KINEMATICS)
         vectors = [pt * dphi.cos(), pt * dphi.sin(), pt * deta.sinh(), pt * deta.cosh()]
         lengths = layout.offsets.diff()
-        jet = torch.repeat_interleave(torch.arange(layout.sequences, device=features.device), lengths.long())
+        numbers = torch.arange(layout.sequences, device=features.device)
+        jet = torch.repeat_interleave(numbers, lengths.long(), output_size=layout.tokens)
         sums = features.new_zeros(layout.sequences, 4).index_add(0, jet, torch.stack(vectors, dim=1))
         px, py, pz, energy = sums.unbind(1)
         squared = (energy - pz) * (energy + pz) - px.square() - py.square()

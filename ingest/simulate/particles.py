@@ -61,8 +61,8 @@ class Candidates(_Arrays):
 
 @dataclass(frozen=True)
 class Partons(_Arrays):
-    """Decay products (quarks, gluons, leptons) of the resonances of a class: event, resonance they come from (any
-    number that tells two of an event apart), eta, phi."""
+    """Decay products (quarks, gluons, leptons) of the resonances of a class: event, number of the resonance they come
+    from (no two resonances of a batch have the same), eta, phi."""
 
     resonance: np.ndarray
     eta: np.ndarray

@@ -54,7 +54,7 @@ class Records:
 
 
 class Toy(nn.Module):
-    """Predicts a function of each token. With ``noisy``: dropout, and a running mean kept in a buffer."""
+    """Predicts a function of each token and counts tokens. With ``noisy``: dropout, and a running mean."""
 
     def __init__(self, noisy: bool) -> None:
         super().__init__()
@@ -65,12 +65,14 @@ class Toy(nn.Module):
         self.out = nn.Linear(40, CODES)
         self.frozen = nn.Parameter(torch.rand(40), requires_grad=False)
         self.register_buffer("mean", torch.zeros(40))
-        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.noisy = noisy
 
     def forward(self, tokens: Tensor) -> Losses:
         weights = torch.where(tokens < 0, torch.inf, 1.0)
         tokens = tokens.clamp(min=0)
+        if self.training:
+            self._count(tokens)
         hidden = self.norm(torch.relu(self.hidden(self.embedding(tokens)))) * self.frozen
         if self.noisy:
             hidden = F.dropout(hidden + 0.1 * self.mean.tanh(), 0.1, self.training)
@@ -85,7 +87,13 @@ class Toy(nn.Module):
     def _update_mean(self, total: Tensor) -> None:
         torch.distributed.all_reduce(total)
         self.mean.mul_(0.9).add_(total, alpha=1e-3)
-        self.batches.add_(1)
+
+    @torch.no_grad()
+    def _count(self, tokens: Tensor) -> None:
+        count = torch.tensor(len(tokens))
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(count)
+        self.seen.add_(count)
 
 
 def fit(out: Path, noisy: bool = False, bad: int | None = None, **settings: object) -> dict[str, Tensor]:

@@ -156,7 +156,7 @@ def test_the_file_follows_the_conventions_of_jetclass(good: Path) -> None:
     neutral = raw["part_charge"] == 0
     assert (raw["part_d0val"][neutral] == 0).all()
     assert np.array_equal(np.isnan(records.points_of(batch, "d0")), neutral)
-    momentum = np.hypot(ak.sum(content["part_px"], axis=1), ak.sum(content["part_py"], axis=1))
+    momentum = np.hypot(*(ak.to_numpy(ak.sum(content[f"part_p{axis}"], axis=1)) for axis in "xy"))
     assert np.allclose(momentum, batch.column("pt_constituents"), rtol=1e-5)
     assert np.isnan(raw["aux_truth_match"]).all()
 

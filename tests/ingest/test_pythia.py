@@ -17,7 +17,6 @@ import pytest
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.simulate import jets as simulated
-from hepfm.ingest.simulate import produce
 from hepfm.ingest.simulate.detector import detect
 from hepfm.ingest.simulate.particles import SPECIES, Candidates, Particles, Partons
 from hepfm.ingest.simulate.processes import LABELS
@@ -163,6 +162,11 @@ class TestJets:
             assert members.px.sum() == pytest.approx(jets.px[i])
             assert members.energy.sum() == pytest.approx(jets.energy[i])
             assert (np.diff(np.hypot(members.px, members.py)) <= 0).all()
+
+    def test_events_without_a_jet_give_an_empty_batch(self) -> None:
+        candidates = random_candidates(5, 4)
+        none = simulated.cluster(candidates, min_pt=1e5)
+        assert len(simulated.records_of(none, candidates, "QCD")) == 0
 
     def test_matching_asks_for_all_products_of_one_resonance(self) -> None:
         def at(event: list[int], resonance: list[int], eta: list[float], phi: list[float]) -> Partons:

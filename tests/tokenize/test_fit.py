@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from toy_jets import RealJets
 
 from hepfm.core.artifacts import read_artifact
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.runs import read_metrics
+from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.data import PackedPoints, PointBatches
@@ -24,6 +26,8 @@ from hepfm.tokenize.network import VQVAE, VQVAEConfig
 from hepfm.tokenize.objective import LossConfig, Objective
 from hepfm.tokenize.quality import measure, perplexity
 from hepfm.tokenize.registry import load_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_run_ends_in_an_artifact_with_its_quality(run: Path, corpus: Corpus) -> None:
@@ -65,6 +69,19 @@ def test_a_corpus_with_a_train_split_only_is_enough(
     tiny = make_corpus(120, splits=(1, 0, 0))
     main(fit_config(tiny, tmp_path / "run", steps=3))
     assert json.loads((tmp_path / "run" / "artifact" / "metrics.json").read_text())["measured_on"] == "train"
+
+
+def test_five_hundred_real_jets_are_enough(fit_config: Callable[..., Any], tmp_path: Path) -> None:
+    file = ROOT / "../shared/data/jetclass/jetclass_500_pfVectors.npy"
+    if not file.is_file():
+        pytest.skip(f"{file} is absent")
+    real = build(RealJets(), [file], tmp_path / "corpus", BuildOptions(block_records=128))
+    assert real.splits() == ["train"]
+    main(fit_config(real, tmp_path / "run", steps=30, codes=256))
+    metrics = read_artifact(tmp_path / "run" / "artifact").metrics()
+    assert metrics["codebook_use"] > 0.95
+    assert metrics["jet_mass_w1_gev"] < 10
+    assert metrics["pt_error"] < 0.25
 
 
 def test_more_codes_than_points_are_refused_before_anything_is_written(

@@ -79,3 +79,28 @@ class ToyJets:
         data = jets(json.loads(path.read_text())["entries"])
         data["pt"] = data["pt"] * np.float32(self.pt_scale)
         return batch_of(data, self.points).slice(start, stop - start)
+
+
+@dataclass(frozen=True)
+class RealJets(ToyJets):
+    """The 500 real JetClass jets of the sample data; a file is the array of four-vectors."""
+
+    name: str = "realjets"
+
+    def entries(self, path: Path) -> int:
+        return len(np.load(path, mmap_mode="r"))
+
+    def read(self, path: Path, start: int, stop: int) -> pa.RecordBatch:
+        px, py = np.load(path)[start:stop, :2].swapaxes(0, 1)
+        angles, mask = (
+            np.load(path.with_name(path.name.replace("Vectors", part)))[start:stop] for part in ("Points", "Mask")
+        )
+        real = mask[:, 0] > 0
+        data = {
+            "pt": np.hypot(px, py)[real].astype(np.float32),
+            "deta": angles[:, 0][real].astype(np.float32),
+            "dphi": angles[:, 1][real].astype(np.float32),
+            "offsets": np.concatenate([[0], np.cumsum(real.sum(axis=1))]),
+            "label": np.zeros(stop - start, dtype=np.int64),
+        }
+        return batch_of(data)

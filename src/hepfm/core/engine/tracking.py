@@ -20,7 +20,7 @@ class Tracker:
             try:
                 self._run = _start(run, identity)
             except Exception as error:  # whatever it is, training is worth more
-                say(f"wandb is off for this run: {error}")
+                say(f"wandb is off for this run (WANDB_MODE=offline needs no network): {error}")
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         if self._run is not None:
@@ -51,5 +51,5 @@ def _start(run: RunFolder, identity: dict[str, Any]) -> Any:
         dir=str(run.path),
         mode=mode,  # type: ignore[arg-type]
         config=identity,
-        settings=wandb.Settings(silent=True),
+        settings=wandb.Settings(silent=True, init_timeout=20),
     )

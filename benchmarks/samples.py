@@ -1,0 +1,88 @@
+"""Samples of jets to compare: from a corpus split, a JetClass ROOT file, or Parquet records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hepfm.core.errors import HepfmError
+from hepfm.core.files import sha256_file
+from hepfm.core.observables import Constituents, concatenate
+from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.sources.jetclass import JetClassSource
+
+READ_ENTRIES = 4096
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Jets and where they came from."""
+
+    jets: Constituents
+    origin: dict[str, Any]
+
+
+def read_sample(name: str | Path, limit: int | None = None, split: str = "test") -> Sample:
+    """Read a sample of jets.
+
+    Args:
+        name: a corpus folder, a JetClass ROOT file, or a Parquet file of jet records.
+        limit: jets to read at most, the first ones.
+        split: of a corpus; where it has no such split, its only one.
+
+    Raises:
+        HepfmError: nothing there, or nothing that holds jets.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return _from_corpus(path, limit, split)
+    if not path.is_file():
+        raise HepfmError("no such corpus or file", path)
+    batches = {".root": _root_batches, ".parquet": _parquet_batches}.get(path.suffix)
+    if batches is None:
+        raise HepfmError("is neither a corpus, nor a .root nor a .parquet file", path)
+    return Sample(_collect(batches(path), limit, path), {"file": path.name, "sha256": sha256_file(path)})
+
+
+def _from_corpus(path: Path, limit: int | None, split: str) -> Sample:
+    corpus = Corpus.open(path)
+    if corpus.manifest.kind != "jets":
+        raise HepfmError(f"holds {corpus.manifest.kind}, not jets", path, "name a corpus of jets")
+    names = corpus.splits()
+    chosen = split if split in names or len(names) > 1 else names[0]
+    jets = _collect(iter(corpus.split(chosen)), limit, path)
+    return Sample(jets, {"corpus": path.name, "digest": corpus.digest, "split": chosen})
+
+
+def _root_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    source = JetClassSource()
+    entries = source.entries(path)
+    for start in range(0, entries, READ_ENTRIES):
+        yield source.read(path, start, min(start + READ_ENTRIES, entries))
+
+
+def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise HepfmError(f"is not a Parquet file: {error}", path) from error
+    yield from file.iter_batches(READ_ENTRIES)
+
+
+def _collect(batches: Iterator[pa.RecordBatch], limit: int | None, path: Path) -> Constituents:
+    parts, count = [], 0
+    for batch in batches:
+        if limit is not None:
+            batch = batch.slice(0, limit - count)
+        parts.append(Constituents.from_batch(batch))
+        count += len(batch)
+        if limit is not None and count >= limit:
+            break
+    if not count:
+        raise HepfmError("holds no jets", path)
+    return concatenate(parts)
