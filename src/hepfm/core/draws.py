@@ -44,10 +44,10 @@ def hashed_uniform(key: int, *indices: np.ndarray) -> np.ndarray:
     same whichever others are asked for with it.
     """
     with np.errstate(over="ignore"):
-        state = np.uint64(key)
+        state = np.asarray(key, dtype=np.uint64)
         for index in indices:
             state = _splitmix(state + _GOLDEN * (np.asarray(index).astype(np.uint64) + np.uint64(1)))
-    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return np.asarray((state >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
 def _splitmix(value: np.ndarray) -> np.ndarray:

@@ -27,7 +27,7 @@ STYLES = (
 _INK = {"light": "#1b1f24", "dark": "#e6e9ee"}
 _FILL = {"light": "#c9ced6", "dark": "#4a515c"}
 _EDGE = {"light": "#8a929e", "dark": "#8d96a3"}
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.size": 10,
     "axes.labelsize": 11,
     "legend.fontsize": 9.5,
@@ -82,7 +82,7 @@ def ratio_plot(
     if len(samples) > len(STYLES):
         raise ValueError(f"at most {len(STYLES)} samples fit in one plot, got {len(samples)}")
     ink = _INK[theme]
-    colours = {name: ink for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
+    colours: dict[Any, Any] = {name: ink for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
     with matplotlib.rc_context({**_SETTINGS, **colours}):
         figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained", facecolor="none")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))

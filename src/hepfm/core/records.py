@@ -166,4 +166,4 @@ def values_of(array: pa.Array) -> np.ndarray:
 
 def kind_of(schema: pa.Schema) -> Kind:
     """The kind of record a schema carries."""
-    return (schema.metadata or {})[b"kind"].decode()  # type: ignore[return-value]
+    return (schema.metadata or {})[b"kind"].decode()

@@ -1,0 +1,99 @@
+"""A report tells like from unlike, says what could not be computed, and opens without a network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hepfm.benchmarks.jets import OBSERVABLES
+from hepfm.benchmarks.report import Request, evaluate_jets
+from hepfm.core.errors import HepfmError
+from hepfm.core.observables import Constituents
+
+JetMaker = Callable[..., Constituents]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, toy_jets: JetMaker) -> Path:
+    return evaluate_jets(
+        toy_jets(seed=1),
+        {"good": toy_jets(seed=2), "bad": toy_jets(seed=3, mean=30, spread=0.2)},
+        tmp_path_factory.mktemp("report"),
+        provenance={"good": {"file": "<b>a & b</b>"}},
+        floor_reference=toy_jets(seed=4),
+        baseline="bad",
+        requests=(Request("jet_mass", 3.0), Request("jet_pt", 1e6)),
+        replicas=30,
+    )
+
+
+def test_like_and_unlike_samples_are_told_apart(report: Path) -> None:
+    data = json.loads((report.parent / "report.json").read_text())
+    assert list(data["observables"]) == sorted(observable.name for observable in OBSERVABLES)
+    for name in ("jet_mass", "multiplicity", "constituent_deta"):
+        samples = data["observables"][name]["samples"]
+        assert samples["good"]["compatible"], name
+        assert not samples["bad"]["compatible"], name
+        assert samples["bad"]["wasserstein_1"]["value"] > 3 * samples["good"]["floor"]["value"]
+        times = samples["good"]["times_better_than_baseline"]
+        ratio = samples["bad"]["wasserstein_1"]["value"] / samples["good"]["wasserstein_1"]["value"]
+        assert times["value"] == pytest.approx(ratio)
+    assert [verdict["met"] for verdict in data["verdicts"]] == [True, False]
+
+
+def test_the_page_is_one_file_with_every_plot(report: Path) -> None:
+    page = report.read_text()
+    assert not re.search(r"(src|href)=[\"'](?!#|data:)", page)
+    assert "http://www.w3.org" in page  # names of XML formats only, never fetched
+    assert not re.search(r"url\([\"']?https?:", page)
+    assert page.count("<svg") == 2 * len(OBSERVABLES)
+    assert "&lt;b&gt;a &amp; b&lt;/b&gt;" in page
+    identifiers = re.findall(r'\bid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+    HTMLParser().feed(page)
+
+
+def test_the_same_input_gives_the_same_figures(report: Path, toy_jets: JetMaker, tmp_path: Path) -> None:
+    evaluate_jets(
+        toy_jets(seed=1),
+        {"good": toy_jets(seed=2)},
+        tmp_path,
+        provenance={},
+        floor_reference=toy_jets(seed=4),
+        replicas=30,
+    )
+    here, there = (json.loads((folder / "report.json").read_text()) for folder in (tmp_path, report.parent))
+    for name, item in here["observables"].items():
+        assert item["samples"]["good"]["floor"] == there["observables"][name]["samples"]["good"]["floor"]
+
+
+def test_what_cannot_be_computed_is_never_zero(toy_jets: JetMaker, tmp_path: Path) -> None:
+    single = Constituents(np.full(100, 500.0), np.zeros(100), np.zeros(100), np.arange(101))
+    evaluate_jets(toy_jets(), {"single": single}, tmp_path, provenance={}, replicas=10)
+    item = json.loads((tmp_path / "report.json").read_text())["observables"]["tau21"]["samples"]["single"]
+    assert item["wasserstein_1"] is None
+    assert item["undefined"] == 100
+    assert "not computed" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize("damage", ["few", "nan", "unit", "none"])
+def test_bad_samples_are_refused(damage: str, toy_jets: JetMaker, tmp_path: Path) -> None:
+    jets = toy_jets(seed=2)
+    samples = {"s": jets}
+    if damage == "few":
+        samples = {"s": jets.range(0, 10)}
+    elif damage == "nan":
+        samples = {"s": Constituents(np.where(jets.pt > 60, np.nan, jets.pt), jets.deta, jets.dphi, jets.offsets)}
+    elif damage == "unit":
+        samples = {"s": Constituents(jets.pt * 1000, jets.deta, jets.dphi, jets.offsets)}
+    else:
+        samples = {}
+    with pytest.raises(HepfmError):
+        evaluate_jets(toy_jets(), samples, tmp_path, provenance={}, replicas=10)
+    assert not (tmp_path / "report.json").exists()
