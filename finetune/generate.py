@@ -99,7 +99,8 @@ class Jets:
         decoded = self.tokenizer.decode(tokens, offsets)
         jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         order = np.lexsort((-decoded["pt"], jet))
-        return Constituents(*(decoded[name][order] for name in ("pt", "deta", "dphi")), offsets=offsets)
+        pt, deta, dphi = (decoded[name][order] for name in ("pt", "deta", "dphi"))
+        return Constituents(pt, deta, dphi, offsets)
 
     def batches(self, n: int, seed: int, batch: int, drawing: Drawing) -> Iterator[pa.RecordBatch]:
         """``n`` jets as records, a bounded number at a time."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,14 @@ def test_no_module_of_a_stage_is_named_like_a_standard_one() -> None:
     # Running a script from inside a stage folder puts that folder first on the path.
     names = {file.stem for stage in STAGES for file in (ROOT / stage).rglob("*.py")}
     assert not names & sys.stdlib_module_names
+
+
+def test_no_stage_imports_what_stands_above_the_stages() -> None:
+    # import-linter holds the order of the stages; models.py and cli.py are modules, which it cannot take as layers.
+    above = re.compile(r"^\s*(?:from|import)\s+hepfm\.(?:models|cli)\b|^\s*from\s+hepfm\s+import", re.MULTILINE)
+    files = [file for stage in (*STAGES, "src/hepfm/core") for file in (ROOT / stage).rglob("*.py")]
+    assert len(files) > len(STAGES)
+    assert [file for file in files if above.search(file.read_text())] == []
 
 
 def test_pythons_own_tokenize_is_found_from_the_root() -> None:
