@@ -27,7 +27,7 @@ def jet_batch(
         offsets: (n + 1,) constituents of jet i are ``offsets[i]:offsets[i + 1]``.
         points: constituent quantities (N,); impact parameters become null where ``charge`` is 0; species is the
             index in ``records.SPECIES``, null where negative.
-        jets: the other columns (n,); label is the index in ``labels``.
+        jets: the other columns (n,); label is the index in ``labels``, null where negative.
     """
     column = schema.field(records.POINTS_COLUMN["jets"]).type
     fields = list(column.value_type)
@@ -45,7 +45,8 @@ def jet_batch(
     arrays: list[pa.Array] = [constituents]
     for field in schema.remove(0):
         if field.name == "label":
-            arrays.append(_dictionary(_flat(jets["label"], pa.int16()), labels))
+            label = jets["label"]
+            arrays.append(_dictionary(pa.array(label.astype(np.int16), mask=label < 0), labels))
         else:
             arrays.append(_flat(jets[field.name], field.type))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

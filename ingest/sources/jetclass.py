@@ -76,8 +76,10 @@ class JetClassSource:
         """Jets of entries [start, stop).
 
         Raises:
-            HepfmError: as for :meth:`entries`; the range leaves the file; an entry without exactly one label; values
-                that are not finite; part_* branches of different length.
+            HepfmError: as for :meth:`entries`; the range leaves the file; an entry with two labels; a charge that is
+                no whole number; part_*
+                branches of different length. Values that are not finite pass: what happens to such records is the
+                builder's choice.
         """
         opened = _OPEN.get(path)
         if not 0 <= start <= stop <= opened.entries:
@@ -218,10 +220,6 @@ class _Entries:
         self.size = len(layouts[PART_BRANCHES[0]])
         self.offsets, self.parts = self._flatten(layouts)
         self.jets = {name: self._scalar(layouts[name], name) for name in (*JET_FLOATS, *LABEL_BRANCHES)}
-        for name in PART_FLOATS:
-            self._check_finite(name, self.parts[name], self.offsets)
-        for name in JET_FLOATS:
-            self._check_finite(name, self.jets[name], None)
 
     def _flatten(self, layouts: dict[str, Any]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         offsets: np.ndarray | None = None
@@ -251,22 +249,13 @@ class _Entries:
             raise HepfmError(f"branch '{name}' is not one number an entry", self.path, "is this a JetClass file?")
         return np.asarray(layout.data)
 
-    def _check_finite(self, name: str, values: np.ndarray, offsets: np.ndarray | None) -> None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            if np.isfinite(values.sum(dtype=np.float64)):  # one pass without a temporary: infinities and NaN survive it
-                return
-        first = int(np.argmax(~np.isfinite(values)))
-        entry = first if offsets is None else int(np.searchsorted(offsets, first, side="right")) - 1
-        raise HepfmError(
-            f"'{name}' is {values[first]}", f"{self.path}, entry {self.start + entry}", "the file is damaged"
-        )
-
     def records(self) -> pa.RecordBatch:
-        points = self._points()
+        with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite are the builder's to judge
+            points, columns = self._points(), self._columns()
         order = _pt_order(points["pt"], self.offsets)
         if order is not None:
             points = {name: values[order] for name, values in points.items()}
-        return jet_batch(SCHEMA, LABELS, self.offsets, points, self._columns())
+        return jet_batch(SCHEMA, LABELS, self.offsets, points, columns)
 
     def _points(self) -> dict[str, np.ndarray]:
         parts = self.parts
@@ -279,9 +268,18 @@ class _Entries:
             "d0err": parts["part_d0err"],
             "dz": parts["part_dzval"],
             "dzerr": parts["part_dzerr"],
-            "charge": parts["part_charge"].astype(np.int8),
+            "charge": self._charge(),
             "species": self._species(),
         }
+
+    def _charge(self) -> np.ndarray:
+        charge = self.parts["part_charge"]
+        whole = np.abs(charge) <= np.iinfo(np.int8).max  # False for NaN
+        if not whole.all():
+            first = int(np.argmin(whole))
+            entry = self.start + int(np.searchsorted(self.offsets, first, side="right")) - 1
+            raise HepfmError(f"'part_charge' is {charge[first]}", f"{self.path}, entry {entry}", "the file is damaged")
+        return charge.astype(np.int8)
 
     def _species(self) -> np.ndarray:
         species = np.full(len(self.parts["part_charge"]), -1, dtype=np.int8)
@@ -308,17 +306,18 @@ class _Entries:
         }
 
     def _label(self) -> np.ndarray:
+        """Index of each jet's label; -1 (null) for one without, as in generated jets."""
         flags = np.stack([self.jets[name] != 0 for name in LABEL_BRANCHES], axis=1)
-        wrong = flags.sum(axis=1) != 1
-        if wrong.any():
-            entry = int(np.argmax(wrong))
+        counts = flags.sum(axis=1)
+        if (counts > 1).any():
+            entry = int(np.argmax(counts > 1))
             names = [label for label, flag in zip(LABELS, flags[entry], strict=True) if flag]
             raise HepfmError(
-                f"the jet has {'labels ' + ' and '.join(names) if names else 'no label'}",
+                f"the jet has labels {' and '.join(names)}",
                 f"{self.path}, entry {self.start + entry}",
-                f"exactly one of {LABEL_BRANCHES[0]}, ..., {LABEL_BRANCHES[-1]} must be 1",
+                f"at most one of {LABEL_BRANCHES[0]}, ..., {LABEL_BRANCHES[-1]} may be set",
             )
-        return flags.argmax(axis=1)
+        return np.where(counts == 1, flags.argmax(axis=1), -1)
 
 
 def _wrapped(angle: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from hepfm.core.engine import launch
 from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine, constants
-from hepfm.core.engine.sharded import load_unsharded_state, unsharded_state
+from hepfm.core.engine.sharded import load_unsharded_state, parameter_groups, unsharded_state
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import digest_of, fsync_folder, read_json, sha256_file, write_json
 from hepfm.core.progress import say
@@ -159,14 +159,15 @@ class Checkpoints:
     def load(self, engine: DeepSpeedEngine, saved: Saved, universal: bool) -> None:
         """Load model and optimizer into a fresh engine (built with the same ``universal``)."""
         tag = f"{UNIVERSAL}{saved.name}" if universal else saved.name
-        decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
+        decays = [group["weight_decay"] for group in parameter_groups(engine)]
         path, client_state = engine.load_checkpoint(str(self.folder), tag=tag, load_lr_scheduler_states=False)
         if path is None:
             raise HepfmError("DeepSpeed found nothing to load", self.folder / tag)
         if universal:
             # DeepSpeed's stage 3 gives all groups the first one's settings and one shared count of steps.
-            for group, decay in zip(engine.optimizer.param_groups, decays, strict=True):
+            for group, decay in zip(parameter_groups(engine), decays, strict=True):
                 group["weight_decay"] = decay
+            assert engine.basic_optimizer is not None
             for moments in engine.basic_optimizer.state.values():
                 moments["step"] = moments["step"].clone()
             load_unsharded_state(engine, client_state[UNSHARDED])

@@ -96,21 +96,27 @@ def _broadcast_buffers(module: nn.Module) -> None:
             buffer.detach().copy_(flat.view(buffer.dtype).view(buffer.shape))
 
 
+def parameter_groups(engine: DeepSpeedEngine) -> list[dict[str, Any]]:
+    """The optimizer's parameter groups, in the order of :func:`adamw`."""
+    assert engine.optimizer is not None
+    return engine.optimizer.param_groups
+
+
 def update(engine: DeepSpeedEngine, rate: float, config: TrainingConfig) -> float:
     """Clip and apply the gradients of the last micro-batches.
 
     Returns:
         The global norm of the gradient before clipping.
     """
-    for group in engine.optimizer.param_groups:
+    for group in parameter_groups(engine):
         group["lr"] = rate
-    if config.zero_stage:
+    if config.zero_stage == 0:
+        norm = float(clip_grad_norm_(engine.module.parameters(), config.clip or math.inf))
         engine.step()
-        norm = float(engine.get_global_grad_norm())
-        return norm if norm >= 0 else math.nan  # DeepSpeed's sign of a norm that is no number
-    norm = clip_grad_norm_(engine.module.parameters(), config.clip or math.inf)
+        return norm
     engine.step()
-    return float(norm)
+    found = engine.get_global_grad_norm()
+    return math.nan if found is None or found < 0 else float(found)  # DeepSpeed writes -1 for nan and inf
 
 
 @torch.no_grad()
@@ -143,8 +149,8 @@ def hand_back(engine: DeepSpeedEngine, objective: nn.Module) -> None:
         for (_, plain), (_, sharded) in zip(objective.named_parameters(), trained.named_parameters(), strict=True):
             with deepspeed.zero.GatheredParameters([sharded]):
                 plain.copy_(sharded)
-        for (_, plain), (_, value) in zip(objective.named_buffers(), trained.named_buffers(), strict=True):
-            plain.copy_(value)
+        for (_, buffer), (_, value) in zip(objective.named_buffers(), trained.named_buffers(), strict=True):
+            buffer.copy_(value)
     engine.destroy()
-    for parameter in objective.parameters():
-        parameter.data = parameter.data.clone()  # stages 1 and 2 leave views of one flat tensor
+    for weights in objective.parameters():
+        weights.data = weights.data.clone()  # stages 1 and 2 leave views of one flat tensor
