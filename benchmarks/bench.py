@@ -1,0 +1,44 @@
+"""``hepfm bench NAME``: a speed, as ratios to named references measured in the same run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from hepfm.benchmarks.corpus_read import corpus_read
+from hepfm.benchmarks.workload import Workload, measure
+from hepfm.core.errors import HepfmError
+from hepfm.core.files import write_json
+
+BENCHMARKS: dict[str, Callable[[], AbstractContextManager[Workload]]] = {"corpus-read": corpus_read}
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Measure a speed: corpus-read."""
+
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
+    """What to measure."""
+    json: Path | None = None
+    """File for the result."""
+
+
+def main(config: BenchConfig) -> None:
+    """Measure and print rates and ratios."""
+    if config.name not in BENCHMARKS:
+        raise HepfmError(f"no benchmark '{config.name}'", "", f"there is: {', '.join(BENCHMARKS)}")
+    with BENCHMARKS[config.name]() as workload:
+        result = measure(config.name, workload)
+    for name, rate in result["rates"].items():
+        sys.stdout.write(f"{name:32} {rate:14,.0f} {result['unit']}  +- {result['spread'][name]:.0%}\n")
+    for name, ratio in result["ratios"].items():
+        sys.stdout.write(f"ratios.{name:25} {ratio:14,.3g}\n")
+    if config.json is not None:
+        write_json(config.json, result)

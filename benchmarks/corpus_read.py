@@ -1,0 +1,118 @@
+"""Benchmark ``corpus-read``: reading a token corpus against a plain copy and against one tar member a jet."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pyarrow as pa
+import webdataset as wds
+
+from hepfm.benchmarks.workload import Way, Workload
+from hepfm.core.records import ORIGIN
+from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.jobs import write_corpus
+from hepfm.ingest.plan import Job, Plan
+from hepfm.ingest.reader import Reader
+
+JETS = 400_000
+JETS_PER_SHARD = 50_000
+JETS_ALONE = 4_000  # with a tar member each: enough to measure, as they are a thousand times slower
+CODES = 32_768
+SLICE = BATCH = 1_024
+TOKENS = pa.list_(pa.field("item", pa.uint16(), nullable=False))
+SCHEMA = pa.schema(
+    [pa.field("tokens", TOKENS, nullable=False), *(quantity.field() for quantity in ORIGIN)],
+    metadata={"kind": "tokens"},
+)
+
+
+@dataclass(frozen=True)
+class Jets:
+    """Token jets in memory; also produces them as a corpus."""
+
+    tokens: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def random(cls, jets: int) -> Jets:
+        """Jets of 45 tokens on average, 5 to 128 (the multiplicities of a typical corpus)."""
+        draws = np.random.default_rng(0)
+        lengths = np.clip(draws.normal(45, 17, jets), 5, 128).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        return cls(draws.integers(0, CODES, offsets[-1]).astype(np.uint16), offsets)
+
+    def __call__(self, job: Job) -> Iterator[pa.RecordBatch]:
+        first, stop = job.payload
+        offsets = (self.offsets[first : stop + 1] - self.offsets[first]).astype(np.int32)
+        tokens = pa.array(self.tokens[self.offsets[first] : self.offsets[stop]])
+        column = pa.ListArray.from_arrays(pa.array(offsets), tokens, type=TOKENS)
+        origin = [pa.array(np.zeros(stop - first, np.int32)), pa.array(np.arange(first, stop))]
+        yield pa.RecordBatch.from_arrays([column, *origin], schema=SCHEMA)
+
+    def copy_and_sum(self) -> int:
+        """The yardstick: copy and sum the tokens, 1,024 jets at a time."""
+        bounds = [*self.offsets[::SLICE].tolist(), int(self.offsets[-1])]
+        return sum(int(self.tokens[a:b].copy().sum()) for a, b in itertools.pairwise(bounds))
+
+
+@contextmanager
+def corpus_read() -> Iterator[Workload]:
+    """Write a corpus to a temporary folder and read it in several ways."""
+    jets = Jets.random(JETS)
+    with TemporaryDirectory() as folder:
+        corpus = _write_corpus(Path(folder) / "corpus", jets)
+        alone = _write_jets_alone(Path(folder) / "jets.tar", jets)
+        split = corpus.split("train")
+        reader = Reader([split], seed=0, columns=["tokens"])
+        yield Workload(
+            unit="jets/s",
+            ways={
+                "sequential": Way(lambda: _sum(iter(split)), JETS),
+                "shuffled": Way(lambda: _sum(reader.take(a, a + BATCH).batch for a in range(0, JETS, BATCH)), JETS),
+                "slice_copy_and_sum": Way(jets.copy_and_sum, JETS),
+                "webdataset_per_jet": Way(lambda: _read_jets_alone(alone), JETS_ALONE),
+            },
+            value="sequential",
+            ratios={
+                "slice_copy_and_sum": ("sequential", "slice_copy_and_sum"),
+                "slice_copy_and_sum_shuffled": ("shuffled", "slice_copy_and_sum"),
+                "webdataset_per_jet": ("shuffled", "webdataset_per_jet"),
+            },
+        )
+
+
+def _write_corpus(out: Path, jets: Jets) -> Corpus:
+    shards = range(0, JETS, JETS_PER_SHARD)
+    jobs = tuple(Job("train", k, [a, a + JETS_PER_SHARD], JETS_PER_SHARD) for k, a in enumerate(shards))
+    plan = Plan({"benchmark": "corpus-read"}, jobs, "tokens", SCHEMA, (), "", 4096, {}, tokens={"codes": CODES})
+    return write_corpus(out, plan, jets)
+
+
+def _sum(batches: Iterator[pa.RecordBatch]) -> int:
+    return sum(int(batch.column("tokens").flatten().to_numpy().sum()) for batch in batches)
+
+
+def _write_jets_alone(path: Path, jets: Jets) -> Path:
+    """The idiomatic webdataset: one sample a jet, tokens as .npy and a class as .cls."""
+    with tarfile.open(path, "w") as tar:
+        for jet in range(JETS_ALONE):
+            buffer = io.BytesIO()
+            np.save(buffer, jets.tokens[jets.offsets[jet] : jets.offsets[jet + 1]])
+            for suffix, content in (("tokens.npy", buffer.getvalue()), ("cls", b"0")):
+                member = tarfile.TarInfo(f"{jet:07d}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def _read_jets_alone(path: Path) -> int:
+    samples = wds.WebDataset(str(path), shardshuffle=False).decode()
+    return sum(int(sample["tokens.npy"].sum()) for sample in samples)
