@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import webdataset as wds
+from webdataset.compat import WebDataset
 
 from hepfm.benchmarks.workload import Way, Workload
 from hepfm.core.records import ORIGIN
@@ -114,5 +115,5 @@ def _write_jets_alone(path: Path, jets: Jets) -> Path:
 
 
 def _read_jets_alone(path: Path) -> int:
-    samples = wds.WebDataset(str(path), shardshuffle=False).decode()
+    samples: Any = WebDataset(str(path), shardshuffle=False).decode()
     return sum(int(sample["tokens.npy"].sum()) for sample in samples)

@@ -22,12 +22,12 @@ class Head(nn.Module):
         tied: an embedding's weight (vocabulary, width) to share.
     """
 
-    def __init__(self, width: int, vocabulary: int, bias: bool, tied: nn.Parameter | None = None) -> None:
+    def __init__(self, width: int, vocabulary: int, bias: bool, tied: torch.Tensor | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocabulary, width)) if tied is None else tied
         self.bias = nn.Parameter(torch.zeros(vocabulary)) if bias else None
         if tied is None:
-            nn.init.normal_(self.weight, std=width**-0.5)
+            nn.init.normal_(self.weight, std=0.02)  # as good as no opinion: the loss begins at ln(vocabulary)
 
     def forward(self, x: torch.Tensor, targets: torch.Tensor | None = None) -> torch.Tensor:
         """Logits (T, vocabulary) of x (T, width); or, given targets (T,), the sum of -ln p(target) [nats]."""

@@ -139,15 +139,20 @@ class Transformer(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.final_norm = _norm(config) if config.final_norm else nn.Identity()
-        self._initialise()
+        self.initialise()
 
-    def _initialise(self) -> None:
-        """Normal weights of variance 1/inputs; what is added to the residual stream 1/(2 blocks) of that."""
+    def initialise(self, std: float | None = None) -> None:
+        """Draw new weights: normal, biases 0.
+
+        Args:
+            std: standard deviation; 1/sqrt(inputs) of each layer by default. The layers that add to the residual
+                stream have 1/sqrt(2 blocks) of it (Radford et al., GPT-2, section 2.3).
+        """
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 residual = name.endswith(("attention.out", "mlp.down"))
                 scale = 1 / math.sqrt(2 * self.config.blocks) if residual else 1.0
-                nn.init.normal_(module.weight, std=scale / math.sqrt(module.in_features))
+                nn.init.normal_(module.weight, std=scale * (std or module.in_features**-0.5))
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
@@ -164,7 +169,7 @@ class Transformer(nn.Module):
 
     def new_cache(self, rows: int, max_length: int) -> Cache:
         """An empty cache for ``rows`` sequences of at most ``max_length`` tokens."""
-        weight = self.blocks[0].attention.out.weight
+        weight = next(self.parameters())
         shape = (self.config.blocks, rows, self.config.heads, max_length, self.config.channels)
         return Cache(shape, weight.dtype, weight.device)
 
