@@ -82,7 +82,8 @@ def ratio_plot(
     if len(samples) > len(STYLES):
         raise ValueError(f"at most {len(STYLES)} samples fit in one plot, got {len(samples)}")
     ink = _INK[theme]
-    colours: dict[Any, Any] = {name: ink for name in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")}
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    colours: dict[Any, Any] = dict.fromkeys(inked, ink)
     with matplotlib.rc_context({**_SETTINGS, **colours}):
         figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained", facecolor="none")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
@@ -113,9 +114,7 @@ def _draw_shares(axes: Axes, edges: np.ndarray, reference: Curve, samples: Seque
     axes.legend(loc="upper right", frameon=False, handlelength=2.2, labelspacing=0.35, borderaxespad=0.4)
 
 
-def _draw_ratios(
-    axes: Axes, edges: np.ndarray, reference: Histogram, samples: Sequence[Curve], theme: Theme
-) -> None:
+def _draw_ratios(axes: Axes, edges: np.ndarray, reference: Histogram, samples: Sequence[Curve], theme: Theme) -> None:
     known = reference.share > 0
     divisor = np.where(known, reference.share, np.nan)
     band = reference.error / divisor
@@ -128,9 +127,7 @@ def _draw_ratios(
         ratio = curve.histogram.share / divisor
         inside = np.where((ratio >= low) & (ratio <= high), ratio, np.nan)
         axes.stairs(inside, edges, baseline=None, color=colour, linewidth=1.4, linestyle=dashes)
-        axes.errorbar(
-            middles, inside, yerr=curve.histogram.error / divisor, fmt="none", ecolor=colour, elinewidth=0.9
-        )
+        axes.errorbar(middles, inside, yerr=curve.histogram.error / divisor, fmt="none", ecolor=colour, elinewidth=0.9)
         above = middles[ratio > high]
         axes.plot(above, np.full(len(above), high - 0.1), "^", color=colour, markersize=3.5, clip_on=False)
     axes.set_ylim(low, high)

@@ -1,7 +1,7 @@
 """One resolver: a run, an artifact folder, a hub id or a URL becomes an artifact folder, everywhere.
 
-Downloads are checked file by file against the artifact's ``config.json`` and kept in a cache by content hash; nothing in
-them is unpickled.
+Downloads are checked file by file against the artifact's ``config.json`` and kept in a cache by content hash; nothing
+in them is unpickled.
 """
 
 from __future__ import annotations
