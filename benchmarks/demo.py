@@ -46,13 +46,13 @@ class DemoConfig:
 
     out: Path = Path("demo")
     """Folder for everything."""
-    jets_per_label: int = 24_000
+    jets_per_label: int = 20_000
     """Simulated jets of each class, QCD and Tbqq (t -> bqq')."""
     generated: int = 5_000
     """Jets to generate, and held-out jets to compare them with."""
-    tokenizer_steps: int = 1_000
+    tokenizer_steps: int = 400
     """Updates of the tokenizer."""
-    pretrain_steps: int = 2_000
+    pretrain_steps: int = 800
     """Updates of the backbone."""
     processes: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes for simulating, ingesting and tokenizing."""
@@ -109,8 +109,8 @@ def _backbone(config: DemoConfig) -> pretrain.PretrainConfig:
         learning_rate=2e-3,
         warmup_steps=100,
         min_learning_rate_fraction=0.02,
-        checkpoint_every=250,
-        validate_every=500,
+        checkpoint_every=200,
+        validate_every=200,
         seed=config.seed,
     )
     return pretrain.PretrainConfig((config.out / "tokens",), config.out / "run", model="tiny", training=training)
