@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from tyro.conf import Positional
 
 from hepfm.core.engine.config import TrainingConfig
@@ -18,7 +20,7 @@ from hepfm.pretrain.run import Beginning, run_training
 class AdaptConfig:
     """Adapt a pretrained backbone to other token corpora. Run again after an interruption, it continues."""
 
-    tokens: Positional[tuple[Path, ...]]
+    tokens: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")]
     """Token corpora, made by the backbone's own tokenizer."""
     backbone: str
     """Pretrained backbone: a run, an artifact folder, a hub id or a URL."""

@@ -38,7 +38,7 @@ class GenerateConfig:
     one constituent.
     """
 
-    model: Positional[str]
+    model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
     """Backbone: a run, an artifact folder, a hub id or a URL."""
     out: Path
     """File to write."""

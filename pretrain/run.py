@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from tyro.conf import Positional
 
 from hepfm.core.config import command_line, to_dict
@@ -33,7 +34,7 @@ FREE = FREE_SETTINGS | {"nproc"}
 class PretrainConfig:
     """Pretrain a backbone on token corpora. Run again after an interruption, it continues to the same weights."""
 
-    tokens: Positional[tuple[Path, ...]]
+    tokens: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")]
     """Token corpora, all of one tokenizer; several are mixed as one set."""
     out: Path
     """Folder of the run."""

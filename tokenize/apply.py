@@ -8,14 +8,16 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import pyarrow as pa
+import tyro
 from tyro.conf import Positional
 
-from hepfm.core.artifacts import locate
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.core.records import POINTS_COLUMN
+from hepfm.core.resolve import resolve
 from hepfm.ingest.build import BLOCK_RECORDS
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.jobs import write_corpus
@@ -35,9 +37,9 @@ def _cores() -> int:
 class ApplyConfig:
     """Turn a corpus into a token corpus. Run again after an interruption, it continues to the same bytes."""
 
-    tokenizer: Positional[Path]
-    """Run or artifact of a tokenizer."""
-    corpus: Positional[Path]
+    tokenizer: Annotated[Positional[str], tyro.conf.arg(metavar="TOKENIZER")]
+    """Run or artifact folder of a tokenizer, its hub id or URL."""
+    corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
     """Corpus to tokenize."""
     out: Path
     """Folder of the token corpus: new, empty, or begun with the same command."""
@@ -55,13 +57,13 @@ def main(config: ApplyConfig) -> None:
     sys.stdout.write(f"{tokens.path}\n")
 
 
-def apply(tokenizer_path: Path, corpus_path: Path, out: Path, processes: int = 1) -> Corpus:
+def apply(tokenizer_name: str | Path, corpus_path: Path, out: Path, processes: int = 1) -> Corpus:
     """Write the token corpus of a corpus.
 
     Raises:
         HepfmError: the corpus is not what the tokenizer takes, or ``out`` holds something else.
     """
-    artifact_path = locate(tokenizer_path)
+    artifact_path = resolve(tokenizer_name)
     tokenizer, corpus = load_tokenizer(artifact_path), Corpus.open(corpus_path)
     tokenizer.contract.check(corpus.manifest, statistics_of(corpus), corpus.path)
     plan = make_plan(tokenizer, corpus, out)

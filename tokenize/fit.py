@@ -6,9 +6,10 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 from tyro.conf import Positional
 
 from hepfm.core.config import command_line, to_dict
@@ -37,7 +38,7 @@ COLLAPSED = 0.5
 class TokenizerFitConfig:
     """Fit a tokenizer to a corpus. Run again after an interruption, it continues to the same weights."""
 
-    corpus: Positional[Path]
+    corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
     """Corpus of jets; the tokenizer learns from its train split."""
     out: Path
     """Folder of the run."""

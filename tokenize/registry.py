@@ -10,8 +10,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 import pyarrow as pa
 
-from hepfm.core.artifacts import Artifact, locate, read_artifact
+from hepfm.core.artifacts import Artifact, read_artifact
 from hepfm.core.errors import HepfmError
+from hepfm.core.resolve import resolve
 from hepfm.tokenize.contract import FeatureContract
 
 TOKENIZERS = {"vqvae": "hepfm.tokenize.vqvae:VQVAETokenizer"}
@@ -76,17 +77,17 @@ class Tokenizer(Protocol):
         ...
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a run or artifact folder.
+def load_tokenizer(name: str | Path) -> Tokenizer:
+    """The tokenizer that ``name`` stands for (see :func:`hepfm.core.resolve.resolve`).
 
     Raises:
         HepfmError: nothing there, another kind of artifact, damaged, or of an unknown sort.
     """
-    artifact = read_artifact(locate(path), "tokenizer")
-    name = str(artifact.architecture.get("tokenizer"))
-    if name not in TOKENIZERS:
-        raise HepfmError(f"unknown tokenizer '{name}'", artifact.path, f"known: {', '.join(TOKENIZERS)}; update hepfm")
-    module, member = TOKENIZERS[name].split(":")
+    artifact = read_artifact(resolve(name), "tokenizer")
+    kind = str(artifact.architecture.get("tokenizer"))
+    if kind not in TOKENIZERS:
+        raise HepfmError(f"unknown tokenizer '{kind}'", artifact.path, f"known: {', '.join(TOKENIZERS)}; update hepfm")
+    module, member = TOKENIZERS[kind].split(":")
     return cast(Tokenizer, getattr(importlib.import_module(module), member).load(artifact))
 
 

@@ -6,7 +6,7 @@ import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -37,7 +37,7 @@ def load(name: str | Path) -> Any:
 class ListConfig:
     """List the runs and artifacts below a folder."""
 
-    folder: tyro.conf.Positional[Path] = Path()
+    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = Path()
     """Where to look."""
 
 
