@@ -29,11 +29,28 @@ class Config:
     inner: Inner = field(default_factory=Inner)
 
 
+@dataclass(frozen=True)
+class Required:
+    out: Path
+    limit: int = 1
+
+
 def test_flags_override_the_file(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("files: [a.root]\nlimit: 3\ninner: {rate: 1}\n")
     config = parse(Config, ["--config", str(file), "--limit", "5"], "hepfm test")
     assert config == Config(files=(Path("a.root"),), limit=5, inner=Inner(rate=1.0))
+
+
+def test_what_a_file_leaves_out_comes_from_flags_or_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("limit: 3\n")
+    assert parse(Config, ["--config", str(file), "a.root"], "hepfm test") == Config(files=(Path("a.root"),), limit=3)
+    with pytest.raises(SystemExit):
+        parse(Required, ["--config", str(file)], "hepfm test")
+    assert "--out" in capsys.readouterr().err
 
 
 def test_saved_configuration_reads_back(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def parse(config_type: type[ConfigT], arguments: Sequence[str], prog: str) -> Co
         at = arguments.index("--config")
         if at + 1 == len(arguments):
             raise HepfmError("--config needs a file", prog)
-        default = from_yaml(config_type, Path(arguments[at + 1]))
+        default = from_yaml(config_type, Path(arguments[at + 1]), missing=tyro.MISSING)
         del arguments[at : at + 2]
     options: dict[str, Any] = {} if default is None else {"default": default}
     return tyro.cli(
@@ -56,8 +56,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def from_dict(config_type: type[ConfigT], data: Any, where: object = "configuration") -> ConfigT:
-    """Build a configuration from plain data; an unknown or mistyped entry is an error that names it."""
+def from_dict(
+    config_type: type[ConfigT], data: Any, where: object = "configuration", missing: Any = dataclasses.MISSING
+) -> ConfigT:
+    """Build a configuration from plain data; an unknown or mistyped entry is an error that names it.
+
+    Args:
+        config_type: the dataclass.
+        data: mapping of names to plain values.
+        where: what to call the data in messages.
+        missing: stands for a required entry that is not there; by default that is an error.
+    """
     if not isinstance(data, dict):
         raise HepfmError(f"expected a mapping for {config_type.__name__}, got {type(data).__name__}", where)
     hints = typing.get_type_hints(config_type)
@@ -66,10 +75,18 @@ def from_dict(config_type: type[ConfigT], data: Any, where: object = "configurat
         if name not in known:
             raise HepfmError(f"unknown setting '{name}'", where, f"known: {', '.join(sorted(known))}")
     values = {name: _typed(hints[name], value, f"{where}: {name}") for name, value in data.items()}
+    if missing is not dataclasses.MISSING:
+        values |= {name: missing for name in _required(config_type) if name not in values}
     try:
         return config_type(**values)
     except TypeError as error:
         raise HepfmError(str(error), where) from error
+
+
+def _required(config_type: Any) -> list[str]:
+    nothing = dataclasses.MISSING
+    fields = dataclasses.fields(config_type)
+    return [field.name for field in fields if field.default is nothing and field.default_factory is nothing]
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
@@ -104,15 +121,15 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-def from_yaml(config_type: type[ConfigT], path: Path) -> ConfigT:
-    """Read a configuration from a YAML file (safe loader: data only)."""
+def from_yaml(config_type: type[ConfigT], path: Path, missing: Any = dataclasses.MISSING) -> ConfigT:
+    """Read a configuration from a YAML file (safe loader: data only); ``missing`` as in :func:`from_dict`."""
     try:
         data = yaml.safe_load(path.read_text())
     except FileNotFoundError as error:
         raise HepfmError("no such configuration file", path) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HepfmError(f"not valid YAML: {error}", path) from error
-    return from_dict(config_type, data or {}, path)
+    return from_dict(config_type, data or {}, path, missing)
 
 
 def save_yaml(config: Any, path: Path) -> None:
