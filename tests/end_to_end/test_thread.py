@@ -157,3 +157,10 @@ def test_killed_stages_end_the_same(thread: Path, jetclass_files: list[Path], tm
         assert (tmp_path / weights).read_bytes() == (thread / weights).read_bytes()
     assert kills["tok"] > 0
     assert kills["run"] > 0
+
+
+def test_the_example_reads_the_corpus(thread: Path) -> None:
+    example = Path(__file__).resolve().parents[2] / "examples" / "read_corpus.py"
+    done = subprocess.run([sys.executable, str(example), str(thread / "corpus")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == ["QCD", "Tbqq"]
