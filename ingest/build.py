@@ -127,7 +127,8 @@ def probe(source: Source, files: Sequence[Path]) -> list[SourceFile]:
             task.advance()
     if not any(file.entries for file in probed.values()):
         raise HepfmError("no file holds an entry", f"{files[0]}" + (" and the others" if files[1:] else ""))
-    return list(probed.values())
+    # By name, so that it does not matter in which order they were given, and the files of a class stand together.
+    return sorted(probed.values(), key=lambda file: file.name)
 
 
 def make_plan(source: Source, files: Sequence[SourceFile], options: BuildOptions, selection: JetSelection) -> Plan:

@@ -43,8 +43,9 @@ def cut_runs(entries: Sequence[int], run_entries: int) -> list[list[Run]]:
 def assign_splits(files: list[list[Run]], fractions: dict[str, float], seed: int) -> dict[str, list[Run]]:
     """Deal runs to splits so that each file is spread in proportion and the totals are right.
 
-    Files and the runs of a file are taken in an order keyed by the seed; each run goes to the split that lacks most
-    entries at that point, which keeps every split within about a run of its share in any stretch of the sequence.
+    Files are taken in order, the runs of a file in an order keyed by the seed; each run goes to the split that lacks
+    most entries at that point, which keeps every split within about a run of its share in any stretch of the sequence.
+    As the files of a class follow each other by name, every class is spread in proportion too.
     A split that is wanted but got nothing takes a run from the largest. With fewer runs than splits all go to the
     largest one.
 
@@ -54,7 +55,7 @@ def assign_splits(files: list[list[Run]], fractions: dict[str, float], seed: int
     wanted = {name: fraction for name, fraction in fractions.items() if fraction > 0}
     sequence = [
         files[file][run]
-        for file in generator("split files", seed).permutation(len(files)).tolist()
+        for file in range(len(files))
         for run in generator("split runs", seed, file).permutation(len(files[file])).tolist()
     ]
     if len(sequence) < len(wanted):

@@ -105,3 +105,12 @@ def test_rounds_read_the_runs_side_by_side() -> None:
         [Run(0, 4, 8), Run(1, 9, 12)],
         [Run(0, 8, 10)],
     ]
+
+
+@given(st.integers(0, 1000), st.integers(1, 6))
+def test_classes_whose_files_follow_each_other_are_spread_in_proportion(seed: int, files_per_class: int) -> None:
+    files = cut_runs([5000] * (2 * files_per_class), 1000)
+    dealt = assign_splits(files, {"train": 0.6, "val": 0.2, "test": 0.2}, seed)
+    for runs in dealt.values():
+        first, second = (sum(run.file // files_per_class == label for run in runs) for label in (0, 1))
+        assert abs(first - second) <= 2
