@@ -52,7 +52,7 @@ class DemoConfig:
     """Jets to generate, and held-out jets to compare them with."""
     tokenizer_steps: int = 400
     """Updates of the tokenizer."""
-    pretrain_steps: int = 800
+    pretrain_steps: int = 1_800
     """Updates of the backbone."""
     processes: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes for simulating, ingesting and tokenizing."""
@@ -93,9 +93,11 @@ def _corpus(config: DemoConfig) -> Corpus:
 
 
 def _tokenizer(config: DemoConfig) -> fit.TokenizerFitConfig:
+    """Constituent by constituent: such tokens are learned sooner than those that depend on the whole jet."""
     default = fit.TokenizerFitConfig(config.out / "corpus", config.out / "tok")
+    network = replace(default.network, network="mlp", width=96)
     training = replace(default.training, steps=config.tokenizer_steps, seed=config.seed)
-    return replace(default, training=training)
+    return replace(default, network=network, training=training)
 
 
 def _tokens(config: DemoConfig) -> Corpus:
@@ -105,7 +107,7 @@ def _tokens(config: DemoConfig) -> Corpus:
 def _backbone(config: DemoConfig) -> pretrain.PretrainConfig:
     training = TrainingConfig(
         steps=config.pretrain_steps,
-        batch_records=128,
+        batch_records=64,
         learning_rate=2e-3,
         warmup_steps=100,
         min_learning_rate_fraction=0.02,
