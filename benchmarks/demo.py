@@ -52,7 +52,7 @@ class DemoConfig:
     """Jets to generate, and held-out jets to compare them with."""
     tokenizer_steps: int = 400
     """Updates of the tokenizer."""
-    pretrain_steps: int = 1_800
+    pretrain_steps: int = 1_500
     """Updates of the backbone."""
     processes: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     """Processes for simulating, ingesting and tokenizing."""

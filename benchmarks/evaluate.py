@@ -41,6 +41,8 @@ def main(config: EvaluateJetsConfig) -> None:
     """Measure, write the report, print a table and the page's path."""
     if config.limit is not None and config.limit < 1:
         raise HepfmError(f"must be at least 1, is {config.limit}", "--limit")
+    if config.out.exists() and not config.out.is_dir():
+        raise HepfmError("is a file, not a folder", config.out, "name another --out")
     if config.out.exists() and any(config.out.iterdir()) and not (config.out / "report.json").exists():
         raise HepfmError("holds something that is no report", config.out, "name another --out")
     reference = read_sample(config.reference, config.limit, config.split)

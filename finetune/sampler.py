@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,6 +44,9 @@ class Steps(Protocol):
     def step(self, inputs: torch.Tensor, cache: Cache) -> torch.Tensor: ...
 
 
+SMALLEST_TEMPERATURE = 1e-3  # logits divided by less overflow; 0 is the limit
+
+
 @dataclass(frozen=True)
 class Drawing:
     """How a token is drawn from logits.
@@ -58,8 +62,10 @@ class Drawing:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise HepfmError(f"must not be negative, is {self.temperature}", "--temperature")
+        if not (self.temperature == 0 or SMALLEST_TEMPERATURE <= self.temperature < math.inf):
+            raise HepfmError(
+                f"must be 0, or a number from {SMALLEST_TEMPERATURE:g}, is {self.temperature}", "--temperature"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise HepfmError(f"must be at least 1, is {self.top_k}", "--top-k")
         if self.top_p is not None and not 0 < self.top_p <= 1:

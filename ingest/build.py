@@ -18,10 +18,10 @@ from hepfm.core.files import sha256_file
 from hepfm.core.progress import progress, say
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.gather import gather
-from hepfm.ingest.jobs import write_corpus
+from hepfm.ingest.jobs import check_folder, write_corpus
 from hepfm.ingest.manifest import SPLITS
 from hepfm.ingest.plan import Job, Plan
-from hepfm.ingest.selection import JetSelection, finite_records
+from hepfm.ingest.selection import JetSelection, possible_records
 from hepfm.ingest.shards import concatenate
 from hepfm.ingest.sources.base import Source
 from hepfm.ingest.splits import (
@@ -55,8 +55,8 @@ class BuildOptions:
     block_records: int | None = None
     """Records of a block; default 2,048 jets or 128 showers."""
     on_bad: Literal["stop", "skip"] = "stop"
-    """What to do with a record that holds NaN or infinity: stop, or leave it out and count it. A build that stopped
-    continues with the other choice: shards without such records are the same."""
+    """What to do with a record that holds an impossible value (NaN, infinity, a negative pt): stop, or leave it out
+    and count it. A build that stopped continues with the other choice: shards without such records are the same."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def build(
 
     Args:
         source: the format of the files.
-        files: raw files, each once. Their order matters to the bytes, their place on disk does not.
+        files: raw files, each once. Neither their order nor their place on disk matters to the bytes.
         out: the corpus's folder.
         options: splits, seed and layout.
         selection: which records to keep.
@@ -97,6 +97,7 @@ def build(
     options, selection = options or BuildOptions(), selection or JetSelection()
     _check(options)
     selection.check(source)
+    check_folder(out)
     probed = probe(source, files)
     plan = make_plan(source, probed, options, selection)
     for note in plan.provenance["notes"]:
@@ -219,7 +220,7 @@ class Produce:
     block_records: int
 
     def __call__(self, job: Job) -> Generator[pa.RecordBatch, None, dict[str, int]]:
-        flow = {"entries": 0, "read": 0, "finite": 0}
+        flow = {"entries": 0, "read": 0, "possible": 0}
         rounds = [pieces for group in job.payload for pieces in group]
         for number, pieces in enumerate(rounds):
             records = concatenate([self._read(piece, flow) for piece in pieces])
@@ -240,14 +241,12 @@ class Produce:
         flow["read"] += len(batch)
         at = batch.schema.get_field_index("source_file")
         batch = batch.set_column(at, batch.schema.field(at), pa.array(np.full(len(batch), number, np.int32)))
-        return self.selection.apply(self._finite(batch, file, flow), flow)
+        return self.selection.apply(self._possible(batch, file, flow), flow)
 
-    def _finite(self, batch: pa.RecordBatch, file: SourceFile, flow: dict[str, int]) -> pa.RecordBatch:
-        finite, culprit = finite_records(batch)
-        if culprit and self.on_bad == "stop":
-            entry = batch.column("source_entry")[int(np.argmin(finite))]
-            raise HepfmError(
-                f"{culprit} is not finite in entry {entry}", file.path, "--on-bad skip leaves such records out"
-            )
-        flow["finite"] += int(finite.sum())
-        return batch.filter(pa.array(finite)) if culprit else batch
+    def _possible(self, batch: pa.RecordBatch, file: SourceFile, flow: dict[str, int]) -> pa.RecordBatch:
+        possible, fault = possible_records(batch)
+        if fault and self.on_bad == "stop":
+            entry = batch.column("source_entry")[int(np.argmin(possible))]
+            raise HepfmError(f"{fault} in entry {entry}", file.path, "--on-bad skip leaves such records out")
+        flow["possible"] += int(possible.sum())
+        return batch.filter(pa.array(possible)) if fault else batch

@@ -35,7 +35,7 @@ class IngestConfig:
     """Raw files, each once."""
     out: Path
     """Folder of the corpus: new, empty, or begun with the same command."""
-    options: BuildOptions = field(default_factory=BuildOptions)
+    layout: BuildOptions = field(default_factory=BuildOptions)
     selection: JetSelection = field(default_factory=JetSelection)
     processes: int = field(default_factory=_cores)
     """Worker processes; default all cores. The result does not depend on it."""
@@ -45,7 +45,7 @@ def ingest(config: IngestConfig) -> None:
     """Build the corpus and say what is in it."""
     if config.processes < 1:
         raise HepfmError("must be at least 1", "--processes")
-    corpus = build(source(config.source), config.files, config.out, config.options, config.selection, config.processes)
+    corpus = build(source(config.source), config.files, config.out, config.layout, config.selection, config.processes)
     for name, split in corpus.manifest.splits.items():
         say(f"{name}: {split.records:,} {corpus.manifest.kind}, {len(split.shards)} shards")
     sys.stdout.write(f"{corpus.path}\n")
@@ -61,12 +61,14 @@ class VerifyConfig:
 
 def verify_corpus(config: VerifyConfig) -> None:
     """List what is wrong; nothing wrong is said too."""
+    if not config.corpus.is_dir():
+        raise HepfmError("is not a folder" if config.corpus.exists() else "no such folder", config.corpus)
     problems = verify(config.corpus)
     for problem in problems:
         sys.stdout.write(f"{problem}\n")
     if problems:
         raise HepfmError(
-            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found",
+            f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found, first: {problems[0]}",
             config.corpus,
             "restore what is damaged from a copy, or build the corpus again",
         )

@@ -77,14 +77,23 @@ def _finished(out: Path, plan: Plan) -> bool:
     return True
 
 
+def check_folder(out: Path) -> None:
+    """Refuse a folder that cannot become a corpus, before any work is done for it.
+
+    Raises:
+        HepfmError: it is a file, or holds something that is no corpus.
+    """
+    if out.exists() and not out.is_dir():
+        raise HepfmError("is a file, not a folder", out, "name another --out")
+    if out.is_dir() and not any((out / name).exists() for name in (BUILD, FILE)) and any(out.iterdir()):
+        raise HepfmError("is not empty and not a corpus", out, "name another --out")
+
+
 @contextmanager
 def _claimed(out: Path, plan: Plan) -> Iterator[None]:
     """Hold the folder for this plan; its ``.build`` goes when the work inside ends with a finished corpus."""
     build = out / BUILD
-    if out.exists() and not out.is_dir():
-        raise HepfmError("is a file, not a folder", out, "name another --out")
-    if out.is_dir() and not build.is_dir() and any(out.iterdir()):
-        raise HepfmError("is not empty and not a corpus", out, "name another --out")
+    check_folder(out)
     with locked(build):
         if not _finished(out, plan):
             _check_plan(out, plan)

@@ -1,4 +1,4 @@
-"""Which records are kept: cuts on jets with a cut flow, explicit truncation, and a check for NaN and infinity."""
+"""Which records are kept: cuts on jets with a cut flow, explicit truncation, and a check for impossible values."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.records import lengths_of, offsets_of, values_of
+from hepfm.core.records import kind_of, lengths_of, offsets_of, values_of
 from hepfm.ingest.schema_json import points_column
 from hepfm.ingest.sources.base import Source
 from hepfm.ingest.summary import flat_columns
+
+NOT_NEGATIVE = frozenset({"pt", "pt_constituents", "constituents.pt", "constituents.energy"})
+LARGEST_GEV = 1e6  # ten times the energy of any collider that is planned
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,10 @@ class JetSelection:
             )
         if self.max_constituents is not None and self.max_constituents < 1:
             raise HepfmError("must be at least 1", "--max-constituents")
+        for option in ("pt_min", "pt_max", "eta_max", "min_constituents"):
+            value = getattr(self, option)
+            if value is not None and not value >= 0:
+                raise HepfmError(f"must not be negative, is {value}", f"--{option.replace('_', '-')}")
         for name, low, high in (
             ("pt", self.pt_min, self.pt_max),
             ("constituents", self.min_constituents, self.max_constituents),
@@ -112,18 +119,31 @@ def _leading(batch: pa.RecordBatch, most: int, flow: dict[str, int]) -> pa.Recor
     return batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), cut)
 
 
-def finite_records(batch: pa.RecordBatch) -> tuple[np.ndarray, str]:
-    """Which records hold finite values only (nulls are fine), and the first quantity that does not."""
-    finite = np.ones(len(batch), dtype=bool)
-    culprit = ""
+def possible_records(batch: pa.RecordBatch) -> tuple[np.ndarray, str]:
+    """Which records hold possible values only, and what is wrong with the first quantity that does not.
+
+    NaN and infinity are impossible in any quantity (nulls are fine); so are momenta and energies of a jet or of its
+    constituents that are negative or above :data:`LARGEST_GEV`.
+    """
+    possible = np.ones(len(batch), dtype=bool)
+    fault = ""
     starts = offsets_of(batch.column(points_column(batch.schema)))
     for name, array in flat_columns(batch):
         if not pa.types.is_floating(array.type):
             continue
-        check = pc.call_function("is_finite", [array])
-        if pc.call_function("all", [check]).as_py() is not False:
-            continue
-        bad = np.flatnonzero(~check.fill_null(True).to_numpy(zero_copy_only=False))
-        finite[np.searchsorted(starts, bad, side="right") - 1 if "." in name else bad] = False
-        culprit = culprit or name
-    return finite, culprit
+        for check, what in _checks(name, array, kind_of(batch.schema)):
+            if pc.call_function("all", [check]).as_py() is not False:
+                continue
+            bad = np.flatnonzero(~check.fill_null(True).to_numpy(zero_copy_only=False))
+            possible[np.searchsorted(starts, bad, side="right") - 1 if "." in name else bad] = False
+            fault = fault or f"{name} {what}"
+    return possible, fault
+
+
+def _checks(name: str, array: pa.Array, kind: str) -> Iterator[tuple[pa.Array, str]]:
+    """Flags of the values that pass, and what is wrong with the others."""
+    yield pc.call_function("is_finite", [array]), "is not finite"
+    if kind == "jets" and name in NOT_NEGATIVE:
+        yield pc.call_function("greater_equal", [array, pa.scalar(0.0, array.type)]), "is negative"
+        most = pa.scalar(LARGEST_GEV, array.type)
+        yield pc.call_function("less_equal", [array, most]), f"is above {LARGEST_GEV:g} GeV"

@@ -17,7 +17,7 @@ from hepfm.core.progress import progress
 from hepfm.core.records import lengths_of, offsets_of
 from hepfm.ingest.corpus import Corpus, Split, map_shard
 from hepfm.ingest.manifest import Manifest, ShardEntry
-from hepfm.ingest.selection import finite_records
+from hepfm.ingest.selection import possible_records
 from hepfm.ingest.shards import MEMBER_SUFFIX, decode, member_name
 
 
@@ -134,9 +134,9 @@ def _block(split: Split, block: int, batch: pa.RecordBatch) -> Iterator[str]:
         yield f"records, points and their range are {counts}, stated {tuple(map(int, stated))}"
     if "label" in batch.schema.names and batch.column("label").dictionary.to_pylist() != list(manifest.labels):
         yield "its label names are not the manifest's"
-    finite, culprit = finite_records(batch)
-    if culprit:
-        yield f"{culprit} is not finite in record {int(np.argmin(finite))}"
+    possible, fault = possible_records(batch)
+    if fault:
+        yield f"{fault} in record {int(np.argmin(possible))}"
     yield from _records(manifest, batch, points)
 
 

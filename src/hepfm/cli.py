@@ -103,6 +103,11 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"hepfm: {error.filename}: {error.strerror} (check the path, its permissions and the disk)\n")
+        sys.exit(EXIT_BAD_INPUT)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class ListConfig:
 def list_models(config: ListConfig) -> None:
     """Print a table of every whole artifact below the folder; a broken one is told, not hidden."""
     if not config.folder.is_dir():
-        raise HepfmError("no such folder", config.folder)
+        raise HepfmError("is not a folder" if config.folder.exists() else "no such folder", config.folder)
     table = Table("path", "kind", "parameters", "metrics", "hash")
     for path in sorted(config.folder.rglob("config.json")):
         if not (path.parent / "model.safetensors").exists():

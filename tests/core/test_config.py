@@ -42,15 +42,20 @@ def test_flags_override_the_file(tmp_path: Path) -> None:
     assert config == Config(files=(Path("a.root"),), limit=5, inner=Inner(rate=1.0))
 
 
-def test_what_a_file_leaves_out_comes_from_flags_or_is_asked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("wrong", [["--limit", "many"], ["--nonsense", "3"], ["--inner.mode", "c"], ["--rate", "nan"]])
+def test_a_wrong_flag_is_one_line(wrong: list[str]) -> None:
+    with pytest.raises(HepfmError) as error:
+        parse(Config, ["a.root", *wrong], "hepfm test")
+    assert "\n" not in str(error.value)
+    assert wrong[0].split(".")[0].strip("-") in str(error.value)
+
+
+def test_what_a_file_leaves_out_comes_from_flags_or_is_asked_for(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("limit: 3\n")
     assert parse(Config, ["--config", str(file), "a.root"], "hepfm test") == Config(files=(Path("a.root"),), limit=3)
-    with pytest.raises(SystemExit):
-        parse(Required, ["--config", str(file)], "hepfm test")
-    assert "--out" in capsys.readouterr().err
+    with pytest.raises(HepfmError, match="--out"):
+        parse(Required, [f"--config={file}"], "hepfm test")
 
 
 def test_saved_configuration_reads_back(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_the_manifest_tells_what_is_there(toy_corpus: Corpus) -> None:
     assert manifest.labels == LABELS
     assert manifest.axis == "stored"
     assert manifest.provides[:2] == ("constituents.pt", "constituents.deta")
-    assert manifest.provenance["cut_flow"] == [["entries", 6000], ["read", 6000], ["finite", 6000]]
+    assert manifest.provenance["cut_flow"] == [["entries", 6000], ["read", 6000], ["possible", 6000]]
     assert [file["entries"] for file in manifest.provenance["files"]] == [2000, 1000, 2000, 1000]
     assert not any("/" in file["name"] for file in manifest.provenance["files"])
     batches = list(toy_corpus.split("train"))
@@ -111,8 +111,8 @@ def test_selection_leaves_what_passes_and_counts_the_rest(tmp_path: Path, toy_op
     ]
     assert sorted(rows, key=lambda row: (row["source_file"], row["source_entry"])) == expected
     flow = dict(corpus.manifest.provenance["cut_flow"])
-    assert list(flow)[:3] == ["entries", "read", "finite"]
-    assert flow["entries"] == flow["read"] == flow["finite"] == 3000
+    assert list(flow)[:3] == ["entries", "read", "possible"]
+    assert flow["entries"] == flow["read"] == flow["possible"] == 3000
     assert list(flow.values())[3:7] == sorted(list(flow.values())[3:7], reverse=True)
     assert flow["constituents >= 2"] == len(expected)
     assert flow["jets cut to 4 constituents"] > 0
@@ -129,7 +129,7 @@ def test_an_event_with_several_jets_stays_in_one_split(tmp_path: Path, toy_optio
             split_of.setdefault(entry, set()).add(name)
     assert {len(names) for names in split_of.values()} == {1}
     assert sum(split.records for split in corpus.manifest.splits.values()) == sum(i % 3 for i in range(2000))
-    assert dict(corpus.manifest.provenance["cut_flow"]) == {"entries": 2000, "read": 1999, "finite": 1999}
+    assert dict(corpus.manifest.provenance["cut_flow"]) == {"entries": 2000, "read": 1999, "possible": 1999}
 
 
 def test_too_few_entries_all_go_to_training_and_it_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,7 +220,7 @@ def test_a_value_that_is_not_finite_stops_or_is_left_out(tmp_path: Path, toy_opt
     # What was finished is kept: it is the same either way.
     corpus = build(ToySource(), files, tmp_path / "c", toy_options(on_bad="skip"))
     flow = dict(corpus.manifest.provenance["cut_flow"])
-    assert flow == {"entries": 300, "read": 300, "finite": 299}
+    assert flow == {"entries": 300, "read": 300, "possible": 299}
     assert verify(corpus.path) == []
 
 

@@ -9,7 +9,7 @@ from toy_source import ToySource, write_files
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import lengths_of
-from hepfm.ingest.selection import JetSelection, finite_records
+from hepfm.ingest.selection import JetSelection, possible_records
 from hepfm.ingest.summary import Summary
 
 
@@ -70,7 +70,7 @@ def test_cuts_that_make_no_sense_are_refused(selection: JetSelection, message: s
 
 def test_a_value_that_is_not_finite_is_found_but_a_null_is_none(batch: pa.RecordBatch) -> None:
     assert batch["constituents"].flatten().field(3).null_count > 0
-    assert finite_records(batch)[1] == ""
+    assert possible_records(batch)[1] == ""
     column = batch["constituents"]
     deta = column.flatten().field(1).to_numpy().copy()
     deta[column.offsets.to_numpy()[17]] = np.inf
@@ -79,10 +79,20 @@ def test_a_value_that_is_not_finite_is_found_but_a_null_is_none(batch: pa.Record
     children[1] = pa.array(deta)
     points = pa.StructArray.from_arrays(children, fields=fields)
     bad = batch.set_column(0, batch.schema.field(0), pa.ListArray.from_arrays(column.offsets, points, type=column.type))
-    finite, culprit = finite_records(bad)
-    assert culprit == "constituents.deta"
-    assert np.flatnonzero(~finite).tolist() == [17]
-    assert np.flatnonzero(~finite_records(bad.slice(10))[0]).tolist() == [7]
+    possible, fault = possible_records(bad)
+    assert fault == "constituents.deta is not finite"
+    assert np.flatnonzero(~possible).tolist() == [17]
+    assert np.flatnonzero(~possible_records(bad.slice(10))[0]).tolist() == [7]
+
+
+@pytest.mark.parametrize(("value", "fault"), [(-1.0, "pt is negative"), (1e9, "pt is above 1e+06 GeV")])
+def test_an_impossible_momentum_is_found(batch: pa.RecordBatch, value: float, fault: str) -> None:
+    pt = batch["pt"].to_numpy().copy()
+    pt[5] = value
+    at = batch.schema.get_field_index("pt")
+    possible, found = possible_records(batch.set_column(at, batch.schema.field(at), pa.array(pt)))
+    assert found == fault
+    assert np.flatnonzero(~possible).tolist() == [5]
 
 
 def test_summaries_of_parts_merge_to_that_of_the_whole() -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import inspect
+import io
+import math
+import re
 import sys
 import types
 import typing
@@ -18,25 +23,59 @@ from hepfm.core.files import write_text
 
 ConfigT = TypeVar("ConfigT")
 
+CONFIG_HELP = "--config FILE.yaml takes these settings from a file (a run's config.yaml is one); flags override it."
+
 
 def parse(config_type: type[ConfigT], arguments: Sequence[str], prog: str) -> ConfigT:
     """Read a command's configuration from its arguments; ``--config FILE`` gives defaults that flags override."""
-    arguments = list(arguments)
-    default: Any = None
-    if "--config" in arguments:
-        at = arguments.index("--config")
-        if at + 1 == len(arguments):
-            raise HepfmError("--config needs a file", prog)
-        default = from_yaml(config_type, Path(arguments[at + 1]), missing=tyro.MISSING)
-        del arguments[at : at + 2]
-    options: dict[str, Any] = {} if default is None else {"default": default}
-    return tyro.cli(
-        config_type,
-        args=arguments,
-        prog=prog,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
-        **options,
-    )
+    file, arguments = _config_file(arguments)
+    options: dict[str, Any] = {}
+    if file is not None:
+        options["default"] = from_yaml(config_type, file, missing=tyro.MISSING)
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            config = tyro.cli(
+                config_type,
+                args=arguments,
+                prog=prog,
+                description=f"{inspect.cleandoc(config_type.__doc__ or '')}\n\n{CONFIG_HELP}",
+                config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes),
+                **options,
+            )
+    except SystemExit as end:
+        if end.code:
+            raise HepfmError(_one_line(told.getvalue()), prog) from None
+        raise
+    _check_finite(config)
+    return config
+
+
+def _config_file(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The file that ``--config FILE`` (or ``--config=FILE``) names, and the other arguments."""
+    rest = [part for argument in arguments for part in re.split(r"(?<=^--config)=", argument, maxsplit=1)]
+    if "--config" not in rest:
+        return None, list(arguments)
+    at = rest.index("--config")
+    if at + 1 == len(rest):
+        raise HepfmError("needs a file", "--config")
+    return Path(rest[at + 1]), rest[:at] + rest[at + 2 :]
+
+
+def _one_line(box: str) -> str:
+    """tyro's framed message as one line."""
+    words = " ".join(re.sub(r"[╭╮╰╯│─]+", " ", box).split())
+    return re.sub(r"^(Required options|Parsing error|Unrecognized options) (?=[A-Z])", "", words)
+
+
+def _check_finite(config: Any) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            _check_finite(value)
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise HepfmError(f"must be a finite number, is {number}", f"--{field.name.replace('_', '-')}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -125,8 +164,8 @@ def from_yaml(config_type: type[ConfigT], path: Path, missing: Any = dataclasses
     """Read a configuration from a YAML file (safe loader: data only); ``missing`` as in :func:`from_dict`."""
     try:
         data = yaml.safe_load(path.read_text())
-    except FileNotFoundError as error:
-        raise HepfmError("no such configuration file", path) from error
+    except OSError as error:
+        raise HepfmError(f"cannot be read: {error.strerror}", path, "--config takes a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HepfmError(f"not valid YAML: {error}", path) from error
     return from_dict(config_type, data or {}, path, missing)

@@ -52,6 +52,8 @@ class RunFolder:
         Raises:
             HepfmError: the folder holds another run, or something that is no run.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise HepfmError("is a file, not a folder", self.path, "name another --out")
         if self.config.exists():
             before, now = (_without(free, data) for data in (yaml.safe_load(self.config.read_text()), to_dict(config)))
             if before != now:

@@ -82,6 +82,12 @@ class TrainingConfig:
         for name in ("warmup_steps", "weight_decay", "clip", "validate_every"):
             if getattr(self, name) < 0:
                 raise HepfmError(f"must not be negative, is {getattr(self, name)}", f"--{name.replace('_', '-')}")
+        for name in ("betas", "min_learning_rate_fraction"):
+            value = getattr(self, name)
+            if not all(0 <= number <= 1 for number in (value if isinstance(value, tuple) else (value,))):
+                raise HepfmError(f"must lie between 0 and 1, is {value}", f"--{name.replace('_', '-')}")
+        if 1.0 in self.betas:
+            raise HepfmError("must lie below 1", "--betas")
         if not self.learning_rate > 0:
             raise HepfmError(f"must be positive, is {self.learning_rate}", "--learning-rate")
         if not 0 < self.decay_fraction <= 1:

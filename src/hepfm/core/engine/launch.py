@@ -129,6 +129,8 @@ def relaunch(processes: int, command: Sequence[str] | None = None) -> None:
         processes: how many.
         command: what each runs; this very command by default.
     """
+    if processes < 1:
+        raise HepfmError(f"must be at least 1, is {processes}", "--nproc")
     if processes == 1 or world() > 1:
         return
     command = command or [sys.executable, "-m", "hepfm.cli", *sys.argv[1:]]
