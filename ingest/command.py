@@ -16,6 +16,7 @@ from hepfm.core.progress import say
 from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.describe import describe
+from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.selection import JetSelection
 from hepfm.ingest.sources.registry import source
 from hepfm.ingest.verify import verify
@@ -48,7 +49,16 @@ def ingest(config: IngestConfig) -> None:
     corpus = build(source(config.source), config.files, config.out, config.layout, config.selection, config.processes)
     for name, split in corpus.manifest.splits.items():
         say(f"{name}: {split.records:,} {corpus.manifest.kind}, {len(split.shards)} shards")
+        for label in missing_labels(corpus.manifest, name):
+            say(f"note: {name} has no {label}: too few entries to give each split every class; take more files")
     sys.stdout.write(f"{corpus.path}\n")
+
+
+def missing_labels(manifest: Manifest, split: str) -> list[str]:
+    """Labels that another split has and this one has not."""
+    counts = [entry.labels for entry in manifest.splits.values()]
+    present = [label for label in manifest.labels if any(count.get(label) for count in counts)]
+    return [label for label in present if not manifest.splits[split].labels.get(label)]
 
 
 @dataclass(frozen=True)

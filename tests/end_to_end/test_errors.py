@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -137,3 +138,11 @@ def test_bad_values_are_told_before_work_starts(hepfm: Hepfm, corpus: Path, tmp_
     refused(result, "codes")
     refused(hepfm("tokenizer", "fit", corpus, "--out", tmp_path / "tok", "--batch-records", 0), "--batch-records")
     assert not (tmp_path / "tok" / "artifact").exists()
+
+
+def test_a_class_that_is_missing_from_a_split_is_told(hepfm: Hepfm, tmp_path: Path, jetclass_files: list[Path]) -> None:
+    done = hepfm("ingest", "jetclass", *jetclass_files, "--out", tmp_path / "c", "--splits", 0.8, 0.1, 0.1)
+    splits = json.loads((tmp_path / "c" / "corpus.json").read_text())["splits"]
+    lacking = {(name, label) for name in splits for label in ("QCD", "Tbqq") if not splits[name]["labels"].get(label)}
+    assert lacking  # two classes of three runs each cannot be in three splits
+    assert {(name, label) for name, label in lacking if f"note: {name} has no {label}:" in done.err} == lacking
