@@ -21,6 +21,8 @@ LOADERS = {
     "tokenizer": "hepfm.tokenize.registry:load_tokenizer",
     "backbone": "hepfm.pretrain.backbone:load_backbone",
 }
+# Figures that say most about a model of either kind.
+HEADLINES = ("validation_loss", "codebook_use", "jet_mass_w1_gev")
 
 
 def load(name: str | Path) -> Any:
@@ -47,7 +49,8 @@ def list_models(config: ListConfig) -> None:
         raise HepfmError("is not a folder" if config.folder.exists() else "no such folder", config.folder)
     table = Table("path", "kind", "parameters", "metrics", "hash")
     for path in sorted(config.folder.rglob("config.json")):
-        if not (path.parent / "model.safetensors").exists():
+        inside_another = (path.parents[1] / "model.safetensors").exists()
+        if inside_another or not (path.parent / "model.safetensors").exists():
             continue
         try:
             artifact = read_artifact(path.parent)
@@ -55,6 +58,7 @@ def list_models(config: ListConfig) -> None:
             table.add_row(str(path.parent), "broken", "", error.what, "")
             continue
         parameters = sum(tensor.numel() for tensor in artifact.weights().values())
-        figures = ", ".join(f"{k}={v:.4g}" for k, v in artifact.metrics().items() if isinstance(v, float))
+        metrics = artifact.metrics()
+        figures = ", ".join(f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics)
         table.add_row(str(path.parent), artifact.kind, f"{parameters:,}", figures, artifact.hash[:12])
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)
