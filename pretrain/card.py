@@ -11,7 +11,9 @@ def card(backbone: Backbone, provenance: dict[str, Any], metrics: dict[str, Any]
     """Text that tells a reader what this backbone is, what it was trained on, and how to use it."""
     blocks = backbone.config.transformer
     lengths = provenance["lengths"]
-    corpora = "\n".join(f"- `{entry['path']}`, digest `{entry['digest']}`" for entry in provenance["corpora"])
+    corpora = "\n".join(
+        f"- {entry['records']:,} jets of the token corpus `{entry['digest']}`" for entry in provenance["corpora"]
+    )
     parent = f"\nIt continues from the backbone with hash `{provenance['parent']}`.\n" if provenance["parent"] else ""
     return f"""# Backbone over jet tokens
 
@@ -36,7 +38,7 @@ Losses are in nats per real token, the stop token included; they compare only un
 
     hepfm generate THIS_FOLDER -n 1000 --format jetclass --out jets.root
 
-`reference.npz` holds inputs and logits that loading replays. Command: `{provenance["command"]}`
+`reference.npz` holds inputs and logits that loading replays. Its settings are in `config.json`.
 """
 
 

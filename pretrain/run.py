@@ -13,7 +13,7 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from hepfm.core.config import command_line, to_dict
+from hepfm.core.config import settings_of
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.config import FREE_SETTINGS, TrainingConfig
@@ -170,9 +170,8 @@ def _write(
         "flops_per_token": backbone.flops_per_token(lengths["mean_sequence"]),
     }
     provenance = {
-        "command": command_line(),
-        "config": to_dict(config),
-        "corpora": [{"path": str(corpus.path), "digest": corpus.digest} for corpus in data.corpora],
+        "config": settings_of(config, without=("tokens", "backbone", "out", "nproc")),
+        "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
         "tokenizer": data.tokenizer.hash,
         "max_length": start.max_length,
         "lengths": lengths,

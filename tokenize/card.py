@@ -23,7 +23,7 @@ differs is refused.
 
 ## Data
 
-- `{provenance["corpus"]["path"]}`, digest `{provenance["corpus"]["digest"]}`
+- {provenance["corpus"]["records"]:,} jets of the corpus `{provenance["corpus"]["digest"]}`
 
 ## Results
 
@@ -35,7 +35,7 @@ Measured on the split `{metrics["measured_on"]}`.
 
     hepfm tokenizer apply THIS_FOLDER CORPUS --out TOKENS
 
-`reference.npz` holds features, ids and decoded values that loading replays. Command: `{provenance["command"]}`
+`reference.npz` holds features, ids and decoded values that loading replays. Its settings are in `config.json`.
 """
 
 

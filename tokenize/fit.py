@@ -12,7 +12,7 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from hepfm.core.config import command_line, to_dict
+from hepfm.core.config import settings_of, to_dict
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.config import FREE_SETTINGS, TrainingConfig
@@ -137,9 +137,8 @@ def _write(
         )
     metrics = {**figures, **quality, "measured_on": split.name}
     provenance = {
-        "command": command_line(),
-        "config": to_dict(config),
-        "corpus": {"path": str(corpus.path), "digest": corpus.digest},
+        "config": settings_of(config, without=("corpus", "out", "nproc")),
+        "corpus": {"digest": corpus.digest, "records": corpus.split("train").records},
     }
     tokenizer.save(
         run.artifact,

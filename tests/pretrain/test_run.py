@@ -11,6 +11,7 @@ from hepfm.core.config import parse
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
 from hepfm.core.runs import read_metrics
+from hepfm.ingest.corpus import Corpus
 from hepfm.pretrain.backbone import load_backbone
 from hepfm.pretrain.run import PretrainConfig, main
 
@@ -31,7 +32,7 @@ def test_writes_a_backbone_that_says_where_it_comes_from(config: PretrainConfig)
     assert artifact.contract["max_length"] == 8
     assert artifact.contract["features"] == ["pt", "deta", "dphi"]
     assert artifact.provenance["tokenizer"]
-    assert artifact.provenance["corpora"][0]["path"] == str(config.tokens[0])
+    assert artifact.provenance["corpora"][0]["digest"] == Corpus.open(config.tokens[0]).digest
     assert artifact.provenance["lengths"]["cut_jets"] > 0
     assert artifact.metrics()["validation_loss"] > 0
     assert artifact.metrics()["steps"] == 4

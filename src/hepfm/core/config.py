@@ -11,7 +11,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -81,6 +81,11 @@ def _check_finite(config: Any) -> None:
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain data (paths as strings, tuples as lists) of a configuration."""
     return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def settings_of(config: Any, without: Collection[str]) -> dict[str, Any]:
+    """:func:`to_dict` less the named entries: an artifact's bytes must not depend on where things lie."""
+    return {name: value for name, value in to_dict(config).items() if name not in without}
 
 
 def _plain(value: Any) -> Any:
