@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import sha256_file
-from hepfm.core.progress import progress, say
+from hepfm.core.progress import say
+from hepfm.core.records import values_of
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.gather import gather
 from hepfm.ingest.jobs import check_folder, write_corpus
 from hepfm.ingest.manifest import SPLITS
 from hepfm.ingest.plan import Job, Plan
-from hepfm.ingest.selection import JetSelection, possible_records
+from hepfm.ingest.plausible import faults
+from hepfm.ingest.probe import Probed, SourceFile, existing, probe
+from hepfm.ingest.selection import Selection, selection_type
 from hepfm.ingest.shards import concatenate
 from hepfm.ingest.sources.base import Source
 from hepfm.ingest.splits import (
@@ -33,6 +34,7 @@ from hepfm.ingest.splits import (
     rounds_of,
     shards_of,
 )
+from hepfm.ingest.tally import OnBad, Tally
 
 BLOCK_RECORDS = {"jets": 2048, "showers": 128, "tokens": 4096}
 # Entries of one file that are held at a time; a shower has a hundred times as many points as a jet.
@@ -54,23 +56,11 @@ class BuildOptions:
     """Entries that a shard is made from, about."""
     block_records: int | None = None
     """Records of a block; default 2,048 jets or 128 showers."""
-    on_bad: Literal["stop", "skip"] = "stop"
-    """What to do with a record that holds an impossible value (NaN, infinity, a negative pt): stop, or leave it out
-    and count it. A build that stopped continues with the other choice: shards without such records are the same."""
-
-
-@dataclass(frozen=True)
-class SourceFile:
-    """A raw file: where it lies now, and what identifies it wherever it lies."""
-
-    path: Path
-    name: str
-    sha256: str
-    bytes: int
-    entries: int
-
-    def identity(self) -> dict[str, Any]:
-        return {"name": self.name, "sha256": self.sha256, "bytes": self.bytes, "entries": self.entries}
+    on_bad: OnBad = "stop"
+    """What to do with what is bad: stop; or leave it out, count it in the cut flow and list it in rejected.jsonl. Bad
+    is a record that breaks a rule (NaN, negative energy, no constituents, another unit, an index outside its table, a
+    label outside its list), an entry that comes a second time, and a file that is damaged. A build that stopped over
+    a record continues with the other choice: shards without such records are the same."""
 
 
 def build(
@@ -78,10 +68,11 @@ def build(
     files: Sequence[Path],
     out: Path,
     options: BuildOptions | None = None,
-    selection: JetSelection | None = None,
+    selection: Selection | None = None,
     processes: int = 1,
+    scheduler: str | None = None,
 ) -> Corpus:
-    """Build a corpus, or continue one that was interrupted; the bytes do not depend on either, nor on processes.
+    """Build a corpus, or continue one that was interrupted; the bytes do not depend on either, nor on the workers.
 
     Args:
         source: the format of the files.
@@ -89,57 +80,38 @@ def build(
         out: the corpus's folder.
         options: splits, seed and layout.
         selection: which records to keep.
-        processes: worker processes.
+        processes, scheduler: see :class:`hepfm.ingest.workers.Workers`.
 
     Raises:
         HepfmError: a file is missing, given twice or bad; the folder holds something else; no record passes.
     """
-    options, selection = options or BuildOptions(), selection or JetSelection()
+    options = options or BuildOptions()
+    selection = selection or selection_type(source.kind)()
     _check(options)
-    selection.check(source)
     check_folder(out)
-    probed = probe(source, files)
+    source = source.bind(existing(files))
+    selection.check(source)
+    probed = probe(source, files, options.on_bad)
     plan = make_plan(source, probed, options, selection)
     for note in plan.provenance["notes"]:
         say(note)
-    produce = Produce(source, tuple(probed), selection, options.on_bad, options.seed, plan.block_records)
-    return write_corpus(out, plan, produce, processes=processes)
+    produce = Produce(
+        source, probed.files, probed.repeated, selection, options.on_bad, options.seed, plan.block_records
+    )
+    return write_corpus(out, plan, produce, processes=processes, scheduler=scheduler)
 
 
-def probe(source: Source, files: Sequence[Path]) -> list[SourceFile]:
-    """Open every file and take its checksum; nothing is built before all are known to be good."""
-    files = [Path(file) for file in files]
-    if not files:
-        raise HepfmError("no file was given", "ingest", "name at least one")
-    for file in files:
-        if not file.is_file():
-            raise HepfmError("no such file" if not file.exists() else "is not a file", file)
-    resolved = [file.resolve() for file in files]
-    common = Path(os.path.commonpath([file.parent for file in resolved]))
-    probed: dict[str, SourceFile] = {}
-    with progress("checking files", len(files), "files") as task:
-        for path in resolved:
-            entries, sha256 = source.entries(path), sha256_file(path)
-            if sha256 in probed:
-                twice = "was given twice" if probed[sha256].path == path else f"is a copy of {probed[sha256].path}"
-                raise HepfmError(twice, path, "give each file once")
-            name = path.relative_to(common).as_posix()
-            probed[sha256] = SourceFile(path, name, sha256, path.stat().st_size, entries)
-            task.advance()
-    if not any(file.entries for file in probed.values()):
-        raise HepfmError("no file holds an entry", f"{files[0]}" + (" and the others" if files[1:] else ""))
-    # By name, so that it does not matter in which order they were given, and the files of a class stand together.
-    return sorted(probed.values(), key=lambda file: file.name)
-
-
-def make_plan(source: Source, files: Sequence[SourceFile], options: BuildOptions, selection: JetSelection) -> Plan:
+def make_plan(source: Source, probed: Probed, options: BuildOptions, selection: Selection) -> Plan:
     """Lay the corpus out: which entries go to which split, shard and round."""
-    entries = [file.entries for file in files]
+    entries = [file.entries for file in probed.files]
     run_entries = options.run_entries or default_run_entries(sum(entries))
     fractions = dict(zip(SPLITS, options.splits, strict=True))
-    runs = cut_runs(entries, run_entries)
+    runs = cut_runs(entries, run_entries, probed.edges)
     dealt = assign_splits(runs, fractions, options.seed)
-    notes = []
+    notes = [f"{name} was left out: {what}" for name, what in probed.left_out]
+    again = sum(int((ranges[:, 1] - ranges[:, 0]).sum()) for ranges in probed.repeated.values())
+    if again:
+        notes.append(f"{again:,} entries came a second time and were left out")
     if len(dealt) < sum(fraction > 0 for fraction in options.splits):
         notes.append(
             f"{sum(entries):,} entries are too few to be split in runs of {run_entries:,}: all are in "
@@ -154,7 +126,7 @@ def make_plan(source: Source, files: Sequence[SourceFile], options: BuildOptions
         "block_records": block_records,
     }
     origin = {"source": source.name, "settings": source.settings(), "selection": selection.settings()}
-    listed = [file.identity() for file in files]
+    listed = [file.identity() for file in probed.files]
     return Plan(
         identity={**origin, "build": settings, "files": listed},
         jobs=tuple(
@@ -168,6 +140,7 @@ def make_plan(source: Source, files: Sequence[SourceFile], options: BuildOptions
         labels=source.labels,
         axis=source.axis,
         block_records=block_records,
+        geometry=source.geometry,
         provenance={
             **origin,
             "build": settings,
@@ -188,10 +161,10 @@ def _entries(shard: list[list[Run]]) -> int:
     return sum(len(run) for lanes in shard for run in lanes)
 
 
-def _command(source: Source, settings: dict[str, Any], selection: JetSelection) -> str:
+def _command(source: Source, settings: dict[str, Any], selection: Selection) -> str:
     """The command in its normal form: without what does not shape the corpus (folders, processes)."""
     words = ["hepfm", "ingest", source.name, "FILES", "--out", "CORPUS"]
-    for name, value in {**settings, **selection.settings()}.items():
+    for name, value in {**source.settings(), **settings, **selection.settings()}.items():
         values = value if isinstance(value, list) else [value]
         words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(item)) for item in values)]
     return " ".join(words)
@@ -210,43 +183,60 @@ def _check(options: BuildOptions) -> None:
 
 @dataclass(frozen=True)
 class Produce:
-    """Reads the rounds of a shard: selection applied, records of a round permuted. Returns the cut flow."""
+    """Reads the rounds of a shard: selection applied, records of a round permuted. Returns what became of entries."""
 
     source: Source
     files: tuple[SourceFile, ...]
-    selection: JetSelection
-    on_bad: str
+    repeated: dict[int, np.ndarray]
+    selection: Selection
+    on_bad: OnBad
     seed: int
     block_records: int
 
-    def __call__(self, job: Job) -> Generator[pa.RecordBatch, None, dict[str, int]]:
-        flow = {"entries": 0, "read": 0, "possible": 0}
+    def __call__(self, job: Job) -> Generator[pa.RecordBatch, None, Tally]:
+        tally = Tally(self.on_bad, {"entries": 0})
         rounds = [pieces for group in job.payload for pieces in group]
         for number, pieces in enumerate(rounds):
-            records = concatenate([self._read(piece, flow) for piece in pieces])
+            records = concatenate([self._read(piece, tally) for piece in pieces])
             order = generator("ingest", self.seed, job.split, job.shard, number).permutation(len(records))
             for start in range(0, len(records), self.block_records):
                 yield gather(records, order[start : start + self.block_records])
-        return flow
+        return tally
 
-    def _read(self, piece: list[int], flow: dict[str, int]) -> pa.RecordBatch:
+    def _read(self, piece: list[int], tally: Tally) -> pa.RecordBatch:
         number, start, stop = piece
         file = self.files[number]
         if file.path.stat().st_size != file.bytes:
             raise HepfmError("changed while it was being read", file.path, "run again")
-        batch = self.source.read(file.path, start, stop)
+        tally.file = number
+        tally.count("entries", stop - start)
+        batch = self.source.read(file.path, start, stop, tally)
         if not batch.schema.equals(self.source.schema):
             raise HepfmError(f"{self.source.name} gave {batch.schema}, not {self.source.schema}", file.path)
-        flow["entries"] += stop - start
-        flow["read"] += len(batch)
+        tally.count("read", len(batch))
         at = batch.schema.get_field_index("source_file")
         batch = batch.set_column(at, batch.schema.field(at), pa.array(np.full(len(batch), number, np.int32)))
-        return self.selection.apply(self._possible(batch, file, flow), flow)
+        batch = self._possible(self._first(batch, number, tally), file, tally)
+        return self.selection.apply(batch, tally.flow)
 
-    def _possible(self, batch: pa.RecordBatch, file: SourceFile, flow: dict[str, int]) -> pa.RecordBatch:
-        possible, fault = possible_records(batch)
-        if fault and self.on_bad == "stop":
-            entry = batch.column("source_entry")[int(np.argmin(possible))]
-            raise HepfmError(f"{fault} in entry {entry}", file.path, "--on-bad skip leaves such records out")
-        flow["possible"] += int(possible.sum())
-        return batch.filter(pa.array(possible)) if fault else batch
+    def _first(self, batch: pa.RecordBatch, number: int, tally: Tally) -> pa.RecordBatch:
+        """The records whose entries did not come before."""
+        if number not in self.repeated:
+            return batch
+        starts, stops = self.repeated[number].T
+        entries = values_of(batch.column("source_entry"))
+        at = np.searchsorted(starts, entries, side="right") - 1
+        again = (at >= 0) & (entries < stops[at])
+        tally.reject("came a second time", np.unique(entries[again]), self.files[number].path)
+        return batch.filter(pa.array(~again))
+
+    def _possible(self, batch: pa.RecordBatch, file: SourceFile, tally: Tally) -> pa.RecordBatch:
+        """The records that keep the rules of :mod:`hepfm.ingest.plausible`; others count under the first they break."""
+        possible = np.ones(len(batch), dtype=bool)
+        entries = values_of(batch.column("source_entry"))
+        for what, records in faults(batch):
+            first = records[possible[records]]
+            possible[first] = False
+            tally.reject(what, entries[first], file.path)
+        tally.count("possible", int(possible.sum()))
+        return batch if possible.all() else batch.filter(pa.array(possible))

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, is_dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from tyro.conf import Positional
 
+from hepfm.core.config import read_yaml
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.describe import describe
+from hepfm.ingest.jobs import REJECTED
 from hepfm.ingest.manifest import Manifest
-from hepfm.ingest.selection import JetSelection
-from hepfm.ingest.sources.registry import source
+from hepfm.ingest.probe import existing
+from hepfm.ingest.selection import JetSelection, selection_type
+from hepfm.ingest.sources.base import Source
+from hepfm.ingest.sources.registry import SOURCES, recognised, source, source_type
 from hepfm.ingest.verify import verify
+from hepfm.ingest.workers import cores
 
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -31,27 +35,102 @@ class IngestConfig:
     """Build a corpus from raw files. Run again after an interruption, it continues; the result is the same bytes."""
 
     source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]
-    """Format of the files: jetclass."""
+    """Format of the files; auto recognises it. 'hepfm ingest SOURCE --help' shows the options of one."""
     files: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILES...")]
     """Raw files, each once."""
     out: Path
     """Folder of the corpus: new, empty, or begun with the same command."""
     layout: BuildOptions = field(default_factory=BuildOptions)
     selection: JetSelection = field(default_factory=JetSelection)
-    processes: int = field(default_factory=_cores)
+    processes: int = field(default_factory=cores)
     """Worker processes; default all cores. The result does not depend on it."""
+    scheduler: str | None = None
+    """Dask scheduler whose workers build the shards (tcp://host:8786; files under the same paths everywhere), or
+    'local' for a Dask cluster of --processes workers on this machine."""
+
+
+def ingest_config(arguments: Sequence[str]) -> type[IngestConfig]:
+    """The configuration of ``hepfm ingest SOURCE``: with its settings, and the cuts that its records can be given."""
+    name = _named_source(arguments)
+    if name is None or name == AUTO:
+        listed = "\n".join(f"  {entry.name:<15} {entry.title}" for entry in SOURCES.values())
+        described = dataclass(frozen=True)(type("IngestConfig", (IngestConfig,), {}))
+        described.__doc__ = f"{IngestConfig.__doc__}\n\nSources:\n{listed}\n  pythia          simulates jets"
+        return _with_fields(described, selection=JetSelection)
+    options = source_type(name)
+    fields: dict[str, type] = {"selection": selection_type(SOURCES[name].kind)}
+    if is_dataclass(options) and any(field.init for field in dataclass_fields(options)):
+        fields["options"] = options
+    return _with_fields(IngestConfig, **fields)
+
+
+def _named_source(arguments: Sequence[str]) -> str | None:
+    """The source that the arguments, or the file that --config names, ask for; None if neither does."""
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0]
+    if "--config" in arguments[:-1]:
+        named = read_yaml(Path(arguments[list(arguments).index("--config") + 1])).get("source")
+        return named if isinstance(named, str) else None
+    return None
+
+
+def _with_fields(base: type[IngestConfig], **types: type) -> type[IngestConfig]:
+    """``base`` with fields of these types, each made without arguments by default."""
+    body = {"__doc__": base.__doc__, "__annotations__": types, "__module__": __name__}
+    defaults = {name: field(default_factory=made) for name, made in types.items()}
+    return dataclass(frozen=True)(type(base.__name__, (base,), {**body, **defaults}))
 
 
 def ingest(config: IngestConfig) -> None:
     """Build the corpus and say what is in it."""
     if config.processes < 1:
         raise HepfmError("must be at least 1", "--processes")
-    corpus = build(source(config.source), config.files, config.out, config.layout, config.selection, config.processes)
+    chosen: Source = getattr(config, "options", None) or _source(config)
+    try:
+        corpus = build(
+            chosen, config.files, config.out, config.layout, config.selection, config.processes, config.scheduler
+        )
+    except HepfmError as error:
+        raise _better_named(error, chosen, config.files) from error
     for name, split in corpus.manifest.splits.items():
         say(f"{name}: {split.records:,} {corpus.manifest.kind}, {len(split.shards)} shards")
         for label in missing_labels(corpus.manifest, name):
             say(f"note: {name} has no {label}: too few entries to give each split every class; take more files")
+    for name, count in corpus.manifest.provenance["cut_flow"]:
+        if name.startswith("rejected: "):
+            say(f"{name}: {count:,} (listed in {corpus.path / REJECTED})")
     sys.stdout.write(f"{corpus.path}\n")
+
+
+def _source(config: IngestConfig) -> Source:
+    if config.source != AUTO:
+        return source(config.source)
+    files = existing(config.files)
+    found = {name for path in files for name in recognised(path)[:1]}
+    unknown = next((path for path in files if not recognised(path)), None)
+    if unknown is not None:
+        raise HepfmError("its format is not recognised", unknown, f"name the source: {', '.join(SOURCES)}")
+    if len(found) > 1:
+        raise HepfmError(
+            f"the files are of several formats: {', '.join(sorted(found))}", "ingest auto", "one at a time"
+        )
+    name = found.pop()
+    say(f"recognised: {SOURCES[name].title} (hepfm ingest {name})")
+    if SOURCES[name].kind == "showers" and config.selection != JetSelection():
+        raise HepfmError("cuts on jets do not fit showers", "ingest auto", f"say hepfm ingest {name}")
+    return source(name)
+
+
+def _better_named(error: HepfmError, chosen: Source, files: Sequence[Path]) -> HepfmError:
+    """The error, and the source that fits the files where the chosen one does not."""
+    for path in files:
+        fitting = recognised(path) if path.is_file() else []
+        if fitting and chosen.name in SOURCES and chosen.name not in fitting:
+            name = fitting[0]
+            return HepfmError(
+                f"is no {chosen.name} file but {SOURCES[name].title} ({error.what})", path, f"say hepfm ingest {name}"
+            )
+    return error
 
 
 def missing_labels(manifest: Manifest, split: str) -> list[str]:

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import errno
 import math
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import atomic_path, locked, read_json, sha256_file, write_bytes, write_json
+from hepfm.core.files import (
+    atomic_path,
+    canonical_json,
+    locked,
+    read_json,
+    sha256_file,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from hepfm.core.progress import progress, say
 from hepfm.core.versions import versions
 from hepfm.ingest.corpus import Corpus
@@ -34,13 +37,22 @@ from hepfm.ingest.plan import Job, Plan
 from hepfm.ingest.receipts import Receipt
 from hepfm.ingest.shards import INDEX, index_bytes, reblock, write_shard
 from hepfm.ingest.summary import Summary, summarise
+from hepfm.ingest.tally import Tally
+from hepfm.ingest.workers import Workers
 
 BUILD = ".build"
+REJECTED = "rejected.jsonl"  # the quarantine: what was left out, file by file, and why
 Produce = Callable[[Job], Iterable[pa.RecordBatch]]
 
 
 def write_corpus(
-    out: Path, plan: Plan, produce: Produce, *, processes: int = 1, attached: dict[str, Path] | None = None
+    out: Path,
+    plan: Plan,
+    produce: Produce,
+    *,
+    processes: int = 1,
+    scheduler: str | None = None,
+    attached: dict[str, Path] | None = None,
 ) -> Corpus:
     """Write the corpus of ``plan``, or continue it where it was interrupted.
 
@@ -48,9 +60,10 @@ def write_corpus(
         out: its folder: new, empty, or begun with the same plan.
         plan: what it holds.
         produce: gives the records of a job, in batches of any size. Picklable (an instance of a dataclass with
-            ``__call__``): with more than one process it runs in spawned workers. A generator may return counts by name;
-            their sums over the jobs are the manifest's cut flow.
-        processes: worker processes; one means this one.
+            ``__call__``): with more than one process it runs in spawned workers. A generator may return a
+            :class:`~hepfm.ingest.tally.Tally`; the sums of its counts over the jobs are the manifest's cut flow, and
+            what it rejected is listed in ``rejected.jsonl``.
+        processes, scheduler: see :class:`hepfm.ingest.workers.Workers`.
         attached: files or folders to put into the corpus, by their name inside.
 
     Raises:
@@ -64,7 +77,7 @@ def write_corpus(
         return Corpus.open(out)
     with _claimed(out, plan):
         if not _finished(out, plan):
-            receipts = _run(out, plan, produce, processes)
+            receipts = _run(out, plan, produce, Workers(processes, scheduler))
             _seal(out, plan, receipts, attached or {})
     return Corpus.open(out)
 
@@ -97,11 +110,16 @@ def _claimed(out: Path, plan: Plan) -> Iterator[None]:
     with locked(build):
         if not _finished(out, plan):
             _check_plan(out, plan)
-            for partial in out.glob("*/.*.partial-*"):
-                partial.unlink()  # of a process that was killed: this one holds the lock
+            _sweep(out)
         yield
         if (out / FILE).is_file():
             shutil.rmtree(build, ignore_errors=True)
+
+
+def _sweep(out: Path) -> None:
+    """Remove half-written shards of processes that were killed; the caller holds the lock."""
+    for partial in out.glob("*/.*.partial-*"):
+        partial.unlink()
 
 
 def _check_plan(out: Path, plan: Plan) -> None:
@@ -154,7 +172,8 @@ class _Work:
                 sha256=written.sha256,
                 blocks=written.blocks,
                 summaries=summaries,
-                cut_flow=produced.counts,
+                cut_flow=produced.tally.flow,
+                rejected=tuple(produced.tally.rejected),
             )
             if job.expected is not None and receipt.records != job.expected:
                 path.unlink(missing_ok=True)
@@ -182,22 +201,22 @@ class _Work:
 
 @dataclass
 class _Counted:
-    """Batches, and the counts that a generator of them returned at its end."""
+    """Batches, and the tally that a generator of them returned at its end."""
 
     batches: Iterable[pa.RecordBatch]
-    counts: dict[str, int] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        self.counts = (yield from self.batches) or {}  # type: ignore[func-returns-value]
+        self.tally = (yield from self.batches) or self.tally  # type: ignore[func-returns-value]
 
 
 def _receipt_path(out: Path, job: Job) -> Path:
     return out / BUILD / job.split / f"{job.shard:06d}.json"
 
 
-def _run(out: Path, plan: Plan, produce: Produce, processes: int) -> list[Receipt]:
+def _run(out: Path, plan: Plan, produce: Produce, workers: Workers) -> list[Receipt]:
     """Receipts of all jobs, in order; those that a former run left are checked against their shards and kept."""
-    work = _Work(out, plan.digest, plan.schema, plan.block_records, produce)
+    work = _Work(out.resolve(), plan.digest, plan.schema, plan.block_records, produce)
     receipts: dict[str, Receipt] = {}
     with progress("corpus", sum(job.size for job in plan.jobs), plan.unit) as task:
         for job in plan.jobs:
@@ -207,9 +226,11 @@ def _run(out: Path, plan: Plan, produce: Produce, processes: int) -> list[Receip
                 task.advance(job.size)
         if receipts:
             say(f"continuing {out}: {len(receipts)} of {len(plan.jobs)} shards are there")
-        for job, receipt in _results(work, [job for job in plan.jobs if job.name not in receipts], processes):
+        lacking = [job for job in plan.jobs if job.name not in receipts]
+        for job, receipt in workers.results(work, lacking, out) if lacking else ():
             receipts[job.name] = receipt
             task.advance(job.size)
+    _sweep(out)
     return [receipts[job.name] for job in plan.jobs]
 
 
@@ -217,42 +238,6 @@ def _intact(path: Path, receipt: Receipt) -> bool:
     if not receipt.blocks:
         return not path.exists()
     return path.is_file() and path.stat().st_size == receipt.bytes and sha256_file(path) == receipt.sha256
-
-
-def _results(work: _Work, jobs: list[Job], processes: int) -> Iterator[tuple[Job, Receipt]]:
-    processes = min(processes, len(jobs))
-    if processes <= 1:
-        for job in jobs:
-            yield job, work(job)
-        return
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
-    try:
-        futures = {executor.submit(work, job): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise HepfmError(
-            "a worker process died (killed, or out of memory)",
-            work.out,
-            "run again: it continues; give fewer --processes if memory ran out",
-        ) from error
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Workers end with their parent, however it ends, die quietly at Ctrl-C, and keep to one core each."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    pa.set_cpu_count(1)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _seal(out: Path, plan: Plan, receipts: list[Receipt], attached: dict[str, Path]) -> None:
@@ -272,6 +257,13 @@ def _seal(out: Path, plan: Plan, receipts: list[Receipt], attached: dict[str, Pa
         for number, block in enumerate(receipt.blocks)
     ]
     write_bytes(out / INDEX, index_bytes(blocks, SPLITS))
+    files = _attach(out, attached)
+    rejected = sorted((entry for receipt in receipts for entry in receipt.rejected), key=astuple)
+    if rejected:
+        listed = [entry["name"] for entry in plan.provenance.get("files", [])]
+        lines = [{"file": listed[bad.file], "entry": bad.entry, "what": bad.what} for bad in rejected]
+        write_text(out / REJECTED, "".join(canonical_json(line) + "\n" for line in lines))
+        files[REJECTED] = sha256_file(out / REJECTED)
     training = _merged(receipt for job, receipt in zip(plan.jobs, receipts, strict=True) if job.split == "train")
     Manifest(
         kind=plan.kind,
@@ -290,7 +282,7 @@ def _seal(out: Path, plan: Plan, receipts: list[Receipt], attached: dict[str, Pa
         blocks_sha256=sha256_file(out / INDEX),
         geometry=plan.geometry,
         tokens=plan.tokens,
-        files=_attach(out, attached),
+        files=files,
     ).save(out)
 
 

@@ -10,11 +10,12 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.files import digest_of, read_json, write_json
 from hepfm.ingest.shards import Block
 from hepfm.ingest.summary import Summary
+from hepfm.ingest.tally import Rejected
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """A finished shard: checksum, blocks, summaries of its quantities, and counts of what was read and kept."""
+    """A finished shard: checksum, blocks, summaries of its quantities, and what became of the entries."""
 
     plan: str
     bytes: int
@@ -22,6 +23,7 @@ class Receipt:
     blocks: tuple[Block, ...]
     summaries: dict[str, Summary]
     cut_flow: dict[str, int]
+    rejected: tuple[Rejected, ...] = ()
 
     @property
     def records(self) -> int:
@@ -41,6 +43,7 @@ class Receipt:
             # As pairs: the order of quantities and of cuts is part of what is written in the end.
             "summaries": [[name, vars(summary)] for name, summary in self.summaries.items()],
             "cut_flow": [[name, count] for name, count in self.cut_flow.items()],
+            "rejected": [vars(entry) for entry in self.rejected],
         }
         write_json(path, {**content, "digest": digest_of(content)})
 
@@ -61,6 +64,7 @@ class Receipt:
                 blocks=tuple(Block(**block) for block in data["blocks"]),
                 summaries={name: Summary(**summary) for name, summary in data["summaries"]},
                 cut_flow=dict(data["cut_flow"]),
+                rejected=tuple(Rejected(**entry) for entry in data["rejected"]),
             )
         except (HepfmError, KeyError, TypeError, ValueError, AttributeError):
             return None

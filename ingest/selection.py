@@ -1,4 +1,4 @@
-"""Which records are kept: cuts on jets with a cut flow, explicit truncation, and a check for impossible values."""
+"""Which records are kept: cuts on jets and showers with a cut flow, and explicit truncation."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.records import kind_of, lengths_of, offsets_of, values_of
+from hepfm.core.records import Kind, lengths_of, offsets_of, values_of
 from hepfm.ingest.schema_json import points_column
 from hepfm.ingest.sources.base import Source
-from hepfm.ingest.summary import flat_columns
-
-NOT_NEGATIVE = frozenset({"pt", "pt_constituents", "constituents.pt", "constituents.energy"})
-LARGEST_GEV = 1e6  # ten times the energy of any collider that is planned
 
 
 @dataclass(frozen=True)
@@ -39,8 +34,7 @@ class JetSelection:
 
     def settings(self) -> dict[str, Any]:
         """The cuts that are made, as plain data."""
-        made = {name: value for name, value in asdict(self).items() if value not in (None, ())}
-        return {name: sorted(value) if name == "labels" else value for name, value in made.items()}
+        return _made(self)
 
     def check(self, source: Source) -> None:
         """See that the source has what the cuts need.
@@ -52,13 +46,7 @@ class JetSelection:
         for name, values in needs.items():
             if any(value is not None for value in values) and name not in source.schema.names:
                 raise HepfmError(f"{source.name} has no {name} to select on", "selection", "leave that cut out")
-        unknown = set(self.labels) - set(source.labels)
-        if unknown:
-            raise HepfmError(
-                f"{source.name} has no label {', '.join(sorted(unknown))}",
-                "--labels",
-                f"there is: {', '.join(source.labels)}",
-            )
+        _check_labels(self.labels, source)
         if self.max_constituents is not None and self.max_constituents < 1:
             raise HepfmError("must be at least 1", "--max-constituents")
         for option in ("pt_min", "pt_max", "eta_max", "min_constituents"):
@@ -74,12 +62,7 @@ class JetSelection:
 
     def apply(self, batch: pa.RecordBatch, flow: dict[str, int]) -> pa.RecordBatch:
         """The records that pass, cut after cut; ``flow`` gains how many are left after each."""
-        kept = np.ones(len(batch), dtype=bool)
-        for name, passed in self._cuts(batch):
-            kept &= passed
-            _count(flow, name, int(kept.sum()))
-        if not kept.all():
-            batch = batch.filter(pa.array(kept))
+        batch = _passing(batch, self._cuts(batch), flow)
         return batch if self.max_constituents is None else _leading(batch, self.max_constituents, flow)
 
     def _cuts(self, batch: pa.RecordBatch) -> Iterator[tuple[str, np.ndarray]]:
@@ -90,12 +73,96 @@ class JetSelection:
         if self.eta_max is not None:
             yield f"abs(eta) <= {self.eta_max:g}", np.abs(values_of(batch.column("eta"))) <= self.eta_max
         if self.labels:
-            column = batch.column("label")
-            wanted = np.array([*(name in self.labels for name in column.dictionary.to_pylist()), False])
-            yield f"label in {', '.join(sorted(self.labels))}", wanted[values_of(column)]  # null is -1: the False
+            yield _label_cut(batch, self.labels)
         if self.min_constituents is not None:
             lengths = lengths_of(batch.column(points_column(batch.schema)))
             yield f"constituents >= {self.min_constituents}", lengths >= self.min_constituents
+
+
+@dataclass(frozen=True)
+class ShowerSelection:
+    """Cuts on showers; all bounds are inclusive and none is made unless asked for."""
+
+    energy_min: float | None = None
+    """Lowest incident energy [GeV]."""
+    energy_max: float | None = None
+    """Highest incident energy [GeV]."""
+    labels: tuple[str, ...] = ()
+    """Classes to keep, by name; all if none is named."""
+    min_points: int | None = None
+    """Fewest points (hits, cells) of a shower."""
+
+    def settings(self) -> dict[str, Any]:
+        """The cuts that are made, as plain data."""
+        return _made(self)
+
+    def check(self, source: Source) -> None:
+        """See that the source has what the cuts need.
+
+        Raises:
+            HepfmError: it lacks a quantity or a label; or a cut makes no sense.
+        """
+        _check_labels(self.labels, source)
+        for option in ("energy_min", "energy_max", "min_points"):
+            value = getattr(self, option)
+            if value is not None and not value >= 0:
+                raise HepfmError(f"must not be negative, is {value}", f"--{option.replace('_', '-')}")
+        if None not in (self.energy_min, self.energy_max) and self.energy_min > self.energy_max:  # type: ignore[operator]
+            raise HepfmError(
+                f"the lowest energy {self.energy_min} lies above the highest {self.energy_max}", "selection"
+            )
+
+    def apply(self, batch: pa.RecordBatch, flow: dict[str, int]) -> pa.RecordBatch:
+        """The records that pass, cut after cut; ``flow`` gains how many are left after each."""
+        return _passing(batch, self._cuts(batch), flow)
+
+    def _cuts(self, batch: pa.RecordBatch) -> Iterator[tuple[str, np.ndarray]]:
+        energy = values_of(batch.column("incident_energy"))
+        if self.energy_min is not None:
+            yield f"incident energy >= {self.energy_min:g} GeV", energy >= self.energy_min
+        if self.energy_max is not None:
+            yield f"incident energy <= {self.energy_max:g} GeV", energy <= self.energy_max
+        if self.labels:
+            yield _label_cut(batch, self.labels)
+        if self.min_points is not None:
+            yield (
+                f"points >= {self.min_points}",
+                lengths_of(batch.column(points_column(batch.schema))) >= self.min_points,
+            )
+
+
+Selection = JetSelection | ShowerSelection
+
+
+def selection_type(kind: Kind) -> type[JetSelection] | type[ShowerSelection]:
+    """The cuts that a kind of record can be given."""
+    return ShowerSelection if kind == "showers" else JetSelection
+
+
+def _made(selection: Any) -> dict[str, Any]:
+    made = {name: value for name, value in asdict(selection).items() if value not in (None, ())}
+    return {name: sorted(value) if name == "labels" else value for name, value in made.items()}
+
+
+def _check_labels(labels: tuple[str, ...], source: Source) -> None:
+    unknown = set(labels) - set(source.labels)
+    if unknown:
+        known = ", ".join(source.labels) or "none"
+        raise HepfmError(f"{source.name} has no label {', '.join(sorted(unknown))}", "--labels", f"there is: {known}")
+
+
+def _passing(batch: pa.RecordBatch, cuts: Iterator[tuple[str, np.ndarray]], flow: dict[str, int]) -> pa.RecordBatch:
+    kept = np.ones(len(batch), dtype=bool)
+    for name, passed in cuts:
+        kept &= passed
+        _count(flow, name, int(kept.sum()))
+    return batch if kept.all() else batch.filter(pa.array(kept))
+
+
+def _label_cut(batch: pa.RecordBatch, labels: tuple[str, ...]) -> tuple[str, np.ndarray]:
+    column = batch.column("label")
+    wanted = np.array([*(name in labels for name in column.dictionary.to_pylist()), False])
+    return f"label in {', '.join(sorted(labels))}", wanted[values_of(column)]  # null is -1: the False
 
 
 def _count(flow: dict[str, int], name: str, count: int) -> None:
@@ -117,33 +184,3 @@ def _leading(batch: pa.RecordBatch, most: int, flow: dict[str, int]) -> pa.Recor
     offsets = np.concatenate([[0], np.cumsum(short)]).astype(np.int32)
     cut = pa.ListArray.from_arrays(pa.array(offsets), values, type=column.type)
     return batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), cut)
-
-
-def possible_records(batch: pa.RecordBatch) -> tuple[np.ndarray, str]:
-    """Which records hold possible values only, and what is wrong with the first quantity that does not.
-
-    NaN and infinity are impossible in any quantity (nulls are fine); so are momenta and energies of a jet or of its
-    constituents that are negative or above :data:`LARGEST_GEV`.
-    """
-    possible = np.ones(len(batch), dtype=bool)
-    fault = ""
-    starts = offsets_of(batch.column(points_column(batch.schema)))
-    for name, array in flat_columns(batch):
-        if not pa.types.is_floating(array.type):
-            continue
-        for check, what in _checks(name, array, kind_of(batch.schema)):
-            if pc.call_function("all", [check]).as_py() is not False:
-                continue
-            bad = np.flatnonzero(~check.fill_null(True).to_numpy(zero_copy_only=False))
-            possible[np.searchsorted(starts, bad, side="right") - 1 if "." in name else bad] = False
-            fault = fault or f"{name} {what}"
-    return possible, fault
-
-
-def _checks(name: str, array: pa.Array, kind: str) -> Iterator[tuple[pa.Array, str]]:
-    """Flags of the values that pass, and what is wrong with the others."""
-    yield pc.call_function("is_finite", [array]), "is not finite"
-    if kind == "jets" and name in NOT_NEGATIVE:
-        yield pc.call_function("greater_equal", [array, pa.scalar(0.0, array.type)]), "is negative"
-        most = pa.scalar(LARGEST_GEV, array.type)
-        yield pc.call_function("less_equal", [array, most]), f"is above {LARGEST_GEV:g} GeV"

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from hepfm.core.draws import generator
 
 LANES = 8  # runs read side by side: a block mixes the classes and files of this many
@@ -30,13 +32,26 @@ def default_run_entries(entries: int) -> int:
     return max(SMALLEST_RUN, min(LARGEST_RUN, entries // 200))
 
 
-def cut_runs(entries: Sequence[int], run_entries: int) -> list[list[Run]]:
-    """The runs of each file; what is left over belongs to a file's last run, so none is shorter than asked."""
+def cut_runs(
+    entries: Sequence[int], run_entries: int, edges: Sequence[np.ndarray | None] | None = None
+) -> list[list[Run]]:
+    """The runs of each file; what is left over belongs to a file's last run, so none is shorter than asked.
+
+    Args:
+        entries: of each file.
+        run_entries: wanted length of a run.
+        edges: for each file the entries at which it may be cut, ascending; None for anywhere.
+    """
     files = []
     for file, total in enumerate(entries):
         count = max(1, total // run_entries)
-        starts = [i * run_entries for i in range(count)] + [total]
-        files.append([Run(file, starts[i], starts[i + 1]) for i in range(count)] if total else [])
+        starts = np.arange(count) * run_entries
+        allowed = None if edges is None else edges[file]
+        if allowed is not None and total:
+            # The next allowed entry, or the end: a run that gets nothing falls away.
+            starts = np.append(allowed, total)[np.searchsorted(allowed, starts)]
+        bounds = np.unique(np.append(starts, total)).tolist()
+        files.append([Run(file, start, stop) for start, stop in pairwise(bounds)] if total else [])
     return files
 
 

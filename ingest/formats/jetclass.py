@@ -19,6 +19,7 @@ import uproot
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import atomic_path
+from hepfm.ingest.formats.arrays import segment_sums
 
 TREE = "tree"
 
@@ -261,15 +262,6 @@ def _label_branches(batch: pa.RecordBatch, path: Path) -> dict[str, np.ndarray]:
         )
     names = np.asarray(column.to_pylist(), dtype=object)
     return {f"label_{label}": names == label for label in LABELS}
-
-
-def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Sums (n,) float64 of the values (N,) between consecutive ``offsets`` (n + 1,); 0 for an empty segment."""
-    sums = np.zeros(len(offsets) - 1)
-    filled = np.diff(offsets) > 0
-    if filled.any():
-        sums[filled] = np.add.reduceat(values, offsets[:-1][filled], dtype=np.float64)
-    return sums
 
 
 def _jet(batch: pa.RecordBatch, name: str, otherwise: np.ndarray | None = None) -> np.ndarray:

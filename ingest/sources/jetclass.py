@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import uproot
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import Kind
+from hepfm.ingest.formats.arrays import pt_order, segment_sums, wrapped
 from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.jetclass import (
     FLAGS,
@@ -23,8 +25,11 @@ from hepfm.ingest.formats.jetclass import (
     SCHEMA,
     TREE,
     eta_sign,
-    segment_sums,
 )
+from hepfm.ingest.keys import key
+from hepfm.ingest.sources.base import Source
+from hepfm.ingest.sources.contents import Contents
+from hepfm.ingest.tally import Tally
 
 JET_FLOATS = (
     "jet_pt",
@@ -39,6 +44,7 @@ JET_FLOATS = (
 )
 PART_BRANCHES = (*PART_FLOATS, *FLAGS)
 BRANCHES = (*PART_BRANCHES, *LABEL_BRANCHES, *JET_FLOATS)
+KEY_BRANCHES = ("jet_pt", "jet_eta", "jet_phi", "jet_energy")
 
 OPEN_FILES = 16
 # A file whose baskets are larger than this is decoded in windows, kept until the next one: a basket is only read whole.
@@ -46,7 +52,7 @@ SMALL_BASKET_ENTRIES = 4_096
 WINDOW_ENTRIES = 16_384
 
 
-class JetClassSource:
+class JetClassSource(Source):
     """Reader of JetClass ROOT files: one record an entry, class by label branch (never by file name).
 
     ``deta`` loses the files' factor sign(jet_eta); ``dphi`` is kept; impact parameters of neutrals (0 in the files)
@@ -60,9 +66,9 @@ class JetClassSource:
     axis: str = "stored"
     labels: tuple[str, ...] = LABELS
 
-    def settings(self) -> dict[str, Any]:
-        """Nothing about this source can be set."""
-        return {}
+    @classmethod
+    def recognises(cls, contents: Contents) -> bool:
+        return contents.has(TREE, *PART_FLOATS[:2], *LABEL_BRANCHES)
 
     def entries(self, path: Path) -> int:
         """Number of jets in a file.
@@ -72,7 +78,11 @@ class JetClassSource:
         """
         return _OPEN.get(path).entries
 
-    def read(self, path: Path, start: int, stop: int) -> pa.RecordBatch:
+    def keys(self, path: Path) -> np.ndarray:
+        """One for each jet, of the bits of its four-vector."""
+        return _OPEN.get(path).keys()
+
+    def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
         """Jets of entries [start, stop).
 
         Raises:
@@ -125,15 +135,23 @@ class _OpenFile:
             parts.append(window.slice(low - first, high - low))
         return parts[0] if len(parts) == 1 else pa.concat_batches(parts)
 
+    def keys(self) -> np.ndarray:
+        found = self._arrays(KEY_BRANCHES, 0, self.entries)
+        return key(*(np.asarray(found[name]) for name in KEY_BRANCHES))
+
     def _windowed(self, start: int, stop: int) -> pa.RecordBatch:
         if self._window is None or self._window[0] != start:
             self._window = (start, self._decode(start, stop))
         return self._window[1]
 
     def _decode(self, start: int, stop: int) -> pa.RecordBatch:
+        arrays = self._arrays(BRANCHES, start, stop)
+        return _Entries({name: arrays[name].layout for name in BRANCHES}, self.path, start).records()
+
+    def _arrays(self, branches: Sequence[str], start: int, stop: int) -> dict[str, Any]:
         try:
-            arrays = self._tree.arrays(
-                list(BRANCHES), entry_start=start, entry_stop=stop, library="ak", how=dict, array_cache=None
+            return self._tree.arrays(
+                list(branches), entry_start=start, entry_stop=stop, library="ak", how=dict, array_cache=None
             )
         except Exception as error:  # uproot and its codecs raise many kinds over a damaged file
             raise HepfmError(
@@ -141,7 +159,6 @@ class _OpenFile:
                 self.path,
                 "the file is damaged: fetch it again",
             ) from error
-        return _Entries({name: arrays[name].layout for name in BRANCHES}, self.path, start).records()
 
 
 class _OpenFiles:
@@ -252,7 +269,7 @@ class _Entries:
     def records(self) -> pa.RecordBatch:
         with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite are the builder's to judge
             points, columns = self._points(), self._columns()
-        order = _pt_order(points["pt"], self.offsets)
+        order = pt_order(points["pt"], self.offsets)
         if order is not None:
             points = {name: values[order] for name, values in points.items()}
         return jet_batch(SCHEMA, LABELS, self.offsets, points, columns)
@@ -262,7 +279,7 @@ class _Entries:
         return {
             "pt": np.hypot(parts["part_px"], parts["part_py"]),
             "deta": parts["part_deta"] * np.repeat(eta_sign(self.jets["jet_eta"]), np.diff(self.offsets)),
-            "dphi": _wrapped(parts["part_dphi"]),
+            "dphi": wrapped(parts["part_dphi"]),
             "energy": parts["part_energy"],
             "d0": parts["part_d0val"],
             "d0err": parts["part_d0err"],
@@ -296,7 +313,7 @@ class _Entries:
             "pt": jets["jet_pt"],
             "pt_constituents": np.hypot(*sums),
             "eta": jets["jet_eta"],
-            "phi": _wrapped(jets["jet_phi"]),
+            "phi": wrapped(jets["jet_phi"]),
             "mass": np.sqrt(np.maximum((energy - momentum) * (energy + momentum), 0)),
             "softdrop_mass": jets["jet_sdmass"],
             **{f"tau{n}": jets[f"jet_tau{n}"] for n in (1, 2, 3, 4)},
@@ -318,31 +335,3 @@ class _Entries:
                 f"at most one of {LABEL_BRANCHES[0]}, ..., {LABEL_BRANCHES[-1]} may be set",
             )
         return np.where(counts == 1, flags.argmax(axis=1), -1)
-
-
-def _wrapped(angle: np.ndarray) -> np.ndarray:
-    """The angle in [-pi, pi); values that are there already keep their bits."""
-    outside = (angle < -np.pi) | (angle >= np.pi)
-    if not outside.any():
-        return angle
-    turned = (angle.astype(np.float64) + np.pi) % (2 * np.pi) - np.pi
-    return np.where(outside, turned.astype(angle.dtype), angle)
-
-
-def _pt_order(pt: np.ndarray, offsets: np.ndarray) -> np.ndarray | None:
-    """Indices (N,) that put each jet's constituents in descending pt, ties as they stand; None if they are."""
-    if len(pt) < 2:
-        return None
-    rises = np.flatnonzero(pt[1:] > pt[:-1]) + 1
-    starts = np.zeros(len(pt) + 1, dtype=bool)
-    starts[offsets] = True
-    rises = rises[~starts[rises]]
-    if not len(rises):
-        return None
-    jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    disordered = np.zeros(len(offsets) - 1, dtype=bool)
-    disordered[jet[rises]] = True
-    chosen = np.flatnonzero(disordered[jet])
-    order = np.arange(len(pt))
-    order[chosen] = chosen[np.lexsort((-pt[chosen], jet[chosen]))]
-    return order

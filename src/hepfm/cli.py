@@ -17,7 +17,10 @@ EXIT_INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command lives: ``module`` has the configuration ``config`` and the recipe ``main``."""
+    """Where a command lives: ``module`` has the configuration ``config`` and the recipe ``main``.
+
+    ``config`` is a dataclass, or a function that chooses one by the arguments.
+    """
 
     words: str
     module: str
@@ -29,9 +32,11 @@ class Command:
 # A longer name stands before the shorter one that it begins with.
 COMMANDS = (
     Command("ingest pythia", "hepfm.ingest.simulate.command", "PythiaConfig", "simulate JetClass ROOT files"),
-    Command("ingest", "hepfm.ingest.command", "IngestConfig", "raw files (SOURCE FILES...) -> a corpus", "ingest"),
+    Command("ingest", "hepfm.ingest.command", "ingest_config", "raw files (SOURCE FILES...) -> a corpus", "ingest"),
     Command("corpus verify", "hepfm.ingest.command", "VerifyConfig", "check every byte and rule", "verify_corpus"),
     Command("corpus inspect", "hepfm.ingest.command", "InspectConfig", "what a corpus holds", "inspect_corpus"),
+    Command("corpus card", "hepfm.ingest.card_command", "CardConfig", "write a corpus's README.md with plots", "card"),
+    Command("corpus mix", "hepfm.ingest.mix_command", "MixConfig", "define a weighted mixture of corpora", "mix"),
     Command("tokenizer fit", "hepfm.tokenize.fit", "TokenizerFitConfig", "fit a VQ-VAE tokenizer to a corpus"),
     Command("tokenizer apply", "hepfm.tokenize.apply", "ApplyConfig", "corpus -> token corpus"),
     Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora"),
@@ -78,7 +83,10 @@ def run(arguments: Sequence[str]) -> None:
     from hepfm.core.config import parse
 
     module = importlib.import_module(command.module)
-    config = parse(getattr(module, command.config), rest, prog=f"hepfm {command.words}")
+    config_type = getattr(module, command.config)
+    if not isinstance(config_type, type):
+        config_type = config_type(rest)  # which settings there are depends on the arguments
+    config = parse(config_type, rest, prog=f"hepfm {command.words}")
     getattr(module, command.main)(config)
 
 

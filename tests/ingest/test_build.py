@@ -216,12 +216,12 @@ def test_bad_files_are_named_before_anything_is_built(tmp_path: Path) -> None:
 
 def test_a_value_that_is_not_finite_stops_or_is_left_out(tmp_path: Path, toy_options: Options) -> None:
     files = write_files(tmp_path / "raw", (300,), bad=77)
-    with pytest.raises(HepfmError, match=r"000.toy: pt is not finite in entry 77 \(--on-bad skip"):
+    with pytest.raises(HepfmError, match=r"000.toy, entry 77: pt is not finite \(--on-bad skip"):
         build(ToySource(), files, tmp_path / "c", toy_options())
     # What was finished is kept: it is the same either way.
     corpus = build(ToySource(), files, tmp_path / "c", toy_options(on_bad="skip"))
     flow = dict(corpus.manifest.provenance["cut_flow"])
-    assert flow == {"entries": 300, "read": 300, "possible": 299}
+    assert flow == {"entries": 300, "read": 300, "rejected: pt is not finite": 1, "possible": 299}
     assert verify(corpus.path) == []
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ from hepfm.ingest import command
 from hepfm.ingest.command import IngestConfig, InspectConfig, VerifyConfig
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.sources import registry
+from hepfm.ingest.sources.contents import Contents
 
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.SOURCES, "toy", ("toy_source", "ToySource"))
+    monkeypatch.setitem(registry.SOURCES, "toy", registry.Entry("toy", "jets", "toy", "toy_source", "ToySource"))
 
 
 def test_files_become_a_corpus_that_verifies_and_can_be_inspected(
@@ -56,7 +59,7 @@ def test_a_configuration_survives_a_file() -> None:
 
 
 def test_an_unknown_source_lists_those_there_are() -> None:
-    with pytest.raises(HepfmError, match=r"no source is called 'root' \(there is: jetclass"):
+    with pytest.raises(HepfmError, match=r"no source is called 'root' \(there is: auto, jetclass"):
         registry.source("root")
 
 
@@ -64,10 +67,10 @@ def test_an_unknown_source_lists_those_there_are() -> None:
 def test_every_source_keeps_the_contract(name: str) -> None:
     source = registry.source(name)
     assert source.name == name
-    assert source.kind in ("jets", "showers")
-    assert {"source_file", "source_entry"} <= set(source.schema.names)
-    assert source.schema.metadata[b"kind"].decode() == source.kind
-    assert isinstance(source.settings(), dict)
+    assert source.kind == registry.SOURCES[name].kind
+    assert json.loads(json.dumps(source.settings())) == source.settings()
+    assert pickle.loads(pickle.dumps(source)).settings() == source.settings()  # noqa: S301
+    assert not source.recognises(Contents())
 
 
 def test_the_toy_source_is_what_it_says() -> None:

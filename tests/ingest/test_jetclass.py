@@ -19,6 +19,7 @@ from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats import jetclass as jetclass_format
 from hepfm.ingest.formats.batches import jet_batch
+from hepfm.ingest.formats.arrays import pt_order
 from hepfm.ingest.formats.jetclass import COUNTER, LABELS, SCHEMA, write_jetclass
 from hepfm.ingest.sources import jetclass as jetclass_source
 from hepfm.ingest.sources.jetclass import JetClassSource
@@ -169,7 +170,7 @@ def test_constituents_out_of_order_are_put_in_order(good: Path, altered: Callabl
 
 def test_constituents_of_equal_pt_keep_their_order() -> None:
     pt = np.array([1, 2, 2, 1, 5, 4, 4, 9, 9], dtype=np.float32)
-    order = jetclass_source._pt_order(pt, np.array([0, 4, 4, 7, 9]))
+    order = pt_order(pt, np.array([0, 4, 4, 7, 9]))
     assert order is not None
     assert order.tolist() == [1, 2, 0, 3, 4, 5, 6, 7, 8]
 

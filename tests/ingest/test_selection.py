@@ -9,7 +9,8 @@ from toy_source import ToySource, write_files
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import lengths_of
-from hepfm.ingest.selection import JetSelection, possible_records
+from hepfm.ingest.plausible import possible_records
+from hepfm.ingest.selection import JetSelection
 from hepfm.ingest.summary import Summary
 
 
@@ -85,7 +86,14 @@ def test_a_value_that_is_not_finite_is_found_but_a_null_is_none(batch: pa.Record
     assert np.flatnonzero(~possible_records(bad.slice(10))[0]).tolist() == [7]
 
 
-@pytest.mark.parametrize(("value", "fault"), [(-1.0, "pt is negative"), (1e9, "pt is above 1e+06 GeV")])
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (-1.0, "pt is negative"),
+        (1e9, "jet pt is not in 5 to 100,000 GeV (is the unit GeV?)"),
+        (0.7, "jet pt is not in 5 to 100,000 GeV (is the unit GeV?)"),
+    ],
+)
 def test_an_impossible_momentum_is_found(batch: pa.RecordBatch, value: float, fault: str) -> None:
     pt = batch["pt"].to_numpy().copy()
     pt[5] = value

@@ -166,14 +166,18 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
 
 
 def from_yaml(config_type: type[ConfigT], path: Path, missing: Any = dataclasses.MISSING) -> ConfigT:
-    """Read a configuration from a YAML file (safe loader: data only); ``missing`` as in :func:`from_dict`."""
+    """Read a configuration from a YAML file; ``missing`` as in :func:`from_dict`."""
+    return from_dict(config_type, read_yaml(path), path, missing)
+
+
+def read_yaml(path: Path) -> Any:
+    """The data of a YAML file (safe loader: data only); an empty file is an empty mapping."""
     try:
-        data = yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise HepfmError(f"cannot be read: {error.strerror}", path, "--config takes a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HepfmError(f"not valid YAML: {error}", path) from error
-    return from_dict(config_type, data or {}, path, missing)
 
 
 def save_yaml(config: Any, path: Path) -> None:

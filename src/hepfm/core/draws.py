@@ -43,11 +43,16 @@ def hashed_uniform(key: int, *indices: np.ndarray) -> np.ndarray:
     A splitmix64 finaliser (Steele, Lea, Flood, OOPSLA 2014) over key and indices: draw (record, step) costs the
     same whichever others are asked for with it.
     """
+    return np.asarray((hashed(key, *indices) >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def hashed(key: int, *indices: np.ndarray) -> np.ndarray:
+    """64-bit hashes (uint64), one for each element of the (broadcast) non-negative integer ``indices``."""
     with np.errstate(over="ignore"):
         state = np.asarray(key, dtype=np.uint64)
         for index in indices:
             state = _splitmix(state + _GOLDEN * (np.asarray(index).astype(np.uint64) + np.uint64(1)))
-    return np.asarray((state >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+    return state
 
 
 def _splitmix(value: np.ndarray) -> np.ndarray:

@@ -20,13 +20,16 @@ import pyarrow as pa
 from hepfm.core import records
 from hepfm.core.draws import hashed_uniform
 from hepfm.core.errors import HepfmError
+from hepfm.ingest.sources.base import Source
+from hepfm.ingest.sources.contents import Contents
+from hepfm.ingest.tally import Tally
 
 LABELS = ("qcd", "top", "higgs")
 SCHEMA = records.schema("jets", ("pt", "deta", "dphi", "d0", "species"), ("pt", "eta", "label"))
 
 
 @dataclass(frozen=True)
-class ToySource:
+class ToySource(Source):
     """Jets whose every value is a function of (file's seed, entry, constituent)."""
 
     delay_s: float = 0.0
@@ -36,13 +39,14 @@ class ToySource:
     labels: tuple[str, ...] = LABELS
     schema: pa.Schema = SCHEMA
 
-    def settings(self) -> dict[str, Any]:
-        return {}
+    @classmethod
+    def recognises(cls, contents: Contents) -> bool:
+        return False
 
     def entries(self, path: Path) -> int:
         return self._header(path)["entries"]
 
-    def read(self, path: Path, start: int, stop: int) -> pa.RecordBatch:
+    def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
         header = self._header(path)
         time.sleep(self.delay_s)
         entry = np.arange(start, stop)
@@ -92,7 +96,7 @@ class ToySource:
 class DyingSource(ToySource):
     """Kills the worker process that reads with it."""
 
-    def read(self, path: Path, start: int, stop: int) -> pa.RecordBatch:
+    def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
         assert multiprocessing.parent_process() is not None, "would kill the test itself"
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")

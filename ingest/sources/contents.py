@@ -1,0 +1,94 @@
+"""What lies in a raw file, by names and shapes alone: enough to tell formats apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Names and shapes in a file.
+
+    Attributes:
+        container: ``root``, ``hdf5``, ``parquet``, or empty for anything else and for damaged files.
+        tables: columns of each ROOT tree, RNTuple or Parquet file (there called ``""``), by name.
+        arrays: shape of each HDF5 data set, by path (``30x30/layers``).
+        fields: names of the fields of HDF5 data sets of compound type, by path.
+    """
+
+    container: str = ""
+    tables: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def has(self, table: str, *columns: str) -> bool:
+        """Is there such a tree or table, with these columns?"""
+        return table in self.tables and self.tables[table].issuperset(columns)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of an HDF5 data set; empty if there is none."""
+        return self.arrays.get(name, ())
+
+
+def contents(path: Path) -> Contents:
+    """What lies in a file; nothing is raised for one that is damaged or of no known container."""
+    try:
+        state = path.stat()
+        return _contents(path, state.st_size, state.st_mtime_ns)
+    except OSError:
+        return Contents()
+
+
+@lru_cache(maxsize=64)
+def _contents(path: Path, _size: int, _changed: int) -> Contents:
+    with path.open("rb") as file:
+        head = file.read(8)
+    readers = {"root": (b"root", _root), "hdf5": (HDF5_MAGIC, _hdf5), "parquet": (b"PAR1", _parquet)}
+    for magic, read in readers.values():
+        if head.startswith(magic):
+            try:
+                return read(path)
+            except Exception:  # a damaged file may fail anywhere; its reader says what is wrong
+                return Contents()
+    return Contents()
+
+
+def _root(path: Path) -> Contents:
+    import uproot
+
+    tables = {}
+    with uproot.open(path) as file:
+        for name, kind in file.classnames(cycle=False).items():
+            if kind.startswith("TTree"):
+                tables[name] = frozenset(file[name].keys(recursive=False))
+            elif "RNTuple" in kind:
+                tables[name] = frozenset(key for key in file[name].keys() if "." not in key)  # noqa: SIM118
+    return Contents("root", tables=tables)
+
+
+def _parquet(path: Path) -> Contents:
+    import pyarrow.parquet as pq
+
+    return Contents("parquet", tables={"": frozenset(pq.read_schema(path).names)})
+
+
+def _hdf5(path: Path) -> Contents:
+    import h5py
+
+    arrays: dict[str, tuple[int, ...]] = {}
+    fields: dict[str, frozenset[str]] = {}
+
+    def visit(name: str, item: object) -> None:
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item.shape or ()
+            if item.dtype.names:
+                fields[name] = frozenset(item.dtype.names)
+
+    with h5py.File(path, "r") as file:
+        file.visititems(visit)
+    return Contents("hdf5", arrays=arrays, fields=fields)

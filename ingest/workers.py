@@ -1,0 +1,195 @@
+"""Who does the work: this process, worker processes on this machine, or workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from hepfm.core.errors import HepfmError
+from hepfm.core.progress import say
+from hepfm.core.versions import versions
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+LOCAL = "local"
+CONNECT_S = 30
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How work is spread; no result depends on it.
+
+    Attributes:
+        processes: worker processes on this machine; one means this process.
+        scheduler: address of a Dask scheduler (``tcp://host:8786``) whose workers see the same files under the same
+            paths; ``local`` for a Dask cluster of ``processes`` workers on this machine; None for plain processes.
+    """
+
+    processes: int = 1
+    scheduler: str | None = None
+
+    def results(
+        self, function: Callable[[Item], Result], items: Sequence[Item], where: object
+    ) -> Iterator[tuple[Item, Result]]:
+        """Each item with its result, as they come.
+
+        Args:
+            function: picklable.
+            items: picklable.
+            where: what is worked on, for messages.
+
+        Raises:
+            HepfmError: a worker died (on a cluster: four of them over the same item), or no scheduler answers.
+        """
+        if self.scheduler is not None:
+            return _cluster(function, items, self, where)
+        processes = min(self.processes, len(items))
+        if processes <= 1:
+            return ((item, function(item)) for item in items)
+        return _processes(function, items, processes, where)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Iterator[Result]:
+    """``function`` of each item, in order; few results wait at a time, so that memory stays bounded.
+
+    Args:
+        function: picklable; with more than one process it runs in spawned workers.
+        items: picklable.
+        processes: worker processes; one means this one.
+
+    Raises:
+        HepfmError: a worker died.
+    """
+    if processes <= 1:
+        yield from map(function, items)
+        return
+    with _pool(processes, "") as executor:
+        left = iter(items)
+        waiting: deque[Future[Result]] = deque(executor.submit(function, item) for item in islice(left, 4 * processes))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(executor.submit(function, item) for item in islice(left, 1))
+            yield result
+
+
+def _processes(
+    function: Callable[[Item], Result], items: Sequence[Item], processes: int, where: object
+) -> Iterator[tuple[Item, Result]]:
+    with _pool(processes, where) as executor:
+        futures = {executor.submit(function, item): item for item in items}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+@contextmanager
+def _pool(processes: int, where: object) -> Iterator[ProcessPoolExecutor]:
+    context = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+    try:
+        yield executor
+    except BrokenProcessPool as error:
+        raise HepfmError(
+            "a worker process died (killed, or out of memory)",
+            where,
+            "run again: it continues; give fewer --processes if memory ran out",
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Workers end with their parent, however it ends, die quietly at Ctrl-C, and keep to one core each."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    pa.set_cpu_count(1)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _cluster(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: Workers, where: object
+) -> Iterator[tuple[Item, Result]]:
+    # Here, because it takes a second to import and most builds need no cluster.
+    from distributed import KilledWorker
+    from distributed import as_completed as as_done
+
+    with ExitStack() as stack:
+        client = _client(workers, stack)
+        # Keys are new in each run: a scheduler that lives on must not answer with results of an older one.
+        futures = client.map(_Alone(function), items, pure=False)
+        of = {future.key: item for future, item in zip(futures, items, strict=True)}
+        try:
+            for future in as_done(futures):
+                yield of[future.key], future.result()
+        except KilledWorker as error:
+            raise HepfmError(
+                f"workers died again and again over one piece of work ({error})",
+                where,
+                "look at the memory of the workers; run again: it continues",
+            ) from error
+        finally:
+            client.cancel(futures)
+
+
+@dataclass(frozen=True)
+class _Alone:
+    """The same function, one call at a time in a process: what it keeps open is not made for several threads."""
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, item: Any) -> Any:
+        with _BUSY:
+            return self.function(item)
+
+
+_BUSY = threading.Lock()
+
+
+def _client(workers: Workers, stack: ExitStack) -> Any:
+    from distributed import Client, LocalCluster
+
+    if workers.scheduler == LOCAL:
+        # Without a dashboard no port is open to others.
+        cluster = LocalCluster(
+            n_workers=workers.processes, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
+        )
+        return stack.enter_context(Client(stack.enter_context(cluster)))
+    try:
+        client = stack.enter_context(Client(workers.scheduler, timeout=CONNECT_S))
+    except (OSError, ValueError) as error:
+        where = f"--scheduler {workers.scheduler}"
+        raise HepfmError(f"no Dask scheduler answers: {error}", where, "give the address of one that runs") from error
+    here = versions()
+    found = client.run(versions)
+    for worker, there in found.items():
+        changed = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
+        if changed:
+            raise HepfmError(
+                f"worker {worker} has another {', '.join(changed)}",
+                f"--scheduler {workers.scheduler}",
+                "workers need the environment of this process: the bytes depend on it",
+            )
+    say(f"{len(found)} workers at {workers.scheduler}")
+    return client
