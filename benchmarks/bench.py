@@ -12,17 +12,23 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
+from hepfm.benchmarks.corpus_build import corpus_build
 from hepfm.benchmarks.corpus_read import corpus_read
+from hepfm.benchmarks.corpus_scale import corpus_scale
 from hepfm.benchmarks.workload import Workload, measure
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import write_json
 
-BENCHMARKS: dict[str, Callable[[], AbstractContextManager[Workload]]] = {"corpus-read": corpus_read}
+BENCHMARKS: dict[str, Callable[[], AbstractContextManager[Workload]]] = {
+    "corpus-build": corpus_build,
+    "corpus-read": corpus_read,
+    "corpus-scale": corpus_scale,
+}
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Measure a speed: corpus-read."""
+    """Measure a speed: corpus-build, corpus-read, corpus-scale."""
 
     name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
     """What to measure."""
@@ -40,5 +46,9 @@ def main(config: BenchConfig) -> None:
         sys.stdout.write(f"{name:32} {rate:14,.0f} {result['unit']}  +- {result['spread'][name]:.0%}\n")
     for name, ratio in result["ratios"].items():
         sys.stdout.write(f"ratios.{name:25} {ratio:14,.3g}\n")
+    for name, figure in result["figures"].items():
+        sys.stdout.write(f"{name:32} {figure:14,.3g}\n")
+    for note in result["notes"]:
+        sys.stdout.write(f"note: {note}\n")
     if config.json is not None:
         write_json(config.json, result)

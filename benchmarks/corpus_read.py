@@ -1,4 +1,4 @@
-"""Benchmark ``corpus-read``: reading a token corpus against a plain copy and against one tar member a jet."""
+"""Benchmark ``corpus-read``: token jets against a plain copy and a tar member each, full jets against weaver-core."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,18 +17,24 @@ import numpy as np
 import pyarrow as pa
 from webdataset.compat import WebDataset
 
+from hepfm.benchmarks.synthetic import jetclass_files, multiplicities
+from hepfm.benchmarks.weaver import weaver_reads
 from hepfm.benchmarks.workload import Way, Workload
 from hepfm.core.records import ORIGIN
+from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.jobs import write_corpus
 from hepfm.ingest.plan import Job, Plan
 from hepfm.ingest.reader import Reader
+from hepfm.ingest.sources.jetclass import JetClassSource
+from hepfm.ingest.workers import cores
 
 JETS = 400_000
 JETS_PER_SHARD = 50_000
 JETS_ALONE = 4_000  # with a tar member each: enough to measure, as they are a thousand times slower
 CODES = 32_768
 SLICE = BATCH = 1_024
+FULL_JETS, FULL_FILES, FULL_BATCH = 40_000, 4, 512  # jets with all that JetClass has; weaver's batch size
 TOKENS = pa.list_(pa.field("item", pa.uint16(), nullable=False))
 SCHEMA = pa.schema(
     [pa.field("tokens", TOKENS, nullable=False), *(quantity.field() for quantity in ORIGIN)],
@@ -46,7 +53,7 @@ class Jets:
     def random(cls, jets: int) -> Jets:
         """Jets of 45 tokens on average, 5 to 128 (the multiplicities of a typical corpus)."""
         draws = np.random.default_rng(0)
-        lengths = np.clip(draws.normal(45, 17, jets), 5, 128).astype(np.int64)
+        lengths = multiplicities(draws, jets)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         return cls(draws.integers(0, CODES, offsets[-1]).astype(np.uint16), offsets)
 
@@ -66,28 +73,47 @@ class Jets:
 
 @contextmanager
 def corpus_read() -> Iterator[Workload]:
-    """Write a corpus to a temporary folder and read it in several ways."""
+    """Write corpora to a temporary folder and read them in several ways."""
     jets = Jets.random(JETS)
-    with TemporaryDirectory() as folder:
-        corpus = _write_corpus(Path(folder) / "corpus", jets)
-        alone = _write_jets_alone(Path(folder) / "jets.tar", jets)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus = _write_corpus(folder / "corpus", jets)
+        alone = _write_jets_alone(folder / "jets.tar", jets)
+        files = jetclass_files(folder / "raw", FULL_FILES, FULL_JETS // FULL_FILES)
+        full = build(JetClassSource(), files, folder / "full", BuildOptions(splits=(1, 0, 0)), processes=cores())
         split = corpus.split("train")
-        reader = Reader([split], seed=0, columns=["tokens"])
+        reader, full_reader = Reader([split], seed=0, columns=["tokens"]), Reader([full.split("train")], seed=0)
+        ways = {
+            "sequential": Way(lambda: _sum(iter(split)), JETS),
+            "shuffled": Way(lambda: _sum(_batches(reader, JETS, BATCH)), JETS),
+            "slice_copy_and_sum": Way(jets.copy_and_sum, JETS),
+            "webdataset_per_jet": Way(lambda: _read_jets_alone(alone), JETS_ALONE),
+            "full_features_shuffled": Way(lambda: _count(_batches(full_reader, FULL_JETS, FULL_BATCH)), FULL_JETS),
+        }
+        ratios = {
+            "slice_copy_and_sum": ("sequential", "slice_copy_and_sum"),
+            "slice_copy_and_sum_shuffled": ("shuffled", "slice_copy_and_sum"),
+            "webdataset_per_jet": ("shuffled", "webdataset_per_jet"),
+        }
+        notes = ["weaver-core is not installed: pip install -c constraints.txt '.[bench]' adds ratios.weaver"]
+        if find_spec("weaver") is not None:
+            ways["weaver"] = Way(weaver_reads(files, folder / "weaver", FULL_BATCH), FULL_JETS)
+            ratios["weaver"] = ("full_features_shuffled", "weaver")
+            notes = []
+        on_disk = sum(shard.bytes for shard in corpus.manifest.splits["train"].shards)
+        content = jets.tokens.nbytes + JETS * sum(quantity.type.bit_width // 8 for quantity in ORIGIN)
         yield Workload(
             unit="jets/s",
-            ways={
-                "sequential": Way(lambda: _sum(iter(split)), JETS),
-                "shuffled": Way(lambda: _sum(reader.take(a, a + BATCH).batch for a in range(0, JETS, BATCH)), JETS),
-                "slice_copy_and_sum": Way(jets.copy_and_sum, JETS),
-                "webdataset_per_jet": Way(lambda: _read_jets_alone(alone), JETS_ALONE),
-            },
+            ways=ways,
             value="sequential",
-            ratios={
-                "slice_copy_and_sum": ("sequential", "slice_copy_and_sum"),
-                "slice_copy_and_sum_shuffled": ("shuffled", "slice_copy_and_sum"),
-                "webdataset_per_jet": ("shuffled", "webdataset_per_jet"),
-            },
+            ratios=ratios,
+            figures={"disk_per_content": lambda: on_disk / content},
+            notes=tuple(notes),
         )
+
+
+def _batches(reader: Reader, jets: int, size: int) -> Iterator[pa.RecordBatch]:
+    return (reader.take(start, min(start + size, jets)).batch for start in range(0, jets, size))
 
 
 def _write_corpus(out: Path, jets: Jets) -> Corpus:
@@ -99,6 +125,10 @@ def _write_corpus(out: Path, jets: Jets) -> Corpus:
 
 def _sum(batches: Iterator[pa.RecordBatch]) -> int:
     return sum(int(batch.column("tokens").flatten().to_numpy().sum()) for batch in batches)
+
+
+def _count(batches: Iterator[pa.RecordBatch]) -> int:
+    return sum(len(batch.column("constituents").flatten()) for batch in batches)
 
 
 def _write_jets_alone(path: Path, jets: Jets) -> Path:

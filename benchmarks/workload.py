@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hepfm.core.progress import progress
@@ -33,12 +33,16 @@ class Workload:
         ways: by name.
         value: the way whose rate is the result.
         ratios: name of a ratio -> (way, reference).
+        figures: further numbers, each measured once after the rates.
+        notes: what a reader of the result has to know.
     """
 
     unit: str
     ways: dict[str, Way]
     value: str
     ratios: dict[str, tuple[str, str]]
+    figures: dict[str, Callable[[], float]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, Any]:
@@ -46,7 +50,7 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
 
     Returns:
         name, value, unit, ratios (medians of the repeats), spread (half the range of each rate over its median),
-        machine and versions.
+        figures, notes, machine and versions.
     """
     rates: dict[str, list[float]] = {way: [] for way in workload.ways}
     with progress(f"bench {name}", (repeats + 1) * len(rates), "runs") as task:
@@ -66,6 +70,8 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
         "rates": medians,
         "ratios": {ratio: medians[way] / medians[reference] for ratio, (way, reference) in workload.ratios.items()},
         "spread": {label: (max(values) - min(values)) / 2 / medians[label] for label, values in rates.items()},
+        "figures": {label: call() for label, call in workload.figures.items()},
+        "notes": list(workload.notes),
         "machine": machine(),
         "versions": versions(),
     }

@@ -24,6 +24,7 @@ from hepfm.ingest.probe import existing
 from hepfm.ingest.selection import JetSelection, selection_type
 from hepfm.ingest.sources.base import Source
 from hepfm.ingest.sources.registry import SOURCES, recognised, source, source_type
+from hepfm.ingest.staging import local_folder
 from hepfm.ingest.verify import verify
 from hepfm.ingest.workers import cores
 
@@ -145,14 +146,17 @@ class VerifyConfig:
     """Check every checksum, count and rule of a corpus."""
 
     corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
-    """Folder of the corpus."""
+    """Folder or address (https://, s3://) of the corpus."""
+    processes: int = field(default_factory=cores)
+    """Worker processes; default all cores."""
 
 
 def verify_corpus(config: VerifyConfig) -> None:
     """List what is wrong; nothing wrong is said too."""
-    if not config.corpus.is_dir():
-        raise HepfmError("is not a folder" if config.corpus.exists() else "no such folder", config.corpus)
-    problems = verify(config.corpus)
+    folder = local_folder(config.corpus)
+    if not folder.is_dir():
+        raise HepfmError("is not a folder" if folder.exists() else "no such folder", folder)
+    problems = verify(folder, config.processes)
     for problem in problems:
         sys.stdout.write(f"{problem}\n")
     if problems:
@@ -161,7 +165,7 @@ def verify_corpus(config: VerifyConfig) -> None:
             config.corpus,
             "restore what is damaged from a copy, or build the corpus again",
         )
-    corpus = Corpus.open(config.corpus)
+    corpus = Corpus.open(folder)
     records = sum(split.records for split in corpus.manifest.splits.values())
     sys.stdout.write(f"{config.corpus}: sound, {records:,} {corpus.manifest.kind}, digest {corpus.digest}\n")
 
@@ -171,7 +175,7 @@ class InspectConfig:
     """Show a corpus: schema with units, counts, labels, ranges, cut flow, origin."""
 
     corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
-    """Folder of the corpus."""
+    """Folder or address (https://, s3://) of the corpus."""
 
 
 def inspect_corpus(config: InspectConfig) -> None:

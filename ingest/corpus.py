@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,30 +20,52 @@ from hepfm.ingest.manifest import Manifest, ShardEntry
 from hepfm.ingest.shards import INDEX, Index, decode, read_index
 
 OPEN_SHARDS = 64
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}([^/].*)")
 _MEND = "restore it from a copy, or build the corpus again; 'hepfm corpus verify' lists all that is damaged"
 
 
+def remote_url(path: Path | str) -> str | None:
+    """The address that ``path`` is, without a slash at the end; None for a path on this machine.
+
+    A ``Path`` will do: pathlib makes ``https:/host/x`` of ``https://host/x``, which is undone here.
+    """
+    match = _URL.fullmatch(str(path))
+    return f"{match[1]}://{match[2].rstrip('/')}" if match and match[1] != "file" else None
+
+
 class Corpus:
-    """A finished corpus on disk. Opening it reads the manifest and the table of blocks, no shard.
+    """A finished corpus. Opening it reads the manifest and the table of blocks, no shard.
 
     Attributes:
-        path: its folder.
+        path: its folder; of a remote corpus the folder in the cache that its shards come to.
+        url: address of a remote corpus, else None.
         manifest: what it is.
         digest: names it; covers every byte.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, index: dict[str, Index]) -> None:
-        self.path, self.manifest, self.digest = path, manifest, manifest.digest
+    def __init__(self, path: Path, manifest: Manifest, index: dict[str, Index], url: str | None = None) -> None:
+        self.path, self.url, self.manifest, self.digest = path, url, manifest, manifest.digest
         self._splits = {name: Split(self, name, index[name]) for name in manifest.splits}
 
     @classmethod
-    def open(cls, path: Path) -> Corpus:
-        """Open a corpus.
+    def open(cls, path: Path | str) -> Corpus:
+        """Open a corpus: a folder, or the address (``https://``, ``s3://``, any of fsspec's) of one.
+
+        A remote shard is fetched whole, checked and cached when it is first read; :func:`hepfm.ingest.staging.stage`
+        fetches all of them at once.
 
         Raises:
             HepfmError: no corpus, an unfinished one, or its manifest or table of blocks was altered.
         """
-        path = Path(path)
+        url = remote_url(path)
+        if url is None:
+            return cls._open(Path(path))
+        from hepfm.ingest.staging import mirror  # it knows the network, which a local corpus need not wait for
+
+        return cls._open(mirror(url), url)
+
+    @classmethod
+    def _open(cls, path: Path, url: str | None = None) -> Corpus:
         manifest = Manifest.load(path)
         table = path / INDEX
         if not table.is_file():
@@ -52,7 +75,7 @@ class Corpus:
             raise HepfmError(
                 f"was altered: sha256 {found[:16]}..., expected {manifest.blocks_sha256[:16]}...", table, _MEND
             )
-        return cls(path, manifest, read_index(table))
+        return cls(path, manifest, read_index(table), url)
 
     def splits(self) -> list[str]:
         """Names of the splits that hold records: of ``train``, ``val``, ``test``, in this order."""
@@ -65,11 +88,11 @@ class Corpus:
             HepfmError: the corpus has no such split, or it is empty.
         """
         if name not in self._splits:
-            raise HepfmError(f"has no split '{name}'", self.path, f"there is: {', '.join(self._splits)}")
+            raise HepfmError(f"has no split '{name}'", self.url or self.path, f"there is: {', '.join(self._splits)}")
         return self._splits[name]
 
     def __reduce__(self) -> Any:
-        return Corpus.open, (self.path,)  # so that it can go to a worker process
+        return Corpus._open, (self.path, self.url)  # so that it can go to a worker process
 
 
 class Split:
@@ -102,8 +125,16 @@ class Split:
         return _reopen, (self.corpus, self.name)
 
     def shard_path(self, shard: int) -> Path:
-        """The tar of a shard."""
-        return self.corpus.path / self._shards[shard].name
+        """The tar of a shard; of a remote corpus, once it is in the cache.
+
+        Raises:
+            HepfmError: it cannot be fetched.
+        """
+        if self.corpus.url is None:
+            return self.corpus.path / self._shards[shard].name
+        from hepfm.ingest.staging import stage_shard
+
+        return stage_shard(self.corpus.url, self.corpus.path, self._shards[shard])
 
     def blocks_of(self, shard: int) -> range:
         """Numbers of a shard's blocks in this split."""
@@ -124,14 +155,18 @@ class Split:
         if not self._checked[block]:
             found, expected = xxhash.xxh64_intdigest(data), int(self.index.xxh64[block])
             if found != expected:
-                raise HepfmError(
-                    f"block {block - self.blocks_of(shard).start} was altered: xxh64 {found:016x}, "
-                    f"expected {expected:016x}",
-                    self.shard_path(shard),
-                    _MEND,
-                )
+                number = block - self.blocks_of(shard).start
+                raise self._altered(shard, f"block {number} was altered: xxh64 {found:016x}, expected {expected:016x}")
             self._checked[block] = True
         return decode(data)
+
+    def _altered(self, shard: int, what: str) -> HepfmError:
+        path = self.shard_path(shard)
+        if self.corpus.url is None:
+            return HepfmError(what, path, _MEND)
+        path.resolve().unlink(missing_ok=True)
+        what = f"{what}; this copy of {self.corpus.url}/{self._shards[shard].name} is removed"
+        return HepfmError(what, path, "run the same command again: it fetches the shard again")
 
     def _map(self, shard: int) -> pa.Buffer:
         with self._lock:

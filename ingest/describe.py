@@ -15,7 +15,7 @@ def describe(corpus: Corpus) -> str:
     manifest = corpus.manifest
     sections = [
         [
-            f"{corpus.path}: {manifest.kind}, digest {corpus.digest[:16]}",
+            f"{corpus.url or corpus.path}: {manifest.kind}, digest {corpus.digest[:16]}",
             *([f"axis of deta and dphi: {manifest.axis}"] if manifest.axis else []),
             *([f"geometry: {manifest.geometry}"] if manifest.geometry else []),
             *([f"tokens: {_pairs(manifest.tokens)}"] if manifest.tokens else []),

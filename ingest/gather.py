@@ -1,13 +1,19 @@
 """Taking records in any order, several times faster than Arrow's own ``take`` for lists of numbers.
 
 Arrow gathers a list element by element. Here the values of a record are taken as one string of bytes, which is a single
-copy for each record and quantity.
+copy for each record and quantity. Blocks that are shuffled together are first joined in memory that is used again and
+again: page faults of fresh memory would cost more than the copy.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
+
+from hepfm.ingest.shards import concatenate
 
 
 def gather(batch: pa.RecordBatch, index: np.ndarray) -> pa.RecordBatch:
@@ -17,9 +23,49 @@ def gather(batch: pa.RecordBatch, index: np.ndarray) -> pa.RecordBatch:
         batch: records.
         index: (n,) integers.
     """
-    rows = pa.array(index)
-    columns = [_gather_lists(column, rows) if _is_plain(column) else column.take(rows) for column in batch.columns]
-    return pa.RecordBatch.from_arrays(columns, schema=batch.schema)
+    return Joined([batch]).take(index)
+
+
+class Scratch:
+    """Memory by name that grows as needed and is written again and again."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, np.ndarray] = {}
+
+    def array(self, name: str, size: int) -> np.ndarray:
+        """(size,) uint8; what was written to it before is lost."""
+        if name not in self._arrays or len(self._arrays[name]) < size:
+            self._arrays[name] = np.empty(size * 9 // 8, dtype=np.uint8)
+        return self._arrays[name][:size]
+
+
+class Joined:
+    """Blocks of one schema, one after another.
+
+    Args:
+        blocks: at least one.
+        scratch: where lists of numbers are joined: with the next use of it this object is void. None takes them where
+            they are (for a single block) or joins them in fresh memory.
+    """
+
+    def __init__(self, blocks: Sequence[pa.RecordBatch], scratch: Scratch | None = None) -> None:
+        self._schema = blocks[0].schema
+        self._columns: list[_Lists | pa.Array] = []
+        for at, field in enumerate(self._schema):
+            columns = [block.column(at) for block in blocks]
+            plain = all(map(_is_plain, columns)) and _same_names(columns)
+            if plain and len(columns) == 1:
+                self._columns.append(_Lists.of(columns[0]))
+            elif plain and scratch is not None:
+                self._columns.append(_Lists.joined([_Lists.of(column) for column in columns], scratch, field.name))
+            else:
+                whole = columns[0] if len(columns) == 1 else concatenate(list(blocks)).column(at)
+                self._columns.append(_Lists.of(whole) if _is_plain(whole) else whole)
+
+    def take(self, index: np.ndarray) -> pa.RecordBatch:
+        """The records at ``index`` (n,), counted through the blocks; a copy."""
+        rows = pa.array(index)
+        return pa.RecordBatch.from_arrays([column.take(rows) for column in self._columns], schema=self._schema)
 
 
 def _is_plain(column: pa.Array) -> bool:
@@ -36,38 +82,120 @@ def _is_struct(column: pa.ListArray) -> bool:
     return pa.types.is_struct(column.type.value_type)
 
 
-def _gather_lists(column: pa.ListArray, rows: pa.Array) -> pa.ListArray:
-    offsets = column.offsets.to_numpy().astype(np.int64)
+def _children(column: pa.ListArray) -> list[pa.Array]:
     values = column.values
-    lengths = np.diff(offsets)[rows.to_numpy()]
-    taken_offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum(lengths, out=taken_offsets[1:])
-    if taken_offsets[-1] > np.iinfo(np.int32).max:
-        raise OverflowError(f"{taken_offsets[-1]} points in one batch")
-    if _is_struct(column):
-        fields = list(column.type.value_type)
-        children = [_gather_values(values.field(i), offsets, rows) for i in range(len(fields))]
-        taken = pa.StructArray.from_arrays(children, fields=fields)
-    else:
-        taken = _gather_values(values, offsets, rows)
-    return pa.ListArray.from_arrays(pa.array(taken_offsets.astype(np.int32)), taken, type=column.type)
+    return [values.field(i) for i in range(values.type.num_fields)] if _is_struct(column) else [values]
 
 
-def _gather_values(values: pa.Array, offsets: np.ndarray, rows: pa.Array) -> pa.Array:
-    """The stretches ``offsets[r]:offsets[r + 1]`` of a flat array for each of the rows, one after another."""
-    if pa.types.is_dictionary(values.type):
-        return pa.DictionaryArray.from_arrays(_gather_values(values.indices, offsets, rows), values.dictionary)
-    width = values.type.bit_width // 8
-    data = _gather_bytes(values.buffers()[1], (offsets + values.offset) * width, rows)
-    valid = None
-    if values.null_count:
-        bits = np.frombuffer(values.buffers()[0], dtype=np.uint8)
-        flags = np.unpackbits(bits, bitorder="little", count=values.offset + len(values))
-        kept = np.frombuffer(_gather_bytes(pa.py_buffer(flags), offsets + values.offset, rows), dtype=np.uint8)
-        valid = pa.py_buffer(np.packbits(kept, bitorder="little"))
-    return pa.Array.from_buffers(values.type, data.size // width, [valid, data])
+def _same_names(columns: Sequence[pa.ListArray]) -> bool:
+    """Do the dictionaries of all columns agree?"""
+    if len(columns) == 1:
+        return True
+    found = [
+        [child.dictionary for child in _children(column) if pa.types.is_dictionary(child.type)] for column in columns
+    ]
+    return all(a.equals(b) for names in found[1:] for a, b in zip(found[0], names, strict=True))
 
 
-def _gather_bytes(data: pa.Buffer, offsets: np.ndarray, rows: pa.Array) -> pa.Buffer:
-    strings = pa.Array.from_buffers(pa.large_binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), data])
+@dataclass(frozen=True)
+class _Values:
+    """Flat values: their bytes, a flag each where some are null, and the names that they are indices of.
+
+    Attributes:
+        type: Arrow type of the values (of their indices).
+        data: (N * width,) uint8.
+        valid: (N,) uint8, or None.
+        names: dictionary, or None.
+    """
+
+    type: pa.DataType
+    data: np.ndarray
+    valid: np.ndarray | None
+    names: pa.Array | None
+
+    @property
+    def width(self) -> int:
+        return self.type.bit_width // 8
+
+    @classmethod
+    def of(cls, array: pa.Array, first: int, stop: int) -> _Values:
+        """Values [first, stop) of an array, where they are."""
+        names = array.dictionary if pa.types.is_dictionary(array.type) else None
+        array = array if names is None else array.indices
+        width = array.type.bit_width // 8
+        first, stop = first + array.offset, stop + array.offset
+        data = np.frombuffer(array.buffers()[1] or b"", dtype=np.uint8)[first * width : stop * width]
+        valid = None
+        if array.null_count:
+            bits = np.frombuffer(array.buffers()[0], dtype=np.uint8)[first // 8 : -(-stop // 8)]
+            valid = np.unpackbits(bits, bitorder="little", count=stop - first // 8 * 8)[first % 8 :]
+        return cls(array.type, data, valid, names)
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Values], scratch: Scratch, name: str) -> _Values:
+        data = np.concatenate([part.data for part in parts], out=scratch.array(name, sum(len(p.data) for p in parts)))
+        valid = None
+        if any(part.valid is not None for part in parts):
+            valid = scratch.array(f"{name} valid", len(data) // parts[0].width)
+            at = 0
+            for part in parts:
+                count = len(part.data) // part.width
+                valid[at : at + count] = 1 if part.valid is None else part.valid
+                at += count
+        return cls(parts[0].type, data, valid, parts[0].names)
+
+    def take(self, offsets: np.ndarray, rows: pa.Array) -> pa.Array:
+        """The stretches ``offsets[r]:offsets[r + 1]`` for each of the rows, one after another."""
+        data = _take_bytes(self.data, offsets * self.width, rows)
+        valid = None
+        if self.valid is not None:
+            kept = np.frombuffer(_take_bytes(self.valid, offsets, rows), dtype=np.uint8)
+            valid = pa.py_buffer(np.packbits(kept, bitorder="little"))
+        array = pa.Array.from_buffers(self.type, data.size // self.width, [valid, data])
+        return array if self.names is None else pa.DictionaryArray.from_arrays(array, self.names)
+
+
+def _take_bytes(data: np.ndarray, offsets: np.ndarray, rows: pa.Array) -> pa.Buffer:
+    strings = pa.Array.from_buffers(
+        pa.large_binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    )
     return strings.take(rows).buffers()[2] or pa.py_buffer(b"")
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """A list column: offsets (n + 1,) int64 from 0, lengths (n,), and the values of each quantity."""
+
+    type: pa.DataType
+    offsets: np.ndarray
+    lengths: np.ndarray
+    values: tuple[_Values, ...]
+
+    @classmethod
+    def of(cls, column: pa.ListArray) -> _Lists:
+        offsets = column.offsets.to_numpy().astype(np.int64)
+        first, stop = int(offsets[0]), int(offsets[-1])
+        offsets -= first
+        values = tuple(_Values.of(child, first, stop) for child in _children(column))
+        return cls(column.type, offsets, np.diff(offsets), values)
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Lists], scratch: Scratch, name: str) -> _Lists:
+        lengths = np.concatenate([part.lengths for part in parts])
+        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(lengths, out=offsets[1:])
+        values = tuple(
+            _Values.joined([part.values[i] for part in parts], scratch, f"{name} {i}")
+            for i in range(len(parts[0].values))
+        )
+        return cls(parts[0].type, offsets, lengths, values)
+
+    def take(self, rows: pa.Array) -> pa.ListArray:
+        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(self.lengths[rows.to_numpy()], out=offsets[1:])
+        if offsets[-1] > np.iinfo(np.int32).max:
+            raise OverflowError(f"{offsets[-1]} points in one batch")
+        taken = [values.take(self.offsets, rows) for values in self.values]
+        item = self.type.value_type
+        inner = pa.StructArray.from_arrays(taken, fields=list(item)) if pa.types.is_struct(item) else taken[0]
+        return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), inner, type=self.type)

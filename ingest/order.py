@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 from threading import RLock
 
 import numpy as np
@@ -26,15 +27,23 @@ class Window:
         epoch: the epoch.
         number: number of the window in the epoch.
         blocks: (k,) the blocks, one after another.
+        starts: (k,) number of the first record of each block, counted through all blocks.
+        sizes: (k,) records of each block.
         index: (n,) record of each position of the window, counted through these blocks.
-        records: (n,) the same, counted through all blocks.
     """
 
     epoch: int
     number: int
     blocks: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
     index: np.ndarray
-    records: np.ndarray
+
+    @cached_property
+    def records(self) -> np.ndarray:
+        """(n,) record of each position, counted through all blocks."""
+        shifts = self.starts - (np.cumsum(self.sizes) - self.sizes)
+        return self.index + np.repeat(shifts, self.sizes)[self.index]
 
 
 @dataclass(frozen=True)
@@ -127,14 +136,19 @@ class Order:
         plan = self._epoch(epoch)
         blocks = plan.blocks[plan.edges[number] : plan.edges[number + 1]]
         sizes = self.block_records[blocks]
-        index = np.arange(int(sizes.sum()))
-        records = index + np.repeat(self.block_starts[blocks] - (np.cumsum(sizes) - sizes), sizes)
-        if self.weights is not None:
+        draws = generator("order window", self.identity, self.seed, epoch, number)
+        if self.weights is None:
+            index = draws.permutation(int(sizes.sum()))
+        else:
             repeats = [self._repeats(epoch, block, block + 1) for block in blocks.tolist()]
-            index = np.repeat(index, np.concatenate(repeats))
-        order = generator("order window", self.identity, self.seed, epoch, number).permutation(len(index))
-        index = index[order]
-        return Window(epoch, number, blocks, index, records[index])
+            repeated = np.repeat(np.arange(int(sizes.sum())), np.concatenate(repeats))
+            index = repeated[draws.permutation(len(repeated))]
+        return Window(epoch, number, blocks, self.block_starts[blocks], sizes, index)
+
+    def after(self, epoch: int, number: int) -> tuple[int, int]:
+        """Epoch and number of the window that follows a window."""
+        last = number + 2 == len(self._epoch(epoch).edges)
+        return (epoch + 1, 0) if last else (epoch, number + 1)
 
     def _weights(self, weights: np.ndarray) -> np.ndarray:
         if weights.shape not in ((self.records,), self.block_records.shape):

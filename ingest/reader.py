@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -14,13 +16,16 @@ import pyarrow as pa
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.columns import project, relabel
 from hepfm.ingest.corpus import Split
-from hepfm.ingest.gather import gather
+from hepfm.ingest.gather import Joined, Scratch, gather
 from hepfm.ingest.order import Order, Span, Window
 from hepfm.ingest.shards import concatenate
 
-# A window of at most this size is shuffled whole once and then cut into batches; from a larger one (showers) each batch
-# gathers its own records, so that memory stays bounded.
-SHUFFLED_BYTES = 96 << 20
+# A window of at most this size is joined in memory and taken from there; from a larger one (showers) each batch gathers
+# its own records, so that memory stays bounded.
+JOINED_BYTES = 96 << 20
+# Records are taken in stretches of about this size, which are then cut into batches: large enough that the work for a
+# batch does not count, small enough to stay in the processor's cache.
+STRETCH_BYTES = 1 << 20
 ValueT = TypeVar("ValueT")
 
 
@@ -31,26 +36,33 @@ class Taken:
     Attributes:
         batch: the records. Its arrays may be slices: take values with ``flatten()`` or the helpers of
             :mod:`hepfm.core.records`, not with ``values``.
-        keys: (n, 2) int64: epoch, and number of the record in the splits one after another. Random draws for a
-            record are keyed by these.
+        origins: the stretches of windows that they come from, in order.
     """
 
     batch: pa.RecordBatch
-    keys: np.ndarray
+    origins: tuple[tuple[Window, Span], ...]
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """(n, 2) int64: epoch, and number of the record in the splits one after another: what draws are keyed by."""
+        parts = [window.records[span.start : span.stop] for window, span in self.origins]
+        epochs = [np.full(len(part), span.epoch) for part, (_, span) in zip(parts, self.origins, strict=True)]
+        columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in (epochs, parts)]
+        return np.stack(columns, axis=1)
 
 
 class _Recent(Generic[ValueT]):
-    """The few most recently used values by (epoch, window)."""
+    """The few most recently used values by their numbers (epoch, window, ...)."""
 
     def __init__(self, size: int) -> None:
-        self._size, self._values = size, OrderedDict[tuple[int, int], ValueT]()
+        self._size, self._values = size, OrderedDict[tuple[int, ...], ValueT]()
 
-    def get(self, key: tuple[int, int]) -> ValueT | None:
+    def get(self, key: tuple[int, ...]) -> ValueT | None:
         if key in self._values:
             self._values.move_to_end(key)
         return self._values.get(key)
 
-    def put(self, key: tuple[int, int], value: ValueT) -> ValueT:
+    def put(self, key: tuple[int, ...], value: ValueT) -> ValueT:
         self._values[key] = value
         if len(self._values) > self._size:
             self._values.popitem(last=False)
@@ -101,21 +113,22 @@ class Reader:
         )
         self.records = self.order.records
         self.schema = self._schema()
-        self._whole = self._window_bytes() <= SHUFFLED_BYTES
-        self._batches = _Recent[pa.RecordBatch](2)
+        self._is_joined = self._window_bytes() <= JOINED_BYTES
+        self._stretch_records = self._records_in(STRETCH_BYTES)
+        self._scratch = Scratch()
+        self._joined = _Recent[Joined](1)  # one, because all use the same scratch
+        self._stretches = _Recent[Future[pa.RecordBatch]](3)
+        self._thread = ThreadPoolExecutor(1, "reader")
         self._lengths = _Recent[np.ndarray](4)
         self._windows = _Recent[Window](4)
-        self._lock = Lock()
+        self._lock, self._finding = Lock(), Lock()
 
     def take(self, start: int, stop: int) -> Taken:
         """The records at positions ``[start, stop)``."""
         with self._lock:
-            parts = [self._part(span) for span in self.order.spans(start, stop)]
-        if not parts:
-            return Taken(self._block(0).slice(0, 0), np.zeros((0, 2), dtype=np.int64))
-        if len(parts) == 1:
-            return parts[0]
-        return Taken(concatenate([part.batch for part in parts]), np.concatenate([part.keys for part in parts]))
+            spans = [(self._window(span), span) for span in self.order.spans(start, stop)]
+            parts = [part for window, span in spans for part in self._parts(window, span)]
+        return Taken(concatenate(parts or [self._block(0).slice(0, 0)]), tuple(spans))
 
     def lengths(self, start: int, stop: int) -> np.ndarray:
         """Points (n,) int64 of each record at positions ``[start, stop)``; reads offsets only."""
@@ -126,18 +139,48 @@ class Reader:
             ]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
-    def _part(self, span: Span) -> Taken:
-        window = self._window(span)
-        record = window.records[span.start : span.stop]
-        keys = np.empty((len(record), 2), dtype=np.int64)
-        keys[:, 0], keys[:, 1] = span.epoch, record
-        if self._whole:
-            return Taken(self._shuffled(window).slice(span.start, len(record)), keys)
-        return Taken(self._gathered(*self.order.rows(record)), keys)
+    def _parts(self, window: Window, span: Span) -> Iterator[pa.RecordBatch]:
+        """The records of a span, in order."""
+        if not self._is_joined:
+            yield self._gathered(*self.order.rows(window.records[span.start : span.stop]))
+            return
+        start = span.start
+        while start < span.stop:
+            number, first = divmod(start, self._stretch_records)
+            stretch = self._stretch(window, number)
+            yield (part := stretch.slice(first, span.stop - start))
+            start += len(part)
+
+    def _stretch(self, window: Window, number: int) -> pa.RecordBatch:
+        """Stretch ``number`` of a window; the one that follows is begun at once in the other thread."""
+        stretch = self._ordered(window.epoch, window.number, number)
+        if (number + 1) * self._stretch_records < len(window.index):
+            self._ordered(window.epoch, window.number, number + 1)
+        else:
+            self._ordered(*self.order.after(window.epoch, window.number), 0)
+        return stretch.result()
+
+    def _ordered(self, epoch: int, window: int, number: int) -> Future[pa.RecordBatch]:
+        key = (epoch, window, number)
+        return self._stretches.get(key) or self._stretches.put(key, self._thread.submit(self._take, *key))
+
+    def _take(self, epoch: int, window: int, number: int) -> pa.RecordBatch:
+        """Runs in the other thread alone, so that nobody else writes to the scratch memory."""
+        found = self._find(epoch, window)
+        joined = self._joined.get((epoch, window))
+        if joined is None:
+            joined = self._joined.put((epoch, window), Joined(list(map(self._block, found.blocks)), self._scratch))
+        start = number * self._stretch_records
+        return joined.take(found.index[start : start + self._stretch_records])
 
     def _window(self, span: Span) -> Window:
-        key = (span.epoch, span.window)
-        return self._windows.get(key) or self._windows.put(key, self.order.window(*key))
+        return self._find(span.epoch, span.window)
+
+    def _find(self, epoch: int, number: int) -> Window:
+        with self._finding:
+            return self._windows.get((epoch, number)) or self._windows.put(
+                (epoch, number), self.order.window(epoch, number)
+            )
 
     def _window_bytes(self) -> float:
         """Size of the largest window that can occur, judged by the size of the first block."""
@@ -145,14 +188,10 @@ class Reader:
         largest = np.sort(sizes)[-self.order.width :].sum()
         return self._block(0).nbytes * float(largest / sizes[0])
 
-    def _shuffled(self, window: Window) -> pa.RecordBatch:
-        """All records of a window in order."""
-        key = (window.epoch, window.number)
-        batch = self._batches.get(key)
-        if batch is None:
-            blocks = [self._block(block) for block in window.blocks.tolist()]
-            batch = self._batches.put(key, gather(concatenate(blocks), window.index))
-        return batch
+    def _records_in(self, size: int) -> int:
+        """Records of about that many bytes, judged by the first block."""
+        block = self._block(0)
+        return max(1, size * len(block) // max(1, block.nbytes))
 
     def _gathered(self, block: np.ndarray, row: np.ndarray) -> pa.RecordBatch:
         """The records at (block, row), taken block by block and then put in order."""

@@ -69,11 +69,13 @@ def _most(a: Any, b: Any) -> Any:
 def _numbers(values: np.ndarray, nulls: int) -> Summary:
     if not len(values):
         return Summary(nulls=nulls)
-    wide = values.astype(np.float64)
-    mean = float(wide.sum() / len(wide))
-    wide -= mean
+    # Distances from one of the values, in float64: their squares do not cancel as the squares of large values would.
+    first = values[0].item()
+    wide = np.subtract(values, first, dtype=np.float64)
+    total = float(wide.sum())
     wide *= wide
-    return Summary(len(values), nulls, values.min().item(), values.max().item(), mean, float(wide.sum()))
+    squares = max(0.0, float(wide.sum()) - total * (total / len(wide)))
+    return Summary(len(values), nulls, values.min().item(), values.max().item(), first + total / len(wide), squares)
 
 
 def _names(array: pa.DictionaryArray) -> Summary:

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -100,7 +101,7 @@ def _processes(
 
 @contextmanager
 def _pool(processes: int, where: object) -> Iterator[ProcessPoolExecutor]:
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
     try:
         yield executor
@@ -112,6 +113,16 @@ def _pool(processes: int, where: object) -> Iterator[ProcessPoolExecutor]:
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+@cache
+def _context() -> multiprocessing.context.BaseContext:
+    """Workers are forked from a server that has imported what they need: spawning each would import it anew."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hepfm.ingest.build", "hepfm.ingest.sources.jetclass"])
+    return context
 
 
 def _start_worker() -> None:
@@ -171,9 +182,8 @@ def _client(workers: Workers, stack: ExitStack) -> Any:
     from distributed import Client, LocalCluster
 
     if workers.scheduler == LOCAL:
-        # Without a dashboard no port is open to others.
         cluster = LocalCluster(
-            n_workers=workers.processes, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
+            n_workers=workers.processes, threads_per_worker=1, dashboard_address=":0", silence_logs="ERROR"
         )
         return stack.enter_context(Client(stack.enter_context(cluster)))
     try:

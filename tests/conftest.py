@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))  # rough_server, for tests and their child processes
 
 TokenCorpusMaker = Callable[..., Path]
 
@@ -83,6 +87,18 @@ def token_corpus(tmp_path_factory: pytest.TempPathFactory) -> TokenCorpusMaker:
         return made[key]
 
     return make
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A server that misbehaves on request; downloads wait milliseconds where they would wait seconds."""
+    from rough_server import rough_server
+
+    from hepfm.core import downloads
+
+    monkeypatch.setattr(downloads, "FIRST_WAIT_S", 0.001)
+    with rough_server() as rough:
+        yield rough
 
 
 REAL_JETCLASS = Path(__file__).resolve().parents[1] / "../shared/data/jetclass"

@@ -84,7 +84,7 @@ def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:
         block_records=BLOCK_RECORDS["tokens"],
         provenance={"command": "hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS"},
         # The path is relative: it holds wherever both folders are moved together.
-        tokens={**made_from, "codes": tokenizer.codes, "source_path": os.path.relpath(corpus.path, out)},
+        tokens={**made_from, "codes": tokenizer.codes, "source_path": corpus.url or os.path.relpath(corpus.path, out)},
     )
 
 

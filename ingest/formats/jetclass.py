@@ -110,7 +110,7 @@ def eta_sign(jet_eta: np.ndarray) -> np.ndarray:
     return np.where(jet_eta > 0, np.float32(1), np.float32(-1))
 
 
-def write_jetclass(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
+def write_jetclass(path: Path, batches: Iterable[pa.RecordBatch], basket_entries: int = BASKET_ENTRIES) -> int:
     """Write jet records as a JetClass ROOT file: tree ``tree``, LZ4 level 4, equal records in equal bytes.
 
     The 41 branches have JetClass's names and element types. JetClass keeps its constituents as ``std::vector``; here
@@ -126,6 +126,7 @@ def write_jetclass(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
     Args:
         path: the file; replaced if it exists.
         batches: jet records, read one batch at a time.
+        basket_entries: jets that share a basket, ROOT's unit of compression.
 
     Returns:
         Number of jets written.
@@ -148,7 +149,7 @@ def write_jetclass(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
                 field_name=lambda _, field: _PREFIX + field,
                 initial_basket_capacity=_BASKETS,
             )
-            for table in _regrouped(batches, BASKET_ENTRIES):
+            for table in _regrouped(batches, basket_entries):
                 tree.extend(_branches(table, path))
                 written += len(table)
         if not written:

@@ -31,11 +31,16 @@ class Command:
 
 # A longer name stands before the shorter one that it begins with.
 COMMANDS = (
+    Command("fetch", "hepfm.ingest.fetch.command", "FetchConfig", "public data sets: catalogue, verified download"),
     Command("ingest pythia", "hepfm.ingest.simulate.command", "PythiaConfig", "simulate JetClass ROOT files"),
     Command("ingest", "hepfm.ingest.command", "ingest_config", "raw files (SOURCE FILES...) -> a corpus", "ingest"),
     Command("corpus verify", "hepfm.ingest.command", "VerifyConfig", "check every byte and rule", "verify_corpus"),
     Command("corpus inspect", "hepfm.ingest.command", "InspectConfig", "what a corpus holds", "inspect_corpus"),
-    Command("corpus card", "hepfm.ingest.card_command", "CardConfig", "write a corpus's README.md with plots", "card"),
+    Command("corpus card", "hepfm.ingest.card.command", "CardConfig", "write a corpus's README.md with plots", "card"),
+    Command("corpus merge", "hepfm.ingest.tools", "MergeConfig", "several corpora -> one", "merge_corpora"),
+    Command("corpus filter", "hepfm.ingest.tools", "FilterConfig", "records that pass cuts", "filter_records"),
+    Command("corpus split", "hepfm.ingest.tools", "SplitConfig", "deal a corpus's records anew", "split_records"),
+    Command("corpus export", "hepfm.ingest.tools", "ExportConfig", "Parquet, awkward, datasets, ...", "export_corpus"),
     Command("corpus mix", "hepfm.ingest.mix_command", "MixConfig", "define a weighted mixture of corpora", "mix"),
     Command("tokenizer fit", "hepfm.tokenize.fit", "TokenizerFitConfig", "fit a VQ-VAE tokenizer to a corpus"),
     Command("tokenizer apply", "hepfm.tokenize.apply", "ApplyConfig", "corpus -> token corpus"),

@@ -36,7 +36,7 @@ def reader(request: pytest.FixtureRequest, toy_corpus: Corpus) -> Reader:
     splits = [toy_corpus.split("train"), toy_corpus.split("val")]
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "gathered":
-            patch.setattr(reader_module, "SHUFFLED_BYTES", 0)
+            patch.setattr(reader_module, "JOINED_BYTES", 0)
         return Reader(splits, seed=3)
 
 

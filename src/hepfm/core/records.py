@@ -8,7 +8,8 @@ its schema and read back as nulls.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -59,6 +60,23 @@ CONSTITUENT = (
     Quantity("puppi_weight", _F32, "1", "PUPPI weight"),
 )
 
+_RESONANCES = {
+    "x": "the resonance X that the jet comes from",
+    "y1": "the resonance Y of highest pt that X decayed to",
+    "y2": "the other resonance Y that X decayed to",
+}
+
+
+def _resonance(name: str, what: str) -> tuple[Quantity, ...]:
+    return (
+        Quantity(f"resonance_{name}_pdg_id", pa.int32(), "", f"PDG id of {what}; null if there is none"),
+        Quantity(f"resonance_{name}_pt", _F32, "GeV", f"transverse momentum of {what}"),
+        Quantity(f"resonance_{name}_eta", _F32, "1", f"pseudorapidity of {what}"),
+        Quantity(f"resonance_{name}_phi", _F32, "rad", f"azimuth of {what}"),
+        Quantity(f"resonance_{name}_mass", _F32, "GeV", f"mass of {what}"),
+    )
+
+
 JET = (
     Quantity("pt", _F32, "GeV", "transverse momentum (calibrated)"),
     Quantity("pt_constituents", _F32, "GeV", "transverse momentum of the sum of the constituents"),
@@ -76,6 +94,12 @@ JET = (
     Quantity("run", pa.int64(), "", "run number of collision data"),
     Quantity("lumi", pa.int64(), "", "luminosity block of collision data"),
     Quantity("event", pa.int64(), "", "event number of collision data"),
+    Quantity("generator_jet_pt", _F32, "GeV", "transverse momentum of the jet of stable generated particles"),
+    Quantity("generator_jet_eta", _F32, "1", "pseudorapidity of the generated jet"),
+    Quantity("generator_jet_phi", _F32, "rad", "azimuth of the generated jet"),
+    Quantity("generator_jet_mass", _F32, "GeV", "mass of the generated jet"),
+    Quantity("generator_jet_softdrop_mass", _F32, "GeV", "soft-drop mass of the generated jet"),
+    *(quantity for name, what in _RESONANCES.items() for quantity in _resonance(name, what)),
 )
 
 POINT = (
@@ -96,6 +120,10 @@ SHOWER = (
     Quantity("direction_z", _F32, "1", "unit vector of the incident direction"),
     Quantity("particle", pa.int32(), "", "PDG id of the incident particle"),
     Quantity("label", LABEL_TYPE, "", "class, by name"),
+    Quantity("shower_id", pa.int64(), "", "number of the shower in its source"),
+    Quantity(
+        "incident_energy_mev", pa.float64(), "MeV", "energy of the incident particle where the source has float64"
+    ),
 )
 
 # Every record names the place it came from: index into the manifest's list of source files, and entry in that file.
@@ -108,18 +136,23 @@ POINTS_COLUMN = {"jets": "constituents", "showers": "points"}
 _QUANTITIES = {"jets": (CONSTITUENT, JET), "showers": (POINT, SHOWER)}
 
 
-def schema(kind: Kind, points: tuple[str, ...], columns: tuple[str, ...]) -> pa.Schema:
+def schema(kind: Kind, points: tuple[str, ...], columns: tuple[str, ...], wide: Collection[str] = ()) -> pa.Schema:
     """The Arrow schema of jets or showers that provide the named quantities, in canonical order.
 
     Args:
         kind: ``jets`` or ``showers``.
         points: quantities that each constituent (hit) has.
         columns: quantities that each jet (shower) has.
+        wide: of these, the ones that are float64 instead of float32: where float32 would not give the source's values
+            back.
 
     Raises:
-        ValueError: a name that no such record has.
+        ValueError: a name that no such record has, or a wide quantity that is no float.
     """
-    point_quantities, record_quantities = _QUANTITIES[kind]
+    point_quantities, record_quantities = (
+        tuple(_widened(quantity) if quantity.name in wide else quantity for quantity in quantities)
+        for quantities in _QUANTITIES[kind]
+    )
     for names, quantities in ((points, point_quantities), (columns, record_quantities)):
         unknown = set(names) - {quantity.name for quantity in quantities}
         if unknown:
@@ -129,6 +162,12 @@ def schema(kind: Kind, points: tuple[str, ...], columns: tuple[str, ...]) -> pa.
     fields += [quantity.field() for quantity in record_quantities if quantity.name in columns]
     fields += [quantity.field() for quantity in ORIGIN]
     return pa.schema(fields, metadata={"kind": kind})
+
+
+def _widened(quantity: Quantity) -> Quantity:
+    if not pa.types.is_floating(quantity.type):
+        raise ValueError(f"{quantity.name} is no float")
+    return replace(quantity, type=pa.float64())
 
 
 def offsets_of(column: pa.ListArray) -> np.ndarray:

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from hepfm.core.artifacts import locate
+from hepfm.core.downloads import cache_root, read_url
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import sha256_file, write_bytes
 from hepfm.core.progress import progress
 
 HUB_ID = re.compile(r"^(?:hub:)?([\w.-]+/[\w.-]+)$")
-TIMEOUT_S = 30
 
 
 def cache_folder() -> Path:
     """Where downloaded artifacts are kept: ``$HEPFM_CACHE``, else ``~/.cache/hepfm``."""
-    return Path(os.environ.get("HEPFM_CACHE", Path.home() / ".cache" / "hepfm")) / "models"
+    return cache_root() / "models"
 
 
 def resolve(name: str | Path) -> Path:
@@ -66,7 +63,7 @@ def pull(hub_id: str) -> Path:
 
 def fetch(url: str) -> Path:
     """Download an artifact folder over http(s): ``config.json`` first, then the files it names."""
-    return collect(lambda file: _get(f"{url}/{file}"), url)
+    return collect(lambda file: read_url(f"{url}/{file}"), url)
 
 
 def collect(read: Callable[[str], bytes], name: str) -> Path:
@@ -105,12 +102,3 @@ def _collect_file(target: Path, sha256: str, read: Callable[[str], bytes], file:
             f"{file} has sha256 {found[:12]}..., expected {sha256[:12]}...", name, "try again, or tell its owner"
         )
     write_bytes(target, data)
-
-
-def _get(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
-            data: bytes = response.read()
-            return data
-    except (urllib.error.URLError, OSError) as error:
-        raise HepfmError(f"cannot be downloaded: {error}", url, "check the address and the network") from error

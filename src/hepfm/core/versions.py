@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import metadata
 
-RECORDED = ("hepfm", "numpy", "pyarrow", "torch", "deepspeed", "uproot", "awkward", "fastjet")
+RECORDED = ("hepfm", "numpy", "pyarrow", "torch", "deepspeed", "uproot", "awkward", "h5py", "fastjet")
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that shape results."""
+    return dict(_found())
+
+
+@cache
+def _found() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in RECORDED:
         try:

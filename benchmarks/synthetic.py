@@ -1,0 +1,74 @@
+"""Random jets of realistic size for benchmarks of the data path: only their shape matters there, not their physics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from hepfm.core.progress import progress
+from hepfm.core.records import SPECIES
+from hepfm.ingest.formats.batches import jet_batch
+from hepfm.ingest.formats.jetclass import LABELS, SCHEMA, write_jetclass
+
+MEAN, SPREAD, FEWEST, MOST = 45, 17, 5, 128  # constituents of a jet, as in typical corpora
+BATCH_JETS = 10_000
+# ROOT's default basket holds 32,000 bytes, and JetClass was written with it (by RDataFrame's Snapshot).
+BASKET_ENTRIES = 32_000 // (4 * MEAN)
+
+
+def multiplicities(draws: np.random.Generator, jets: int) -> np.ndarray:
+    """Constituents (jets,) int64 of each jet."""
+    return np.clip(draws.normal(MEAN, SPREAD, jets), FEWEST, MOST).astype(np.int64)
+
+
+def jetclass_files(folder: Path, files: int, jets: int) -> list[Path]:
+    """``files`` JetClass ROOT files with ``jets`` jets each, one class a file in turn."""
+    paths = [folder / f"{LABELS[number % len(LABELS)]}_{number:03d}.root" for number in range(files)]
+    with progress("making files to read", files, "files") as task:
+        for number, path in enumerate(paths):
+            write_jetclass(path, _batches(number, jets), BASKET_ENTRIES)
+            task.advance()
+    return paths
+
+
+def _batches(number: int, jets: int) -> Iterator[pa.RecordBatch]:
+    draws = np.random.default_rng(number)
+    for start in range(0, jets, BATCH_JETS):
+        yield _batch(draws, min(BATCH_JETS, jets - start), number % len(LABELS))
+
+
+def _batch(draws: np.random.Generator, jets: int, label: int) -> pa.RecordBatch:
+    offsets = np.concatenate([[0], np.cumsum(multiplicities(draws, jets))])
+    count = int(offsets[-1])
+    jet = np.repeat(np.arange(jets), np.diff(offsets))
+    pt = draws.lognormal(1.5, 1.2, count)
+    pt = pt[np.lexsort((-pt, jet))]
+    charge = draws.integers(-1, 2, count)
+    deta, dphi = draws.normal(0, 0.2, (2, count))
+    eta = draws.uniform(-2, 2, jets)
+    points = {
+        "pt": pt,
+        "deta": deta,
+        "dphi": dphi,
+        "energy": pt * np.cosh(eta[jet] + deta),
+        **{name: draws.normal(0, 1, count) for name in ("d0", "d0err", "dz", "dzerr")},
+        "charge": charge,
+        "species": np.where(charge == 0, SPECIES.index("photon"), SPECIES.index("charged_hadron")),
+    }
+    total = np.add.reduceat(pt, offsets[:-1])
+    columns = {
+        "pt": np.maximum(total, 5.0),
+        "pt_constituents": total,
+        "eta": eta,
+        "phi": draws.uniform(-3, 3, jets),
+        "mass": draws.uniform(20, 200, jets),
+        "softdrop_mass": draws.uniform(20, 200, jets),
+        **{f"tau{n}": draws.uniform(0, 1, jets) for n in (1, 2, 3, 4)},
+        "label": np.full(jets, label),
+        "source_file": np.zeros(jets),
+        "source_entry": np.arange(jets),
+    }
+    return jet_batch(SCHEMA, LABELS, offsets, points, columns)
