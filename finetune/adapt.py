@@ -21,7 +21,7 @@ class AdaptConfig:
     """Adapt a pretrained backbone to other token corpora. Run again after an interruption, it continues."""
 
     tokens: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")]
-    """Token corpora, made by the backbone's own tokenizer."""
+    """Token corpora, made by the backbone's own tokenizer, or one mixture of them (hepfm corpus mix)."""
     backbone: str
     """Pretrained backbone: a run, an artifact folder, a hub id or a URL."""
     out: Path

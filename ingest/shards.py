@@ -113,6 +113,18 @@ def write_shard(path: Path, shard: int, batches: Iterable[pa.RecordBatch]) -> Wr
     return Written(tar.bytes, tar.sha256.hexdigest(), tuple(blocks))
 
 
+def tar_header(name: str, size: int) -> bytes:
+    """Header of a plain file in a tar: time 0, owner 0, mode 644, so that it depends on name and size alone."""
+    header = tarfile.TarInfo(name)
+    header.size, header.mode = size, 0o644
+    return header.tobuf(tarfile.USTAR_FORMAT)
+
+
+def tar_end(written: int) -> int:
+    """How many zeros end a tar of so many bytes."""
+    return 2 * tarfile.BLOCKSIZE + -(written + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE
+
+
 class _Tar:
     """A tar whose bytes depend on its members alone: ustar headers, times, owners and modes fixed."""
 
@@ -121,9 +133,7 @@ class _Tar:
 
     def add(self, name: str, batch: pa.RecordBatch) -> Block:
         data = encode(batch)
-        header = tarfile.TarInfo(name)
-        header.size, header.mode = data.size, 0o644
-        self._write(header.tobuf(tarfile.USTAR_FORMAT))
+        self._write(tar_header(name, data.size))
         offset = self.bytes
         self._write(data)
         self._write(bytes(-data.size % tarfile.BLOCKSIZE))
@@ -139,8 +149,7 @@ class _Tar:
         )
 
     def finish(self) -> None:
-        end = self.bytes + 2 * tarfile.BLOCKSIZE
-        self._write(bytes(2 * tarfile.BLOCKSIZE + -end % tarfile.RECORDSIZE))
+        self._write(bytes(tar_end(self.bytes)))
 
     def _write(self, data: bytes | pa.Buffer) -> None:
         self.file.write(data)

@@ -1,9 +1,11 @@
-"""Verifying a corpus: every checksum, every count, every invariant of its records."""
+"""Verifying a corpus: every checksum, every count, every figure, every invariant of its records."""
 
 from __future__ import annotations
 
+import math
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,40 +19,60 @@ from hepfm.core.progress import progress
 from hepfm.core.records import lengths_of, offsets_of
 from hepfm.ingest.corpus import Corpus, Split, map_shard
 from hepfm.ingest.manifest import Manifest, ShardEntry
-from hepfm.ingest.selection import possible_records
-from hepfm.ingest.shards import MEMBER_SUFFIX, decode, member_name
+from hepfm.ingest.plausible import possible_records
+from hepfm.ingest.shards import decode, member_name, tar_end, tar_header
+from hepfm.ingest.summary import Summary, summarise
+from hepfm.ingest.workers import in_order
 
 
-def verify(path: Path) -> list[str]:
+def verify(path: Path, processes: int = 1) -> list[str]:
     """Everything that is wrong with a corpus, one line each; empty for a sound one.
 
-    A flipped bit anywhere in the manifest, the table of blocks, a shard or an attached file is found.
+    A flipped bit anywhere in manifest, table of blocks, shards or attached files is found, and so is anything
+    in a shard but its blocks. Shards are read block by block, so memory does not grow with the corpus.
+
+    Args:
+        path: its folder.
+        processes: worker processes.
     """
+    try:
+        manifest = Manifest.load(path)
+    except HepfmError as error:
+        return [str(error)]
+    problems = list(_files(path, manifest))
     try:
         corpus = Corpus.open(path)
     except HepfmError as error:
-        return [str(error)]
-    problems = list(_files(corpus)) + list(_totals(corpus))
-    total = sum(shard.bytes for split in corpus.manifest.splits.values() for shard in split.shards)
-    with progress("verify", total, "bytes") as task:
-        for name, entry in corpus.manifest.splits.items():
-            for shard in entry.shards:
-                problems += _shard(corpus.split(name), shard)
-                task.advance(shard.bytes)
-    return problems
+        # Where the blocks lie is not known, but each shard's own checksum is.
+        check: _Blocks | _Bytes = _Bytes(path)
+        problems.append(str(error))
+    else:
+        check = _Blocks(corpus)
+        problems += _totals(corpus)
+    found: dict[str, dict[str, Summary]] = {name: {} for name in manifest.splits}
+    shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
+    with progress("verify", sum(shard.bytes for _, shard in shards), "bytes") as task:
+        results = in_order(check, shards, min(processes, len(shards)))
+        for (name, shard), report in zip(shards, results, strict=True):
+            problems += report.problems
+            for quantity, summary in report.summaries.items():
+                found[name].setdefault(quantity, Summary()).merge(summary)
+            task.advance(shard.bytes)
+    return problems or list(_figures(path, manifest, found))
 
 
-def _files(corpus: Corpus) -> Iterator[str]:
+def _files(path: Path, manifest: Manifest) -> Iterator[str]:
     """Attached files, and shards that the manifest does not know."""
-    for name, sha256 in corpus.manifest.files.items():
-        file = corpus.path / name
+    for name, sha256 in manifest.files.items():
+        file = path / name
         if not file.is_file():
             yield f"{file}: is missing"
         elif sha256_file(file) != sha256:
             yield f"{file}: was altered (sha256)"
-    known = {shard.name for split in corpus.manifest.splits.values() for shard in split.shards}
-    for file in sorted(corpus.path.glob("*/*.tar")):
-        if file.relative_to(corpus.path).as_posix() not in known:
+    known = {shard.name for split in manifest.splits.values() for shard in split.shards}
+    for file in sorted(path.glob("*/*.tar")):
+        name = file.relative_to(path).as_posix()
+        if name not in known and name not in manifest.files:
             yield f"{file}: the manifest does not know this shard"
 
 
@@ -68,57 +90,141 @@ def _totals(corpus: Corpus) -> Iterator[str]:
                 yield f"{corpus.path}: {what} of {name} disagree between manifest and table of blocks"
 
 
-def _shard(split: Split, entry: ShardEntry) -> list[str]:
-    path = split.corpus.path / entry.name
-    try:
-        data = map_shard(path, entry)
-    except (HepfmError, OSError) as error:
-        return [str(error)]
-    problems = []
+def _figures(path: Path, manifest: Manifest, found: dict[str, dict[str, Summary]]) -> Iterator[str]:
+    """Are the manifest's labels and statistics those of the records?"""
+    for name, entry in manifest.splits.items():
+        if "label" in found[name] and found[name]["label"].values != entry.labels:
+            yield f"{path}: labels of {name} are {found[name]['label'].values}, stated {entry.labels}"
+    for quantity, stated in manifest.statistics.items():
+        figures = found["train"][quantity].figures() if quantity in found.get("train", {}) else {}
+        for what in sorted(stated.keys() | figures.keys()):
+            if not _agree(figures.get(what), stated.get(what), what):
+                yield f"{path}: {what} of {quantity} is {figures.get(what)}, stated {stated.get(what)}"
+
+
+def _agree(found: object, stated: object, what: str) -> bool:
+    """Means and spreads may differ in their last digits between machines; all else is exact."""
+    if what in ("mean", "std") and isinstance(found, float) and isinstance(stated, float):
+        return math.isclose(found, stated, rel_tol=1e-6, abs_tol=1e-9)
+    return found == stated
+
+
+@dataclass(frozen=True)
+class _Report:
+    """What is wrong with a shard, and the summaries of its quantities."""
+
+    problems: list[str]
+    summaries: dict[str, Summary]
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """Compares a shard's bytes with the manifest."""
+
+    path: Path
+
+    def __call__(self, item: tuple[str, ShardEntry]) -> _Report:
+        entry = item[1]
+        try:
+            map_shard(self.path / entry.name, entry)
+            return _Report(list(_altered(self.path / entry.name, entry)), {})
+        except (HepfmError, OSError) as error:
+            return _Report([str(error)], {})
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Compares a shard's bytes, tar and records with manifest and table. Goes to worker processes."""
+
+    corpus: Corpus
+
+    def __call__(self, item: tuple[str, ShardEntry]) -> _Report:
+        split, entry = self.corpus.split(item[0]), item[1]
+        path, summaries = self.corpus.path / entry.name, dict[str, Summary]()
+        try:
+            data = map_shard(path, entry)
+            problems = list(_altered(path, entry))
+        except (HepfmError, OSError) as error:
+            return _Report([str(error)], {})
+        layout = list(_layout(split, data, entry))
+        problems += [f"{path}: {problem}" for problem in layout]
+        for number, block in enumerate(split.blocks_of(entry.number)):
+            where = f"{path}: block {number}"
+            problems += [f"{where}{problem}" for problem in _block(split, block, data, summaries)]
+        return _Report(problems, summaries)
+
+
+def _altered(path: Path, entry: ShardEntry) -> Iterator[str]:
     found = sha256_file(path)
     if found != entry.sha256:
-        problems.append(f"{path}: was altered: sha256 {found[:16]}..., expected {entry.sha256[:16]}...")
-    problems += [f"{path}: {problem}" for problem in _members(split, path, entry)]
+        yield f"{path}: was altered: sha256 {found[:16]}..., expected {entry.sha256[:16]}..."
+
+
+def _layout(split: Split, data: pa.Buffer, entry: ShardEntry) -> Iterator[str]:
+    """Is the tar, byte for byte, the blocks as plain files in order, and nothing else?
+
+    A tar of these members can be written in one way only, so links, devices, foreign paths, owners, times, hidden bytes
+    between the members or after them are all seen here, without unpacking anything.
+    """
+    at = 0
     for number, block in enumerate(split.blocks_of(entry.number)):
-        where = f"{path}: block {number}"
-        start, length = int(split.index.offset[block]), int(split.index.length[block])
-        stream = data.slice(start, length)
-        checksum, expected = xxhash.xxh64_intdigest(stream), int(split.index.xxh64[block])
-        if checksum != expected:
-            problems.append(f"{where} was altered: xxh64 {checksum:016x}, expected {expected:016x}")
-            continue
-        try:
-            batch = decode(stream)
-            batch.validate(full=True)
-        except pa.ArrowException as error:
-            problems.append(f"{where} is no valid Arrow data: {error}")
-            continue
-        problems += [f"{where}: {problem}" for problem in _block(split, block, batch)]
-    return problems
+        name, start, length = member_name(entry.number, number), int(split.index.offset[block]), _length(split, block)
+        if start != at + tarfile.BLOCKSIZE or length < 0 or start + length > data.size:
+            yield f"block {number} lies at {start}, {length} bytes long, in the table of blocks: it cannot"
+            return
+        header = data.slice(at, tarfile.BLOCKSIZE).to_pybytes()
+        if header != tar_header(name, length):
+            yield f"before block {number} {_member(header, name)}"
+        at = start + length + -length % tarfile.BLOCKSIZE
+        if data.slice(start + length, at - start - length).to_pybytes().strip(b"\0"):
+            yield f"after block {number} there is something in the padding"
+    if data.size != at + tar_end(at) or data.slice(at).to_pybytes().strip(b"\0"):
+        yield "after the last block there is something else"
 
 
-def _members(split: Split, path: Path, entry: ShardEntry) -> Iterator[str]:
-    """Does the tar hold the blocks, the whole blocks, and nothing but plain files?"""
-    blocks = split.blocks_of(entry.number)
-    expected = [
-        (member_name(entry.number, number), int(split.index.offset[block]), int(split.index.length[block]))
-        for number, block in enumerate(blocks)
-    ]
+def _length(split: Split, block: int) -> int:
+    return int(split.index.length[block])
+
+
+def _member(header: bytes, expected: str) -> str:
+    """What stands in the place of a member's header."""
     try:
-        with tarfile.open(path, "r:") as tar:
-            members = tar.getmembers()
-    except (tarfile.TarError, ValueError, OSError) as error:
-        yield f"is no readable tar: {error}"
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.TarError as error:
+        return f"there is no tar header: {error}"
+    what = next(
+        (name for name, holds in (("a link", member.islnk() or member.issym()), ("a device", member.isdev())) if holds),
+        "a file" if member.isfile() else f"a member of type {member.type!r}",
+    )
+    if not member.isfile() or member.name != expected:
+        return f"stands {what}, {member.name!r}, which is no block"
+    return "stands a header with other owner, time, mode or size"
+
+
+def _block(split: Split, block: int, data: pa.Buffer, summaries: dict[str, Summary]) -> Iterator[str]:
+    """Does a block hold what table and manifest say? Sound ones are taken into ``summaries``."""
+    start, length = int(split.index.offset[block]), _length(split, block)
+    if start < 0 or length < 0 or start + length > data.size:
+        return  # told by the tar's layout
+    stream = data.slice(start, length)
+    checksum, expected = xxhash.xxh64_intdigest(stream), int(split.index.xxh64[block])
+    if checksum != expected:
+        yield f" was altered: xxh64 {checksum:016x}, expected {expected:016x}"
         return
-    for member in members:
-        if not member.isfile() or not member.name.endswith(MEMBER_SUFFIX):
-            yield f"holds {member.name!r}, which is no block"
-    if [(member.name, member.offset_data, member.size) for member in members] != expected:
-        yield "its members are not those of the table of blocks"
+    try:
+        batch = decode(stream)
+        batch.validate(full=True)
+    except (pa.ArrowException, StopIteration, OSError) as error:
+        yield f" is no valid Arrow data: {error}"
+        return
+    problems = list(_contents(split, block, batch))
+    yield from (f": {problem}" for problem in problems)
+    if not problems:
+        summarise(batch, summaries)
 
 
-def _block(split: Split, block: int, batch: pa.RecordBatch) -> Iterator[str]:
-    """Is a block what manifest and table say, and do its records keep the rules?"""
+def _contents(split: Split, block: int, batch: pa.RecordBatch) -> Iterator[str]:
+    """Is a batch what manifest and table say, and do its records keep the rules?"""
     manifest, index = split.corpus.manifest, split.index
     if not batch.schema.equals(manifest.schema, check_metadata=True):
         yield "its schema is not the manifest's"
@@ -141,7 +247,7 @@ def _block(split: Split, block: int, batch: pa.RecordBatch) -> Iterator[str]:
 
 
 def _records(manifest: Manifest, batch: pa.RecordBatch, points: pa.ListArray) -> Iterator[str]:
-    if manifest.kind == "jets":
+    if manifest.kind == "jets" and points.type.value_type.get_field_index("pt") >= 0:
         pt = points.flatten().field(points.type.value_type.get_field_index("pt")).to_numpy(zero_copy_only=False)
         rises = np.flatnonzero(np.diff(pt) > 0) + 1
         inside = rises[~np.isin(rises, offsets_of(points))]
@@ -152,10 +258,14 @@ def _records(manifest: Manifest, batch: pa.RecordBatch, points: pa.ListArray) ->
         highest = pc.call_function("max", [points.flatten()]).as_py()
         if highest >= manifest.tokens["codes"]:
             yield f"holds token {highest}, but the tokenizer has {manifest.tokens['codes']} codes"
-    files = manifest.provenance.get("files")
-    if files is not None and len(batch):
-        numbers = batch.column("source_file").to_numpy()
-        entries = batch.column("source_entry").to_numpy()
-        most = np.array([file["entries"] for file in files])
-        if numbers.min() < 0 or numbers.max() >= len(most) or (entries < 0).any() or (entries >= most[numbers]).any():
-            yield "a record's origin is no entry of a source file"
+    yield from _origins(manifest.provenance.get("files"), batch)
+
+
+def _origins(files: Iterable[dict] | None, batch: pa.RecordBatch) -> Iterator[str]:
+    if files is None:
+        return
+    numbers = batch.column("source_file").to_numpy()
+    entries = batch.column("source_entry").to_numpy()
+    most = np.array([file["entries"] for file in files])
+    if numbers.min() < 0 or numbers.max() >= len(most) or (entries < 0).any() or (entries >= most[numbers]).any():
+        yield "a record's origin is no entry of a source file"

@@ -14,6 +14,8 @@ def card(backbone: Backbone, provenance: dict[str, Any], metrics: dict[str, Any]
     corpora = "\n".join(
         f"- {entry['records']:,} jets of the token corpus `{entry['digest']}`" for entry in provenance["corpora"]
     )
+    mixture = provenance["mixture"]
+    mixed = f"\nThey are read by the weights of the mixture `{mixture['digest']}`.\n" if mixture else ""
     parent = f"\nIt continues from the backbone with hash `{provenance['parent']}`.\n" if provenance["parent"] else ""
     return f"""# Backbone over jet tokens
 
@@ -24,8 +26,8 @@ Tokens are those of the tokenizer in `tokenizer/` (hash `{provenance["tokenizer"
 ## Data
 
 {corpora}
-
-{lengths["jets"]:,} jets with {lengths["mean"]:.1f} constituents on average. {lengths["cut_jets"]:,} of them
+{mixed}
+{lengths["jets"]:,} jets an epoch with {lengths["mean"]:.1f} constituents on average. {lengths["cut_jets"]:,} of them
 had more than {provenance["max_length"]} and were cut there; these have no stop token.
 
 ## Results

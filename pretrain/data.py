@@ -16,6 +16,8 @@ from hepfm.core.nn.ragged import Layout
 from hepfm.core.progress import progress
 from hepfm.core.records import offsets_of
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.mixture import Mixture
+from hepfm.ingest.order import Order
 from hepfm.ingest.reader import Reader
 
 COLUMN = "tokens"
@@ -114,22 +116,30 @@ class TokenCorpora:
         corpora: as opened.
         codes: codes of the tokenizer.
         tokenizer: its artifact, the copy inside the first corpus.
+        mixture: how often each record comes, if a mixture was named.
     """
 
     corpora: tuple[Corpus, ...]
     codes: int
     tokenizer: Artifact
+    mixture: Mixture | None = None
 
     @classmethod
     def open(cls, paths: Sequence[Path]) -> TokenCorpora:
-        """Open token corpora.
+        """Open token corpora, or the one mixture file that stands for them.
 
         Raises:
-            HepfmError: none given, one that holds no tokens, or two of different tokenizers.
+            HepfmError: none given, one that holds no tokens, two of different tokenizers, or a mixture beside others.
         """
         if not paths:
             raise HepfmError("no token corpus given", "", "name one or several")
-        corpora = tuple(Corpus.open(path) for path in paths)
+        files = [path for path in paths if path.is_file() or path.suffix == ".json"]
+        if files and len(paths) > 1:
+            raise HepfmError(
+                "a mixture stands alone", files[0], "name all corpora in it: hepfm corpus mix, or give no mixture"
+            )
+        mixture = Mixture.open(files[0]) if files else None
+        corpora = mixture.corpora if mixture else tuple(Corpus.open(path) for path in paths)
         made = [_tokens_entry(corpus) for corpus in corpora]
         first = made[0]["tokenizer"]
         for corpus, entry in zip(corpora, made, strict=True):
@@ -146,14 +156,16 @@ class TokenCorpora:
                 tokenizer.path,
                 "restore the corpus from a copy",
             )
-        return cls(corpora, int(made[0]["codes"]), tokenizer)
+        return cls(corpora, int(made[0]["codes"]), tokenizer, mixture)
 
     def batches(self, split: str, max_length: int, seed: int) -> TokenBatches:
-        """The batches of a split of all corpora that have it.
+        """The batches of a split of all corpora that have it; weighted if it is a mixture's training split.
 
         Raises:
             HepfmError: no corpus has it.
         """
+        if self.mixture:
+            return TokenBatches(self.mixture.reader(split, seed, columns=[COLUMN]), self.codes, max_length)
         splits = [corpus.split(split) for corpus in self.corpora if split in corpus.splits()]
         if not splits:
             raise HepfmError(f"no corpus has a split '{split}'", ", ".join(str(c.path) for c in self.corpora))
@@ -161,8 +173,8 @@ class TokenCorpora:
 
     @property
     def digests(self) -> list[str]:
-        """What names the content of each corpus."""
-        return [corpus.digest for corpus in self.corpora]
+        """What names the content of each corpus, and of the mixture if there is one."""
+        return [corpus.digest for corpus in self.corpora] + ([self.mixture.digest] if self.mixture else [])
 
 
 def _tokens_entry(corpus: Corpus) -> dict[str, str]:
@@ -176,19 +188,33 @@ def _tokens_entry(corpus: Corpus) -> dict[str, str]:
 
 
 def length_counts(reader: Reader) -> np.ndarray:
-    """How many records of an epoch have 0, 1, 2, ... constituents; reads offsets only."""
-    counts = np.zeros(1, dtype=np.int64)
+    """How many records of an epoch have 0, 1, 2, ... constituents, on average where they are weighted.
+
+    Reads offsets only.
+    """
+    counts = np.zeros(1)
     blocks = sum(len(split) for split in reader.splits)
+    number = 0
     with progress("count constituents", blocks, "blocks", visible=blocks > 1000) as task:
         for split in reader.splits:
             for block in split:
-                counts = _added(counts, np.bincount(_lengths(block)))
+                counts = _added(counts, np.bincount(_lengths(block), _weights(reader.order, number)))
+                number += 1
                 task.advance()
     return counts
 
 
 def _lengths(block: pa.RecordBatch) -> np.ndarray:
     return np.diff(offsets_of(block.column(COLUMN)))
+
+
+def _weights(order: Order, block: int) -> np.ndarray:
+    """How often each record of a block comes in an epoch on average."""
+    first, stop = order.block_starts[block : block + 2].tolist()
+    if order.weights is None:
+        return np.ones(stop - first)
+    of_records = len(order.weights) == order.records
+    return order.weights[first:stop] if of_records else np.full(stop - first, order.weights[block])
 
 
 def _added(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -202,21 +228,21 @@ def length_statistics(counts: np.ndarray, max_length: int) -> dict[str, float]:
     """Statistics of constituents per jet, and what ``max_length`` cuts.
 
     Returns:
-        ``jets``, ``mean``, ``std``, ``longest``; ``cut_jets`` and ``cut_constituents``; ``terms`` of the loss in an
-        epoch; ``mean_sequence``, the mean over terms of the length of the sequence that a term is in.
+        ``jets`` of an epoch, ``mean``, ``std``, ``longest``; ``cut_jets`` and ``cut_constituents``; ``terms`` of the
+        loss in an epoch; ``mean_sequence``, the mean over terms of the length of the sequence that a term is in.
     """
     lengths = np.arange(len(counts))
-    jets = int(counts.sum())
+    jets = float(counts.sum())
     mean = float((counts * lengths).sum() / jets)
     sequences = terms(lengths, max_length)
-    total = int((counts * sequences).sum())
+    total = float((counts * sequences).sum())
     return {
-        "jets": jets,
+        "jets": round(jets),
         "mean": mean,
         "std": float(np.sqrt((counts * (lengths - mean) ** 2).sum() / jets)),
         "longest": int(lengths[counts > 0].max()),
-        "cut_jets": int(counts[lengths > max_length].sum()),
-        "cut_constituents": int((counts * np.maximum(lengths - max_length, 0)).sum()),
-        "terms": total,
+        "cut_jets": round(float(counts[lengths > max_length].sum())),
+        "cut_constituents": round(float((counts * np.maximum(lengths - max_length, 0)).sum())),
+        "terms": round(total),
         "mean_sequence": float((counts * sequences**2).sum() / total),
     }

@@ -35,7 +35,7 @@ class PretrainConfig:
     """Pretrain a backbone on token corpora. Run again after an interruption, it continues to the same weights."""
 
     tokens: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")]
-    """Token corpora, all of one tokenizer; several are mixed as one set."""
+    """Token corpora, all of one tokenizer; several are mixed as one set. Or one mixture (hepfm corpus mix)."""
     out: Path
     """Folder of the run."""
     model: PresetName = "tiny"
@@ -126,11 +126,14 @@ def _lengths(data: TokenCorpora, max_length: int) -> dict[str, float]:
 def _validation(
     data: TokenCorpora, max_length: int, training: TrainingConfig
 ) -> tuple[TokenBatches | None, TrainingConfig]:
-    """Validation batches (None without such a split), and the settings with no more records than there are."""
+    """Validation batches (None without such a split), and the settings with no more records than there are.
+
+    A mixture's weights do not apply to them, see :mod:`hepfm.ingest.mixture`.
+    """
     if not any("val" in corpus.splits() for corpus in data.corpora):
         return None, training
     batches = data.batches("val", max_length, 0)
-    records = min(training.validation_records, batches.reader.records)
+    records = min(training.validation_records, batches.reader.order.epoch_records(0))
     return batches, dataclasses.replace(training, validation_records=records)
 
 
@@ -172,6 +175,7 @@ def _write(
     provenance = {
         "config": settings_of(config, without=("tokens", "backbone", "out", "nproc")),
         "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
+        "mixture": data.mixture.summary() if data.mixture else None,
         "tokenizer": data.tokenizer.hash,
         "max_length": start.max_length,
         "lengths": lengths,

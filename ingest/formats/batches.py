@@ -18,6 +18,8 @@ def jet_batch(
     offsets: np.ndarray,
     points: Mapping[str, np.ndarray],
     jets: Mapping[str, np.ndarray],
+    known: Mapping[str, np.ndarray] | None = None,
+    tracked: np.ndarray | None = None,
 ) -> pa.RecordBatch:
     """Jet records with ``schema``; float32 columns of the right type are taken without copying.
 
@@ -25,13 +27,17 @@ def jet_batch(
         schema: from :func:`hepfm.core.records.schema`, with charge if it has impact parameters.
         labels: all label names, in order.
         offsets: (n + 1,) constituents of jet i are ``offsets[i]:offsets[i + 1]``.
-        points: constituent quantities (N,); impact parameters become null where ``charge`` is 0; species is the
-            index in ``records.SPECIES``, null where negative.
+        points: constituent quantities (N,); species is the index in ``records.SPECIES``, null where negative.
         jets: the other columns (n,); label is the index in ``labels``, null where negative.
+        known: (n,) bool of jet columns that are null somewhere: where they are not.
+        tracked: (N,) bool: which constituents have impact parameters; by default those whose ``charge`` is not 0.
     """
     column = schema.field(records.POINTS_COLUMN["jets"]).type
     fields = list(column.value_type)
-    validity = _validity(points["charge"] != 0) if "charge" in points else (None, 0)
+    known = known or {}
+    if tracked is None and "charge" in points:
+        tracked = points["charge"] != 0
+    validity = (None, 0) if tracked is None else _validity(tracked)
     children = []
     for field in fields:
         values = points[field.name]
@@ -48,7 +54,8 @@ def jet_batch(
             label = jets["label"]
             arrays.append(_dictionary(pa.array(label.astype(np.int16), mask=label < 0), labels))
         else:
-            arrays.append(_flat(jets[field.name], field.type))
+            bits = _validity(known[field.name]) if field.name in known else (None, 0)
+            arrays.append(_flat(jets[field.name], field.type, *bits))
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

@@ -15,9 +15,9 @@ class Contents:
     """Names and shapes in a file.
 
     Attributes:
-        container: ``root``, ``hdf5``, ``parquet``, or empty for anything else and for damaged files.
+        container: ``root``, ``hdf5``, ``parquet``, ``npz``, or empty for anything else and for damaged files.
         tables: columns of each ROOT tree, RNTuple or Parquet file (there called ``""``), by name.
-        arrays: shape of each HDF5 data set, by path (``30x30/layers``).
+        arrays: shape of each HDF5 data set, by path (``30x30/layers``), or array of a .npz file, by name.
         fields: names of the fields of HDF5 data sets of compound type, by path.
     """
 
@@ -31,7 +31,7 @@ class Contents:
         return table in self.tables and self.tables[table].issuperset(columns)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of an HDF5 data set; empty if there is none."""
+        """Shape of an HDF5 data set or .npz array; empty if there is none."""
         return self.arrays.get(name, ())
 
 
@@ -48,7 +48,12 @@ def contents(path: Path) -> Contents:
 def _contents(path: Path, _size: int, _changed: int) -> Contents:
     with path.open("rb") as file:
         head = file.read(8)
-    readers = {"root": (b"root", _root), "hdf5": (HDF5_MAGIC, _hdf5), "parquet": (b"PAR1", _parquet)}
+    readers = {
+        "root": (b"root", _root),
+        "hdf5": (HDF5_MAGIC, _hdf5),
+        "parquet": (b"PAR1", _parquet),
+        "npz": (b"PK\x03\x04", _npz),
+    }
     for magic, read in readers.values():
         if head.startswith(magic):
             try:
@@ -92,3 +97,14 @@ def _hdf5(path: Path) -> Contents:
     with h5py.File(path, "r") as file:
         file.visititems(visit)
     return Contents("hdf5", arrays=arrays, fields=fields)
+
+
+def _npz(path: Path) -> Contents:
+    from hepfm.ingest.formats.npz_rows import arrays_in, header, open_npz
+
+    arrays = {}
+    with open_npz(path) as archive:
+        for name in arrays_in(archive):
+            with archive.open(f"{name}.npy") as stream:
+                arrays[name] = header(stream)[0]
+    return Contents("npz", arrays=arrays)

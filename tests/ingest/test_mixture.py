@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import shutil
 from collections import Counter
@@ -17,7 +19,7 @@ from hepfm.core.config import from_yaml, parse, save_yaml
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.mix_command import MixConfig, mix, parse_share
-from hepfm.ingest.mixture import Mixture
+from hepfm.ingest.mixture import Mixture, define
 from hepfm.ingest.reweight import count
 
 LABELS = ("qcd", "top", "higgs")
@@ -112,7 +114,7 @@ def test_any_batches_of_any_reader_are_parts_of_one_order(
     whole = mixture.reader("train", seed=7, columns=COLUMNS).take(start, stop)
     again = Mixture.open(mixture.path).reader("train", seed=7, columns=COLUMNS)
     edges = np.cumsum([start, *sizes]).tolist()
-    parts = [again.take(first, last) for first, last in zip(edges, edges[1:], strict=False)]
+    parts = [again.take(first, last) for first, last in itertools.pairwise(edges)]
     assert [key for part in parts for key in part.keys.tolist()] == whole.keys.tolist()
     assert [row for part in parts for row in part.batch.to_pylist()] == whole.batch.to_pylist()
 
@@ -173,6 +175,9 @@ def test_equal_commands_give_equal_files_wherever_they_lie(folder: Path, shared:
     again = mixed(tmp_path, "again", f"{folder / 'a'}=1", f"{folder / 'b'}=3:top")
     assert again.digest == shared.digest
     assert again.summary() == shared.summary()
+    entries = [dataclasses.replace(entry, share=int(entry.share or 0)) for entry in shared.entries]
+    assert define(entries, tmp_path / "whole.json", shared.epoch_records).digest == shared.digest
+    assert json.loads(shared.path.read_text())["digest"] == shared.digest
 
 
 @pytest.mark.parametrize("name", ["shared", "flat"])

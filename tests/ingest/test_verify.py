@@ -1,20 +1,26 @@
 from __future__ import annotations
 
+import random
 import shutil
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from derived import token_corpus, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
+from hepfm.core.files import sha256_file
 from hepfm.ingest import jobs
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.jobs import write_corpus
+from hepfm.ingest.manifest import Manifest, SplitEntry
 from hepfm.ingest.plan import Job, Plan
 from hepfm.ingest.verify import verify
 
@@ -29,7 +35,7 @@ def copy(toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(shutil.copytree(toy_corpus.path, tmp_path_factory.mktemp("verify") / "copy"))
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(st.data())
 def test_every_flipped_bit_is_found(copy: Path, data: st.DataObject) -> None:
     names = ["corpus.json", "blocks.arrow", "train/000003.tar", "test/000000.tar"]
@@ -45,6 +51,131 @@ def test_every_flipped_bit_is_found(copy: Path, data: st.DataObject) -> None:
         assert all(file.name in problem or str(copy) in problem for problem in problems)
     finally:
         file.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A token corpus of 150 jets with its tokenizer attached; tests mend what they break."""
+    folder = tmp_path_factory.mktemp("small")
+    return token_corpus(toy(folder, (150,), 1), folder / "work").path
+
+
+def places(file: Path, draw: random.Random) -> list[int]:
+    """Bytes of a file to be altered: of a shard some of every header, block, padding, and of the end."""
+    size = file.stat().st_size
+    if file.suffix != ".tar":
+        return [draw.randrange(size) for _ in range(60)]
+    found = [draw.randrange(size - 1024, size) for _ in range(6)]
+    with tarfile.open(file) as tar:
+        for member in tar:
+            stop = member.offset_data + member.size
+            found += [member.offset + draw.randrange(512) for _ in range(20)]
+            found += [member.offset_data + draw.randrange(member.size) for _ in range(20)]
+            found += [draw.randrange(stop, stop + -stop % 512) for _ in range(6) if stop % 512]
+    return found
+
+
+def test_a_flipped_bit_in_any_part_of_any_file_is_found(small: Path) -> None:
+    draw = random.Random(1)
+    files = sorted(file for file in small.rglob("*") if file.is_file())
+    assert {"corpus.json", "blocks.arrow", "config.json", "000000.tar"} <= {file.name for file in files}
+    flips = [(file, at) for file in files for at in places(file, draw)]
+    assert len(flips) >= 300
+    for file, at in flips:
+        whole = file.read_bytes()
+        altered = bytearray(whole)
+        altered[at] ^= 1 << draw.randrange(8)
+        try:
+            file.write_bytes(altered)
+            problems = verify(small)
+            assert problems, (file, at)
+            assert any(file.name in problem for problem in problems), (file, at, problems)
+        finally:
+            file.write_bytes(whole)
+    assert verify(small) == []
+
+
+def test_reading_a_block_with_a_flipped_bit_is_an_error(small: Path) -> None:
+    draw = random.Random(2)
+    corpus = Corpus.open(small)
+    for name in corpus.splits():
+        split = corpus.split(name)
+        for block in range(len(split)):
+            file = split.shard_path(int(split.index.shard[block]))
+            whole = file.read_bytes()
+            for _ in range(20):
+                at = int(split.index.offset[block]) + draw.randrange(int(split.index.length[block]))
+                altered = bytearray(whole)
+                altered[at] ^= 1 << draw.randrange(8)
+                try:
+                    file.write_bytes(altered)
+                    with pytest.raises(HepfmError, match=rf"{file.name}: block \d+ was altered: xxh64"):
+                        Corpus.open(small).split(name).read(block)
+                finally:
+                    file.write_bytes(whole)
+
+
+def test_all_that_is_wrong_is_listed_whoever_looks(copy: Path) -> None:
+    """Damage in several places is told at once, and the same by several processes."""
+    names = ("train/000001.tar", "train/000004.tar", "test/000000.tar")
+    whole = {name: (copy / name).read_bytes() for name in names}
+    try:
+        for name in names[:2]:
+            altered = bytearray(whole[name])
+            for at in (600, len(altered) // 2):
+                altered[at] ^= 2
+            (copy / name).write_bytes(altered)
+        (copy / names[2]).unlink()
+        problems = verify(copy)
+        for name in names[:2]:
+            mine = [problem for problem in problems if problem.startswith(f"{copy / name}: ")]
+            assert sum("was altered: sha256" in problem for problem in mine) == 1
+            assert sum("was altered: xxh64" in problem for problem in mine) == 2
+        assert sum("this shard is missing" in problem for problem in problems) == 1
+        assert len(problems) == 7
+        assert verify(copy, processes=2) == problems
+    finally:
+        for name, data in whole.items():
+            (copy / name).write_bytes(data)
+
+
+def test_without_the_table_of_blocks_shards_are_still_checked(copy: Path) -> None:
+    table, shard = copy / "blocks.arrow", copy / "val" / "000000.tar"
+    whole = {file: file.read_bytes() for file in (table, shard)}
+    try:
+        for file, data in whole.items():
+            file.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+        problems = verify(copy)
+        assert [problem.split(":")[0] for problem in problems] == [str(table), str(shard)]
+        assert all("was altered: sha256" in problem for problem in problems)
+    finally:
+        for file, data in whole.items():
+            file.write_bytes(data)
+
+
+def restated(folder: Path, **changes: Any) -> list[str]:
+    """What verify says when the manifest states something else, with a digest that fits."""
+    path = folder / "corpus.json"
+    whole = path.read_text()
+    try:
+        replace(Manifest.load(folder), **changes).save(folder)
+        return verify(folder)
+    finally:
+        path.write_text(whole)
+
+
+def test_figures_that_are_not_those_of_the_records_are_found(copy: Path) -> None:
+    manifest = Manifest.load(copy)
+    pt = manifest.statistics["pt"]
+    for what, value in (("min", pt["min"] - 1), ("mean", pt["mean"] * 1.001), ("count", pt["count"] + 1)):
+        problems = restated(copy, statistics={**manifest.statistics, "pt": {**pt, what: value}})
+        assert len(problems) == 1
+        assert f"{what} of pt is {pt[what]}, stated {value}" in problems[0]
+    val = manifest.splits["val"]
+    labels = {**val.labels, "qcd": val.labels["qcd"] + 1}
+    problems = restated(copy, splits={**manifest.splits, "val": replace(val, labels=labels)})
+    assert len(problems) == 1
+    assert "labels of val are" in problems[0]
 
 
 def test_a_shard_that_is_missing_or_too_many_is_found(copy: Path) -> None:
@@ -100,10 +231,10 @@ def test_a_value_that_is_not_finite_never_gets_into_a_corpus(tmp_path: Path) -> 
 
 def test_jets_that_break_the_rules_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "summarise", lambda batch, into: None)  # so that the writer does not see them
-    sound = [[3.0, 2.0, 2.0], [], [5.0, 1.0], [4.0]]
+    sound = [[3.0, 2.0, 2.0], [1.0], [5.0, 1.0], [4.0]]
     assert verify(write(tmp_path / "sound", jets(sound))) == []
     cases = {
-        "constituents of record 2 are not ordered by pt": jets([[3.0, 2.0], [], [1.0, 5.0]]),
+        "constituents of record 2 are not ordered by pt": jets([[3.0, 2.0], [1.0], [1.0, 5.0]]),
         "constituents.pt is not finite in record 1": jets([[1.0], [2.0, float("nan")]]),
         "origin is no entry of a source file": jets(sound, entry=10),
     }
@@ -114,15 +245,64 @@ def test_jets_that_break_the_rules_are_found(tmp_path: Path, monkeypatch: pytest
         assert "train/000000.tar: block 0" in problems[0]
 
 
-@pytest.mark.parametrize("kind", ["link", "device", "outside"])
-def test_a_tar_that_holds_more_than_files_is_found(copy: Path, kind: str, tmp_path: Path) -> None:
+FOREIGN = {
+    "symbolic link": ({"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}, "a link, '000001-000000.arrow'"),
+    "hard link": ({"type": tarfile.LNKTYPE, "linkname": "../../secret"}, "a link, '000001-000000.arrow'"),
+    "character device": ({"type": tarfile.CHRTYPE}, "a device, '000001-000000.arrow'"),
+    "block device": ({"type": tarfile.BLKTYPE}, "a device, '000001-000000.arrow'"),
+    "pipe": ({"type": tarfile.FIFOTYPE}, "a device, '000001-000000.arrow'"),
+    "folder": ({"type": tarfile.DIRTYPE}, "a member of type b'5'"),
+    "absolute path": ({"name": "/etc/passwd"}, "a file, '/etc/passwd'"),
+    "parent folder": ({"name": "../outside.arrow"}, "a file, '../outside.arrow'"),
+    "other name": ({"name": "000001-000007.arrow"}, "a file, '000001-000007.arrow'"),
+    "owner": ({"uid": 1000}, "a header with other owner, time, mode or size"),
+    "time": ({"mtime": 1}, "a header with other owner, time, mode or size"),
+    "mode": ({"mode": 0o4755}, "a header with other owner, time, mode or size"),
+}
+
+
+@pytest.mark.parametrize("kind", list(FOREIGN))
+def test_a_tar_that_holds_anything_but_its_blocks_is_found(copy: Path, kind: str) -> None:
+    """Also where sha256 of shard and manifest were made to fit, as a malicious writer would do."""
+    changes, message = FOREIGN[kind]
     shard = copy / "test" / "000001.tar"
     whole = shard.read_bytes()
-    member = tarfile.TarInfo("/etc/passwd" if kind == "outside" else "000001-000000.arrow")
-    member.type = {"link": tarfile.SYMTYPE, "device": tarfile.CHRTYPE, "outside": tarfile.REGTYPE}[kind]
+    with tarfile.open(shard) as tar:
+        member = next(iter(tar))
+    for name, value in changes.items():
+        setattr(member, name, value)
     header = member.tobuf(tarfile.USTAR_FORMAT)
     try:
         shard.write_bytes(header + whole[len(header) :])
-        assert any("is no block" in problem for problem in verify(copy))
+        problems = restated(copy, splits=with_sha256(Manifest.load(copy), "test", 1, shard))
+        assert [problem for problem in problems if "sha256" in problem] == []
+        assert len(problems) == 1
+        assert message in problems[0]
+        assert problems[0].startswith(f"{shard}: before block 0 stands ")
     finally:
         shard.write_bytes(whole)
+
+
+@pytest.mark.parametrize("where", ["padding", "end"])
+def test_bytes_hidden_between_or_after_the_blocks_are_found(copy: Path, where: str) -> None:
+    shard = copy / "test" / "000001.tar"
+    whole = shard.read_bytes()
+    with tarfile.open(shard) as tar:
+        member = next(member for member in tar if member.size % 512)
+    at = len(whole) - 1 if where == "end" else member.offset_data + member.size
+    try:
+        shard.write_bytes(whole[:at] + b"x" + whole[at + 1 :])
+        problems = restated(copy, splits=with_sha256(Manifest.load(copy), "test", 1, shard))
+        expected = "after the last block there is something else" if where == "end" else "something in the padding"
+        assert len(problems) == 1
+        assert expected in problems[0]
+    finally:
+        shard.write_bytes(whole)
+
+
+def with_sha256(manifest: Manifest, split: str, number: int, file: Path) -> dict[str, SplitEntry]:
+    """The splits with the checksum that a shard has now."""
+    entry = manifest.splits[split]
+    shards = list(entry.shards)
+    shards[number] = replace(shards[number], sha256=sha256_file(file))
+    return {**manifest.splits, split: replace(entry, shards=tuple(shards))}

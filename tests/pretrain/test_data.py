@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hepfm.core.errors import HepfmError
+from hepfm.ingest.mixture import Mixture, define, entry_of
+from hepfm.ingest.reader import Reader
 from hepfm.pretrain.data import TokenBatches, TokenCorpora, length_counts, length_statistics, pack, terms
 
 CODES, START, STOP = 20, 20, 21
@@ -82,3 +84,53 @@ def test_a_token_beyond_the_vocabulary_is_named(token_corpus: Callable[..., Path
 def test_a_missing_split_is_named(token_corpus: Callable[..., Path]) -> None:
     with pytest.raises(HepfmError, match="no corpus has a split 'val'"):
         TokenCorpora.open([token_corpus(val=False)]).batches("val", 128, 0)
+
+
+@pytest.fixture(scope="module")
+def mixture(token_corpus: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Mixture:
+    """Nine tenths of an epoch from 300 records, one tenth from 600."""
+    entries = [entry_of(token_corpus(), 1, ()), entry_of(token_corpus(seed=2, records=300), 9, ())]
+    return define(entries, tmp_path_factory.mktemp("mixture") / "mix.json", 1000)
+
+
+def test_a_mixture_stands_for_its_corpora(mixture: Mixture, token_corpus: Callable[..., Path]) -> None:
+    data = TokenCorpora.open([mixture.path])
+    assert data.digests == [*(corpus.digest for corpus in data.corpora), mixture.digest]
+    batches = data.batches("train", 128, seed=1)
+    epochs = 10
+    stop = sum(batches.reader.order.epoch_records(epoch) for epoch in range(epochs))
+    second = batches.reader.take(0, stop).keys[:, 1] >= 600
+    assert second.mean() == pytest.approx(0.9, abs=0.01)
+    assert len(batches.batch(5, 40).inputs) == batches.tokens(5, 40)
+    assert data.batches("val", 128, seed=0).reader.order.weights is None
+    with pytest.raises(HepfmError, match="a mixture stands alone"):
+        TokenCorpora.open([mixture.path, token_corpus()])
+    with pytest.raises(HepfmError, match=r"missing\.json: no such file"):
+        TokenCorpora.open([Path("missing.json")])
+
+
+def test_statistics_are_those_of_a_mean_epoch(mixture: Mixture) -> None:
+    batches = TokenCorpora.open([mixture.path]).batches("train", 5, seed=1)
+    statistics = length_statistics(length_counts(batches.reader), 5)
+    epochs = 60
+    stop = sum(batches.reader.order.epoch_records(epoch) for epoch in range(epochs))
+    lengths = batches.reader.lengths(0, stop)
+    assert statistics["jets"] == 1000
+    assert statistics["mean"] == pytest.approx(lengths.mean(), rel=0.01)
+    assert statistics["std"] == pytest.approx(lengths.std(), rel=0.01)
+    assert statistics["cut_jets"] == pytest.approx((lengths > 5).sum() / epochs, rel=0.01)
+    assert statistics["terms"] == pytest.approx(terms(lengths, 5).sum() / epochs, rel=0.01)
+
+
+def test_weights_of_single_records_count_too(mixture: Mixture) -> None:
+    reader = mixture.reader("train", 0, ["tokens"])
+    assert reader.order.weights is not None
+    each = np.repeat(reader.order.weights, reader.order.block_records)
+    assert len(each) == 900
+    assert length_counts(Reader(reader.splits, 0, ["tokens"], weights=each)) == pytest.approx(length_counts(reader))
+
+
+def test_a_mixture_of_jets_is_no_mixture_of_tokens(toy_jets: Path, tmp_path: Path) -> None:
+    made = define([entry_of(toy_jets, 1, ())], tmp_path / "mix.json", 3)
+    with pytest.raises(HepfmError, match="holds jets, not tokens"):
+        TokenCorpora.open([made.path])

@@ -12,6 +12,7 @@ from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
 from hepfm.core.runs import read_metrics
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.mixture import define, entry_of
 from hepfm.pretrain.backbone import load_backbone
 from hepfm.pretrain.run import PretrainConfig, main
 
@@ -64,6 +65,16 @@ def test_tells_sizes_and_what_is_cut(
 def test_other_settings_need_another_folder(config: PretrainConfig) -> None:
     with pytest.raises(HepfmError, match="other settings: model"):
         main(PretrainConfig(config.tokens, config.out, model="small", max_length=8, training=TRAINING))
+
+
+def test_a_run_on_a_mixture_names_it(token_corpus: Callable[..., Path], tmp_path: Path) -> None:
+    entries = [entry_of(token_corpus(), 1, ()), entry_of(token_corpus(seed=2, records=300), 3, ())]
+    mixture = define(entries, tmp_path / "mix.json", 500)
+    main(PretrainConfig((mixture.path,), tmp_path / "run", max_length=8, training=TRAINING))
+    artifact = load_backbone(tmp_path / "run")[1]
+    assert artifact.provenance["mixture"] == mixture.summary()
+    assert artifact.provenance["lengths"]["jets"] == 500
+    assert mixture.digest in (artifact.path / "README.md").read_text()
 
 
 def test_a_corpus_without_tokens_is_refused(toy_jets: Path, tmp_path: Path) -> None:

@@ -1,0 +1,121 @@
+"""Tables in ROOT files: trees and RNTuples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uproot
+
+from hepfm.core.errors import HepfmError
+from hepfm.ingest.formats.ragged import FETCH_AGAIN, Column, Lists, Table, first_line, joined, not_numbers, sliced
+from hepfm.ingest.formats.windows import check_range
+
+# A file whose baskets (clusters) are larger than this is decoded in windows, each kept until the next one.
+SMALL_BASKET_ENTRIES = 4_096
+WINDOW_ENTRIES = 16_384
+
+
+class RootTable(Table):
+    """A ROOT tree or RNTuple: of several in a file the one with most of the columns needed.
+
+    What is stored in baskets (clusters) of more than 4,096 entries is decoded in windows of up to 16,384 entries, and
+    the last window is kept. Memory is a window and the baskets (clusters) under it.
+    """
+
+    def __init__(self, path: Path, head: bytes, needed: Sequence[str]) -> None:
+        self.path = path
+        size = path.stat().st_size
+        # Bytes 12 to 16 (20 in files above 2 GB, whose version is above 1,000,000) are the end of the file.
+        end = int.from_bytes(head[12:20] if int.from_bytes(head[4:8], "big") > 1_000_000 else head[12:16], "big")
+        if end > size:
+            raise HepfmError(f"truncated: {size:,} of {end:,} bytes", path, "fetch it again")
+        try:
+            self._file = uproot.open(path)
+        except Exception as error:  # a damaged file can fail anywhere in uproot
+            raise HepfmError(f"not a readable ROOT file ({type(error).__name__})", path, "fetch it again") from error
+        try:
+            self._tree, self.names = self._chosen(needed)
+            self.entries = int(self._tree.num_entries)
+        except HepfmError:
+            self._file.close()
+            raise
+        except Exception as error:
+            self._file.close()
+            raise HepfmError(f"its tree cannot be read ({type(error).__name__})", path, "fetch it again") from error
+        self._window: tuple[int, tuple[str, ...], dict[str, Column]] | None = None
+
+    def _chosen(self, needed: Sequence[str]) -> tuple[Any, frozenset[str]]:
+        classes = self._file.classnames(cycle=False)
+        tables: list[tuple[Any, frozenset[str]]] = []
+        for name, kind in classes.items():
+            if kind.startswith("TTree"):
+                tree = self._file[name]
+                tables.append((tree, frozenset(tree.keys(recursive=False))))
+            elif "RNTuple" in kind:
+                tree = self._file[name]
+                tables.append((tree, frozenset(key for key in tree.keys() if "." not in key)))  # noqa: SIM118
+        if not tables:
+            raise HepfmError("has no tree and no RNTuple", self.path, f"it has {', '.join(classes) or 'nothing'}")
+        return max(tables, key=lambda table: len(table[1].intersection(needed)))
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
+        check_range(self.path, start, stop, self.entries)
+        size = self._window_entries
+        if not size or start == stop:
+            return self._decode(names, start, stop)
+        parts = []
+        for first in range(start // size * size, stop, size):
+            window = self._windowed(names, first, min(first + size, self.entries))
+            low, high = max(start, first) - first, min(stop, first + size) - first
+            parts.append({name: sliced(column, low, high) for name, column in window.items()})
+        return parts[0] if len(parts) == 1 else {name: joined([part[name] for part in parts]) for name in names}
+
+    def whole(self, names: Sequence[str]) -> dict[str, Column]:
+        return self._decode(names, 0, self.entries)
+
+    def close(self) -> None:
+        self._window = None
+        self._file.close()
+
+    @cached_property
+    def _window_entries(self) -> int:
+        """Entries to decode at once; 0 if any range can be decoded by itself."""
+        if hasattr(self._tree, "cluster_summaries"):
+            largest = max((summary.num_entries for summary in self._tree.cluster_summaries), default=0)
+        else:
+            baskets = [np.diff(branch.entry_offsets).max(initial=0) for branch in self._tree.branches]
+            largest = int(max(baskets, default=0))
+        return 0 if largest <= SMALL_BASKET_ENTRIES else min(largest, WINDOW_ENTRIES)
+
+    def _windowed(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
+        if self._window is None or self._window[:2] != (start, tuple(names)):
+            self._window = (start, tuple(names), self._decode(names, start, stop))
+        return self._window[2]
+
+    def _decode(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
+        try:
+            arrays = self._tree.arrays(
+                list(names), entry_start=start, entry_stop=stop, library="ak", how=dict, array_cache=None
+            )
+        except Exception as error:  # uproot and its codecs raise many kinds over a damaged file
+            raise HepfmError(
+                f"entries {start} to {stop} cannot be decoded ({type(error).__name__}: {first_line(error)})",
+                self.path,
+                FETCH_AGAIN,
+            ) from error
+        return {name: _root_column(arrays[name].layout, name, self.path) for name in names}
+
+
+def _root_column(layout: Any, name: str, path: Path) -> Column:
+    if layout.is_list:
+        layout = layout.to_ListOffsetArray64(True)
+        if layout.content.is_numpy:
+            offsets = np.asarray(layout.offsets.data)
+            return Lists(offsets, np.asarray(layout.content.data)[: offsets[-1]])
+    elif layout.is_numpy:
+        return np.asarray(layout.data)
+    raise not_numbers(name, path, str(layout.form.type))

@@ -1,0 +1,249 @@
+"""HDF5 files of showers: opened once, checked, read in windows so that no chunk is decoded twice in a pass.
+
+HDF5 decodes a chunk whole, and a chunk may hold the same few voxels of thousands of showers. So the rows of a chunk are
+read at once (a window), stripe by stripe across the chunks, and kept as points. Memory: one stripe
+(:data:`STRIPE_BYTES`, or one column of chunks if that is larger) and the points of the windows used last
+(:data:`WINDOW_BYTES`, over all files of a process).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from hepfm.core.errors import HepfmError
+from hepfm.core.files import atomic_path
+from hepfm.ingest.formats.hdf5_rows import open_hdf5
+from hepfm.ingest.formats.windows import OpenFiles
+
+OPEN_FILES = 16
+STRIPE_BYTES = 64 << 20
+WINDOW_BYTES = 512 << 20
+# A window has at least this many rows: the range that the builder asks for at once.
+LEAST_ROWS = 128
+CHUNK_BYTES = 1 << 20
+_AGAIN = "the file is damaged: fetch it again"
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Points of showers ``start`` and following: offsets (n + 1,) int64 and columns (N,) by name."""
+
+    start: int
+    offsets: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    def part(self, start: int, stop: int) -> Ragged:
+        """Showers [start, stop) of the file, which lie in this."""
+        offsets = self.offsets[start - self.start : stop - self.start + 1]
+        here = slice(int(offsets[0]), int(offsets[-1]))
+        return Ragged(start, offsets - offsets[0], {name: values[here] for name, values in self.columns.items()})
+
+    @property
+    def bytes(self) -> int:
+        return self.offsets.nbytes + sum(values.nbytes for values in self.columns.values())
+
+
+Decode = Callable[["ShowerFile", int, int], Ragged]
+
+
+class ShowerFile:
+    """An open HDF5 file of showers.
+
+    Raises:
+        HepfmError: no such file, truncated, or no HDF5 file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = open_hdf5(path, "showers come as HDF5 files")
+
+    def close(self) -> None:
+        _WINDOWS.forget(id(self))
+        self._file.close()
+
+    def has(self, name: str) -> bool:
+        """Is there a data set of this name?"""
+        with self._decoding(f"'{name}' cannot be looked up"):
+            return isinstance(self._file.get(name), h5py.Dataset)
+
+    def attribute(self, name: str) -> float | None:
+        """A number that the file has as an attribute, or as a data set of one value."""
+        with self._decoding(f"'{name}' cannot be read"):
+            found = self._file.attrs.get(name)
+            if found is None and self.has(name) and self._file[name].size == 1:
+                found = self._file[name][()]
+        array = np.asarray(found)
+        return float(array.reshape(-1)[0]) if array.size == 1 and array.dtype.kind in "iuf" else None
+
+    def names(self) -> list[str]:
+        """Paths of all data sets."""
+        found: list[str] = []
+        with self._decoding("its contents cannot be listed"):
+            self._file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+        return sorted(found)
+
+    def array(self, name: str, kinds: str = "f") -> h5py.Dataset:
+        """A data set of the file, of a NumPy kind in ``kinds`` (``O``: lists of varying length).
+
+        Raises:
+            HepfmError: there is none, its type is another one, or its values lie in another file.
+        """
+        if not self.has(name):
+            raise HepfmError(f"has no array '{name}'", self.path, f"it has {', '.join(self.names()) or 'none'}")
+        found = self._file[name]
+        if found.dtype.kind not in kinds or found.dtype.itemsize > 8:
+            raise HepfmError(f"'{name}' holds {found.dtype}, not numbers of the expected kind", self.path)
+        if found.file.filename != self._file.filename or found.is_virtual or found.external:
+            raise HepfmError(f"the values of '{name}' lie in another file", self.path, "copy them into one file")
+        return found
+
+    def read(self, dataset: h5py.Dataset, *index: slice) -> np.ndarray:
+        """Values of a data set, in this machine's byte order; float16 as float32.
+
+        Raises:
+            HepfmError: they cannot be decoded.
+        """
+        with self._decoding(f"'{dataset.name}' cannot be decoded from entry {index[0].start} to {index[0].stop}"):
+            values = dataset[index]
+        if values.dtype == np.float16:
+            return values.astype(np.float32)
+        return values if values.dtype.hasobject else values.astype(values.dtype.newbyteorder("="), copy=False)
+
+    def column(self, name: str, start: int, stop: int, kinds: str = "f") -> np.ndarray:
+        """Values (stop - start,) of an array with one value a shower: shape (n,) or (n, 1)."""
+        dataset = self.array(name, kinds)
+        if dataset.shape[1:] not in ((), (1,)):
+            raise HepfmError(f"'{name}' has shape {dataset.shape}, not one value a shower", self.path)
+        return self.read(dataset, slice(start, stop)).reshape(-1)
+
+    def stripes(self, dataset: h5py.Dataset, start: int, stop: int, axis: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Rows [start, stop) in slices along ``axis``, each with the index at which it begins; no chunk is cut."""
+        length = dataset.shape[axis]
+        row_bytes = max(int(np.prod(dataset.shape[1:])) * dataset.dtype.itemsize // max(length, 1), 1)
+        unit = dataset.chunks[axis] if dataset.chunks else 1
+        fitting = STRIPE_BYTES // (row_bytes * max(stop - start, 1))
+        width = max(fitting // unit, 1) * unit
+        for first in range(0, length, width):
+            index = [slice(start, stop)] + [slice(None)] * (dataset.ndim - 1)
+            index[axis] = slice(first, min(first + width, length))
+            yield first, self.read(dataset, *index)
+
+    def showers(self, dataset: h5py.Dataset, start: int, stop: int, decode: Decode) -> Ragged:
+        """Points of showers [start, stop), decoded window by window.
+
+        Args:
+            dataset: whose chunks make the windows.
+            start, stop: the range.
+            decode: gives the points of a window.
+
+        Raises:
+            HepfmError: the range leaves the file.
+        """
+        entries = dataset.shape[0]
+        if not 0 <= start <= stop <= entries:
+            raise HepfmError(f"entries {start} to {stop} were asked for, it has {entries}", self.path)
+        if dataset.chunks is None or start == stop:
+            return decode(self, start, stop)
+        rows = -(-LEAST_ROWS // dataset.chunks[0]) * dataset.chunks[0]
+        parts = []
+        for first in range(start // rows * rows, stop, rows):
+            last = min(first + rows, entries)
+            window = _WINDOWS.get((id(self), first), lambda a=first, b=last: decode(self, a, b))  # type: ignore[misc]
+            parts.append(window.part(max(start, first), min(stop, last)))
+        return joined(parts)
+
+    @contextmanager
+    def _decoding(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except HepfmError:
+            raise
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # which one is up to h5py
+            mend = "pip install hdf5plugin" if "filter" in str(error) and "registered" in str(error) else _AGAIN
+            raise HepfmError(f"{what} ({type(error).__name__}: {str(error)[:120]})", self.path, mend) from error
+
+
+def joined(parts: list[Ragged]) -> Ragged:
+    """Showers of parts that follow each other."""
+    if len(parts) == 1:
+        return parts[0]
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    return Ragged(parts[0].start, np.concatenate([[0], np.cumsum(lengths)]), columns)
+
+
+def gathered(start: int, stop: int, stripes: Iterable[tuple[np.ndarray, dict[str, np.ndarray]]]) -> Ragged:
+    """Points of showers [start, stop) from stripes of (shower of each point, counted from 0; columns).
+
+    Within a shower points stand in the order of the stripes.
+    """
+    found = list(stripes)
+    shower = np.concatenate([rows for rows, _ in found])
+    columns = {name: np.concatenate([part[name] for _, part in found]) for name in found[0][1]}
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(shower, minlength=stop - start))])
+    if len(found) > 1:
+        order = np.argsort(shower, kind="stable")
+        columns = {name: values[order] for name, values in columns.items()}
+    return Ragged(start, offsets, columns)
+
+
+class _Windows:
+    """The windows used last, as many as :data:`WINDOW_BYTES` hold, and the newest whatever its size."""
+
+    def __init__(self) -> None:
+        self._windows: OrderedDict[tuple[int, int], Ragged] = OrderedDict()
+
+    def get(self, key: tuple[int, int], make: Callable[[], Ragged]) -> Ragged:
+        if key not in self._windows:
+            self._windows[key] = make()
+            while len(self._windows) > 1 and sum(window.bytes for window in self._windows.values()) > WINDOW_BYTES:
+                self._windows.popitem(last=False)
+        self._windows.move_to_end(key)
+        return self._windows[key]
+
+    def forget(self, file: int) -> None:
+        for key in [key for key in self._windows if key[0] == file]:
+            del self._windows[key]
+
+
+_WINDOWS = _Windows()
+_FILES = OpenFiles(OPEN_FILES, ShowerFile)
+
+
+def shower_file(path: Path) -> ShowerFile:
+    """The open file at ``path``; the ones used last stay open in this process.
+
+    Raises:
+        HepfmError: as for :class:`ShowerFile`.
+    """
+    return _FILES.get(path)
+
+
+@contextmanager
+def written(path: Path) -> Iterator[h5py.File]:
+    """A new HDF5 file that appears at ``path`` when it is complete; equal calls give equal bytes."""
+    with atomic_path(path) as partial, h5py.File(partial, "w", track_order=False) as file:
+        yield file
+
+
+class Rows:
+    """A data set that grows by rows, compressed by gzip, in chunks of whole rows and about 1 MiB."""
+
+    def __init__(self, file: h5py.File, name: str, row: tuple[int, ...], dtype: str) -> None:
+        self.chunk = max(CHUNK_BYTES // max(int(np.prod(row)) * np.dtype(dtype).itemsize, 1), 1)
+        self._dataset = file.create_dataset(
+            name, (0, *row), dtype, maxshape=(None, *row), chunks=(self.chunk, *row), compression="gzip"
+        )
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows; their shape and order of axes are the data set's."""
+        end = len(self._dataset)
+        self._dataset.resize(end + len(rows), axis=0)
+        self._dataset[end:] = rows

@@ -1,0 +1,97 @@
+"""What the readers of showers share: a geometry that the files decide, and points read window by window."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import tyro
+
+from hepfm.core.errors import HepfmError
+from hepfm.ingest.formats.shower_files import ShowerFile, shower_file
+from hepfm.ingest.geometry import Geometry
+from hepfm.ingest.sources.base import Source
+from hepfm.ingest.tally import Tally
+
+# Showers at the beginning of a file from which a layout is judged where names and shapes do not tell.
+SAMPLE = 128
+
+
+@dataclass(frozen=True)
+class ShowerSource(Source):
+    """A source of showers: its files decide the geometry, and that decides the schema."""
+
+    found: tyro.conf.Suppress[Geometry | None] = None
+    """The geometry, once :meth:`bind` has seen the files."""
+
+    kind = "showers"
+
+    def bind(self, files: Sequence[Path]) -> Self:
+        """This source with the geometry of the files.
+
+        Raises:
+            HepfmError: as for :meth:`look`, or files that differ in what they hold.
+        """
+        seen = [self.look(shower_file(Path(file))) for file in files]
+        return replace(self, found=self.common(seen, files))
+
+    def common(self, seen: Sequence[Geometry], files: Sequence[Path]) -> Geometry:
+        """The geometry of all files.
+
+        Raises:
+            HepfmError: they have different ones.
+        """
+        for geometry, file in zip(seen, files, strict=True):
+            if geometry != seen[0]:
+                raise HepfmError(f"holds {_told(geometry)}, unlike {files[0]}: {_told(seen[0])}", file, "one at a time")
+        return seen[0]
+
+    @abstractmethod
+    def look(self, file: ShowerFile) -> Geometry:
+        """The geometry of one file, with how it stores showers.
+
+        Raises:
+            HepfmError: it lacks an array, or one has an unexpected shape or type.
+        """
+
+    @abstractmethod
+    def schema_of(self, geometry: Geometry) -> pa.Schema:
+        """What records of such files provide."""
+
+    @abstractmethod
+    def showers(self, file: ShowerFile, start: int, stop: int, tally: Tally) -> pa.RecordBatch:
+        """Records of entries [start, stop); the source is bound."""
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        return self.schema_of(self.bound_geometry)
+
+    @cached_property  # type: ignore[override]
+    def geometry(self) -> dict[str, Any] | None:
+        return self.found.to_data() if self.found else None
+
+    @property
+    def bound_geometry(self) -> Geometry:
+        """The geometry of the files.
+
+        Raises:
+            HepfmError: no file has been seen yet.
+        """
+        if self.found is None:
+            raise HepfmError("its files decide what it provides", self.name, "bind it to files first")
+        return self.found
+
+    def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
+        source = self if self.found else self.bind([path])
+        return source.showers(shower_file(path), start, stop, tally or Tally())
+
+
+def _told(geometry: Geometry) -> str:
+    stored = geometry.stored
+    layout = ", ".join(f"{name} {value}" for name, value in stored.layout.items())
+    return f"{geometry.name} ({layout}; {stored.deposit_type} {stored.deposit_unit})"
