@@ -35,6 +35,7 @@ from hepfm.ingest.splits import (
     shards_of,
 )
 from hepfm.ingest.tally import OnBad, Tally
+from hepfm.ingest.workers import Workers
 
 BLOCK_RECORDS = {"jets": 2048, "showers": 128, "tokens": 4096}
 # Entries of one file that are held at a time; a shower has a hundred times as many points as a jet.
@@ -91,7 +92,7 @@ def build(
     check_folder(out)
     source = source.bind(existing(files))
     selection.check(source)
-    probed = probe(source, files, options.on_bad)
+    probed = probe(source, files, options.on_bad, Workers(processes, scheduler))
     plan = make_plan(source, probed, options, selection)
     for note in plan.provenance["notes"]:
         say(note)

@@ -8,7 +8,7 @@ again: page faults of fresh memory would cost more than the copy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -132,10 +132,13 @@ class _Values:
         return cls(array.type, data, valid, names)
 
     @classmethod
-    def joined(cls, parts: Sequence[_Values], scratch: Scratch, name: str) -> _Values:
+    def joined(cls, parts: Sequence[_Values], scratch: Scratch, name: str, alike: _Values | None) -> _Values:
+        """All parts in one; ``alike`` has the same nulls, if given."""
         data = np.concatenate([part.data for part in parts], out=scratch.array(name, sum(len(p.data) for p in parts)))
         valid = None
-        if any(part.valid is not None for part in parts):
+        if alike is not None:
+            valid = alike.valid
+        elif any(part.valid is not None for part in parts):
             valid = scratch.array(f"{name} valid", len(data) // parts[0].width)
             at = 0
             for part in parts:
@@ -144,13 +147,24 @@ class _Values:
                 at += count
         return cls(parts[0].type, data, valid, parts[0].names)
 
-    def take(self, offsets: np.ndarray, rows: pa.Array) -> pa.Array:
-        """The stretches ``offsets[r]:offsets[r + 1]`` for each of the rows, one after another."""
+    def sharing(self, other: _Values) -> _Values:
+        """The same, holding the very flags of ``other`` if they are equal: impact parameters are null together."""
+        if self.valid is None or other.valid is None or not np.array_equal(self.valid, other.valid):
+            return self
+        return replace(self, valid=other.valid)
+
+    def take(self, offsets: np.ndarray, rows: pa.Array, flags: dict[int, pa.Buffer]) -> pa.Array:
+        """The stretches ``offsets[r]:offsets[r + 1]`` for each of the rows, one after another.
+
+        ``flags`` remembers the validity bits that were taken for these rows, by the identity of :attr:`valid`.
+        """
         data = _take_bytes(self.data, offsets * self.width, rows)
         valid = None
         if self.valid is not None:
-            kept = np.frombuffer(_take_bytes(self.valid, offsets, rows), dtype=np.uint8)
-            valid = pa.py_buffer(np.packbits(kept, bitorder="little"))
+            valid = flags.get(id(self.valid))
+            if valid is None:
+                kept = np.frombuffer(_take_bytes(self.valid, offsets, rows), dtype=np.uint8)
+                valid = flags[id(self.valid)] = pa.py_buffer(np.packbits(kept, bitorder="little"))
         array = pa.Array.from_buffers(self.type, data.size // self.width, [valid, data])
         return array if self.names is None else pa.DictionaryArray.from_arrays(array, self.names)
 
@@ -176,26 +190,30 @@ class _Lists:
         offsets = column.offsets.to_numpy().astype(np.int64)
         first, stop = int(offsets[0]), int(offsets[-1])
         offsets -= first
-        values = tuple(_Values.of(child, first, stop) for child in _children(column))
-        return cls(column.type, offsets, np.diff(offsets), values)
+        values = [_Values.of(child, first, stop) for child in _children(column)]
+        for i in range(1, len(values)):
+            values[i] = values[i].sharing(values[i - 1])
+        return cls(column.type, offsets, np.diff(offsets), tuple(values))
 
     @classmethod
     def joined(cls, parts: Sequence[_Lists], scratch: Scratch, name: str) -> _Lists:
         lengths = np.concatenate([part.lengths for part in parts])
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
-        values = tuple(
-            _Values.joined([part.values[i] for part in parts], scratch, f"{name} {i}")
-            for i in range(len(parts[0].values))
-        )
-        return cls(parts[0].type, offsets, lengths, values)
+        values: list[_Values] = []
+        for i in range(len(parts[0].values)):
+            mine = [part.values[i] for part in parts]
+            shared = i > 0 and all(part.values[i - 1].valid is part.values[i].valid for part in parts)
+            values.append(_Values.joined(mine, scratch, f"{name} {i}", values[-1] if shared else None))
+        return cls(parts[0].type, offsets, lengths, tuple(values))
 
     def take(self, rows: pa.Array) -> pa.ListArray:
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(self.lengths[rows.to_numpy()], out=offsets[1:])
         if offsets[-1] > np.iinfo(np.int32).max:
             raise OverflowError(f"{offsets[-1]} points in one batch")
-        taken = [values.take(self.offsets, rows) for values in self.values]
+        flags: dict[int, pa.Buffer] = {}
+        taken = [values.take(self.offsets, rows, flags) for values in self.values]
         item = self.type.value_type
         inner = pa.StructArray.from_arrays(taken, fields=list(item)) if pa.types.is_struct(item) else taken[0]
         return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), inner, type=self.type)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -17,9 +16,10 @@ from hepfm.core.files import sha256_file
 from hepfm.core.progress import progress
 from hepfm.ingest.sources.base import Source
 from hepfm.ingest.tally import OnBad
+from hepfm.ingest.workers import Workers
 
 PARTITION_KEYS = 4 << 20  # keys compared at a time: bounds the memory, whatever the size of the data set
-HASH_THREADS = 4
+SMALL_BYTES = 32 << 20  # files of less in all are read here: calling workers would cost more
 
 
 @dataclass(frozen=True)
@@ -53,40 +53,80 @@ class Probed:
     left_out: tuple[tuple[str, str], ...] = ()
 
 
-def probe(source: Source, files: Sequence[Path], on_bad: OnBad = "stop") -> Probed:
+def probe(source: Source, files: Sequence[Path], on_bad: OnBad = "stop", workers: Workers | None = None) -> Probed:
     """Open every file, take its checksum and compare the keys of all entries.
 
     Args:
         source: as bound to these files.
         files: raw files, each once.
         on_bad: with ``skip`` a damaged file and entries that come a second time are left out.
+        workers: who reads the files; this process by default.
 
     Raises:
         HepfmError: no file, a missing one, one given twice; and with ``stop`` a damaged file or a repeated entry.
     """
     resolved = existing(files)
     common = Path(os.path.commonpath([file.parent for file in resolved]))
+    if workers is None or sum(path.stat().st_size for path in resolved) < SMALL_BYTES:
+        workers = Workers()
     good: list[SourceFile] = []
     left_out: list[tuple[str, str]] = []
-    with progress("checking files", len(files), "files") as task, ThreadPoolExecutor(HASH_THREADS) as threads:
-        for path, sha256 in zip(resolved, threads.map(sha256_file, resolved), strict=True):
+    with TemporaryFile() as scratch, progress("checking files", len(files), "files") as task:
+        tables: dict[Path, _Keys] = {}
+        for path, looked in workers.results(_Look(source, on_bad), resolved, "ingest"):
             name = path.relative_to(common).as_posix()
-            try:
-                good.append(SourceFile(path, name, sha256, path.stat().st_size, source.entries(path)))
-            except HepfmError as error:
-                if on_bad == "stop":
-                    raise
-                left_out.append((name, error.what))
+            if looked.fault:
+                left_out.append((name, looked.fault))
+            else:
+                good.append(SourceFile(path, name, looked.sha256, looked.bytes, looked.entries))
+            if looked.keys is not None:
+                tables[path] = _Keys.write(scratch, looked.keys, source.shares_events)
             task.advance()
-    _check_once(good)
-    if not any(file.entries for file in good):
-        faults = f": {left_out[0][1]}" if left_out else ""
-        raise HepfmError(f"no file holds an entry{faults}", f"{files[0]}" + (" and the others" if files[1:] else ""))
-    good.sort(key=lambda file: file.name)
-    edges, repeated = _compare(source, good)
+        _check_once(sorted(good, key=lambda file: resolved.index(file.path)))
+        good.sort(key=lambda file: file.name)
+        if not any(file.entries for file in good):
+            faults = f": {left_out[0][1]}" if left_out else ""
+            raise HepfmError(
+                f"no file holds an entry{faults}", f"{files[0]}" + (" and the others" if files[1:] else "")
+            )
+        scratch.flush()
+        opened = [tables[file.path].open(scratch) if file.path in tables else None for file in good]
+        repeated = _repeated(opened)
+        edges = tuple(
+            np.sort(table[1].astype(np.int64)) if table is not None and source.shares_events else None
+            for table in opened
+        )
     if repeated and on_bad == "stop":
         raise _told(good, repeated)
-    return Probed(tuple(good), edges, repeated, tuple(left_out))
+    return Probed(tuple(good), edges, repeated, tuple(sorted(left_out)))
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What is found in a file: checksum, size, entries and their keys; or what is wrong with it."""
+
+    sha256: str = ""
+    bytes: int = 0
+    entries: int = 0
+    keys: np.ndarray | None = None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Reads one file; sent to worker processes."""
+
+    source: Source
+    on_bad: OnBad
+
+    def __call__(self, path: Path) -> _Looked:
+        try:
+            entries, keys = self.source.entries(path), self.source.keys(path)
+        except HepfmError as error:
+            if self.on_bad == "stop":
+                raise
+            return _Looked(fault=error.what)
+        return _Looked(sha256_file(path), path.stat().st_size, entries, keys)
 
 
 def existing(files: Sequence[Path]) -> list[Path]:
@@ -114,25 +154,6 @@ def _check_once(files: Sequence[SourceFile]) -> None:
         seen[file.sha256] = file
 
 
-def _compare(
-    source: Source, files: Sequence[SourceFile]
-) -> tuple[tuple[np.ndarray | None, ...], dict[int, np.ndarray]]:
-    """Where collisions begin in each file, and which entries come a second time."""
-    edges: list[np.ndarray | None] = []
-    with TemporaryFile() as scratch:
-        tables: list[_Keys | None] = []
-        with progress("comparing entries", len(files), "files") as task:
-            for file in files:
-                keys = source.keys(file.path)
-                starts = np.arange(file.entries) if keys is None else _starts(keys, source.shares_events)
-                edges.append(starts if source.shares_events and keys is not None else None)
-                tables.append(None if keys is None else _Keys.write(scratch, keys[starts], starts, file.entries))
-                task.advance()
-        scratch.flush()
-        repeated = _repeated([table.open(scratch) if table else None for table in tables])
-    return tuple(edges), repeated
-
-
 def _starts(keys: np.ndarray, shared: bool) -> np.ndarray:
     """Entries (k,) with which a collision begins; every entry where each stands for itself."""
     if not shared or not len(keys):
@@ -148,13 +169,14 @@ class _Keys:
     count: int
 
     @classmethod
-    def write(cls, scratch: Any, keys: np.ndarray, starts: np.ndarray, entries: int) -> _Keys:
-        order = np.argsort(keys, kind="stable")
-        stops = np.append(starts[1:], entries)
+    def write(cls, scratch: Any, keys: np.ndarray, shared: bool) -> _Keys:
+        starts = _starts(keys, shared)
+        stops = np.append(starts[1:], len(keys))
+        order = np.argsort(keys[starts], kind="stable")
         offset = scratch.seek(0, 2)
-        for column in (keys, starts, stops):
-            scratch.write(np.ascontiguousarray(column[order]).astype(np.uint64).tobytes())
-        return cls(offset, len(keys))
+        for column in (keys[starts], starts, stops):
+            scratch.write(column[order].astype(np.uint64).tobytes())
+        return cls(offset, len(starts))
 
     def open(self, scratch: Any) -> np.ndarray:
         """(3, count) uint64: keys, first entries, stops; mapped, not read."""

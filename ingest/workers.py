@@ -179,13 +179,10 @@ _BUSY = threading.Lock()
 
 
 def _client(workers: Workers, stack: ExitStack) -> Any:
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     if workers.scheduler == LOCAL:
-        cluster = LocalCluster(
-            n_workers=workers.processes, threads_per_worker=1, dashboard_address=":0", silence_logs="ERROR"
-        )
-        return stack.enter_context(Client(stack.enter_context(cluster)))
+        return stack.enter_context(Client(_local_cluster(workers.processes)))
     try:
         client = stack.enter_context(Client(workers.scheduler, timeout=CONNECT_S))
     except (OSError, ValueError) as error:
@@ -203,3 +200,11 @@ def _client(workers: Workers, stack: ExitStack) -> Any:
             )
     say(f"{len(found)} workers at {workers.scheduler}")
     return client
+
+
+@cache
+def _local_cluster(processes: int) -> Any:
+    """A cluster on this machine; it stays until the process ends, as a build needs it more than once."""
+    from distributed import LocalCluster
+
+    return LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs="ERROR")

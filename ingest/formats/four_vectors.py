@@ -33,16 +33,19 @@ class FourVectors:
         """
         lengths = np.diff(self.offsets)
         px, py, pz, energy = (segment_sums(part, self.offsets) for part in (self.px, self.py, self.pz, self.energy))
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # the builder judges what is not finite
             jet_pt, momentum = np.hypot(px, py), np.sqrt(px**2 + py**2 + pz**2)
             eta, phi = np.arcsinh(pz / jet_pt), np.arctan2(py, px)
             square = (energy - momentum) * (energy + momentum)
             mass = np.sqrt(np.where(square <= RESOLVED * energy**2, 0, square))
             pt = np.hypot(self.px, self.py)
-            deta = np.arcsinh(self.pz / pt) - np.repeat(eta, lengths)
-        dphi = rounded_angle(np.arctan2(self.py, self.px) - np.repeat(phi, lengths))
-        points = {"pt": pt.astype(np.float32), "deta": deta, "dphi": dphi, "energy": self.energy}
-        jets = {"pt": jet_pt, "pt_constituents": jet_pt, "eta": eta, "phi": rounded_angle(phi), "mass": mass}
+            points = {
+                "pt": pt.astype(np.float32),
+                "deta": np.arcsinh(self.pz / pt) - np.repeat(eta, lengths),
+                "dphi": rounded_angle(np.arctan2(self.py, self.px) - np.repeat(phi, lengths)),
+                "energy": self.energy,
+            }
+            jets = {"pt": jet_pt, "pt_constituents": jet_pt, "eta": eta, "phi": rounded_angle(phi), "mass": mass}
         return points, jets
 
 

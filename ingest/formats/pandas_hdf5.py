@@ -18,7 +18,7 @@ import numpy as np
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.hdf5_rows import Rows, names_in
 
-_BLOCK = re.compile(r"(?:block(\d+)_values|values_block_(\d+))")
+_BLOCK = re.compile(r"block\d+_values|values_block_\d+")
 
 
 @dataclass(frozen=True)

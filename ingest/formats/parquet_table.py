@@ -21,11 +21,12 @@ BUFFER_BYTES = 1 << 18
 
 
 class ParquetTable(Table):
-    """A Parquet file, decoded front to back in batches that do not depend on its row groups.
+    """A Parquet file, decoded front to back in batches, however large its row groups are.
 
-    The public files of some data sets are one row group of 100,000 entries. A decoder is kept where it stands: the
-    next range costs the entries in between, a range further back those from the start of its row group. Memory is a
-    batch of 2,048 entries and, for each column, a page (about 1 MB) and a read buffer.
+    The public files of some data sets are one row group of 100,000 entries, and nothing tells where in it an entry
+    lies. So a decoder is kept where it stands: a range further on costs the entries in between, one further back those
+    from the start of its row group. Memory is a batch of 2,048 entries and, for each column, a page (about 1 MB) and a
+    read buffer.
     """
 
     def __init__(self, path: Path) -> None:

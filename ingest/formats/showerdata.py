@@ -88,18 +88,16 @@ class _Out:
         self.columns = points.shape[1]
         lengths = np.diff(offsets)
         self.most = max(self.most, int(lengths.max(initial=0)))
-        lists = np.empty(len(batch), dtype=object)
-        for row, part in enumerate(np.split(points.reshape(-1), offsets[1:-1] * self.columns)):
-            lists[row] = part  # h5py takes lists of varying length one by one
-        self._extend(SHOWERS, lists, _POINTS)
+        # A plain list: of an object array h5py makes a table where all happen to be of one length.
+        self._extend(SHOWERS, np.split(points.reshape(-1), offsets[1:-1] * self.columns), _POINTS)
         self._extend(NUM_POINTS, lengths, "<i4")
         for name, (values, kind) in self._showers(batch).items():
             self._extend(name, values, kind)
         self.count += len(batch)
 
-    def _extend(self, name: str, values: np.ndarray, kind: object) -> None:
+    def _extend(self, name: str, values: np.ndarray | list[np.ndarray], kind: object) -> None:
         if name not in self.arrays:
-            row = values.shape[1:]
+            row = () if isinstance(values, list) else values.shape[1:]
             self.arrays[name] = self.file.create_dataset(
                 name, (0, *row), kind, maxshape=(None, *row), chunks=(WRITE_SHOWERS, *row)
             )

@@ -105,13 +105,13 @@ class LhcOlympicsSource(Source):
         return self if self.features is None else self._bind_features(self.features, files)
 
     def settings(self) -> dict[str, Any]:
-        return {
+        chosen = {
             "radius": self.radius,
             "jets": self.jets,
             "signal_label": self.signal_label,
             "unlabelled": self.unlabelled,
-            "features_sha256": self.features_sha256,
         }
+        return chosen | ({"features_sha256": self.features_sha256} if self.features else {})
 
     def entries(self, path: Path) -> int:
         return _PARTICLES.get(path).entries

@@ -166,7 +166,7 @@ def _lists(file: ShowerFile) -> Any:
     """The lists of points, once every array is known to be there and to have as many rows."""
     lists = file.array(SHOWERS, "O")
     inner = h5py.check_vlen_dtype(lists.dtype)
-    if lists.ndim != 1 or inner is None or inner.kind != "f":
+    if lists.ndim != 1 or not isinstance(inner, np.dtype) or inner.kind != "f":
         raise HepfmError(
             f"'{SHOWERS}' holds {lists.dtype} in shape {lists.shape}", file.path, "expected lists of float32"
         )

@@ -24,8 +24,10 @@ import pytest
 from hepfm.core.errors import HepfmError
 from hepfm.ingest import hub
 from hepfm.ingest.hub import is_hub_address, local_files, stage_from_hub
+from hepfm.ingest.sources.jetclass2 import JetClass2Source
 
 ROWS = 10_000
+SAMPLE = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "jetclass2" / "JetClassII_example.parquet"
 
 
 def make_table(rows: int, seed: int) -> pa.Table:
@@ -147,6 +149,16 @@ def test_only_the_columns_asked_for_are_fetched(remote: Path, tables: list[pa.Ta
     assert same(path, tables[0].select(columns))
     (path,) = stage_from_hub([f"{remote}/Res2P_0000.parquet"], tmp_path)
     assert same(path, tables[0])
+
+
+@pytest.mark.parametrize("source", [JetClass2Source(), JetClass2Source(generator=True)])
+def test_staged_jetclass2_files_give_the_jets_of_the_remote_ones(source: JetClass2Source, tmp_path: Path) -> None:
+    if not SAMPLE.exists():
+        pytest.skip(f"{SAMPLE} is not there")
+    (path,) = stage_from_hub([str(SAMPLE)], tmp_path, columns=source.columns)
+    bound = source.bind([path])
+    assert bound.read(path, 0, 100).equals(source.read(SAMPLE, 0, 100))
+    assert path.stat().st_size < SAMPLE.stat().st_size
 
 
 def test_a_staging_that_fails_leaves_no_file(remote: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from derived import OTHER_LABELS, OtherSource, batch_corpus, content, origins, rows, showers, token_corpus, toy
+from derived import (
+    OPTIONS,
+    OTHER_LABELS,
+    OtherSource,
+    batch_corpus,
+    content,
+    origins,
+    raw_files,
+    rows,
+    showers,
+    token_corpus,
+    toy,
+)
 from toy_source import LABELS, ToySource
 
 from hepfm.core.errors import HepfmError
 from hepfm.ingest import shards, tools
+from hepfm.ingest.build import build
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.merge import merge
 from hepfm.ingest.verify import verify
@@ -222,6 +235,20 @@ def test_an_altered_tokenizer_is_not_passed_on(token_parents: tuple[Corpus, Corp
             merge(token_parents, tmp_path / "m")
     finally:
         file.write_text(whole)
+
+
+def test_lists_of_refused_entries_stay_with_the_corpora_that_were_built(tmp_path: Path) -> None:
+    built = []
+    for seed in (1, 2):
+        files = raw_files(tmp_path / f"raw-{seed}", (300,), seed, bad=7)
+        built.append(build(ToySource(), files, tmp_path / f"c-{seed}", replace(OPTIONS, on_bad="skip")))
+        assert list(built[-1].manifest.files) == ["rejected.jsonl"]
+    merged = merge(built, tmp_path / "m")
+    assert merged.manifest.files == {}
+    assert len(rows(merged)) == 598
+    flows = [dict(parent["cut_flow"]) for parent in merged.manifest.provenance["parents"]]
+    assert [flow["entries"] for flow in flows] == [300, 300]
+    assert verify(merged.path) == []
 
 
 def test_the_command_merges(

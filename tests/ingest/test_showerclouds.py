@@ -38,7 +38,7 @@ def clouds(rng: np.random.Generator, entries: int, rows: int, depth: str = "laye
     along = rng.integers(0, 30, size) if depth == "layer" else rng.uniform(0, 30, size)
     along = along + (FRONT_MM if depth == "mm" else 0)
     values[filled] = np.stack(
-        [rng.normal(0, 60, size), along, rng.normal(40, 60, size), rng.exponential(3e-4, size) + 1e-6], axis=1
+        [rng.normal(0, 60, size), along, rng.normal(40, 60, size), rng.exponential(5e-3, size) + 1e-6], axis=1
     )
     return values
 
@@ -255,7 +255,7 @@ class TestWhatIsRefused:
     def test_depths_of_nothing_known(self, tmp_path: Path) -> None:
         values = clouds(np.random.default_rng(1), 20, 40)
         values[-1, :, 1] = 400
-        with pytest.raises(HepfmError, match="depths from 0 to 400.*--depth"):
+        with pytest.raises(HepfmError, match=r"depths from 0 to 400.*--depth"):
             bound(make(tmp_path / "raw.h5", values))
 
     def test_incident_energies_in_mev(self, tmp_path: Path) -> None:

@@ -147,6 +147,23 @@ def test_all_forms_are_recognised_and_jetclass2_is_not(files: dict[str, Path]) -
     assert not TopLandscapeSource.recognises(contents(sample))
 
 
+def test_real_top_jets_have_the_mass_of_the_top_quark(tmp_path: Path) -> None:
+    """Real JetClass jets, laid out as the landscape's: QCD and hadronic top jets."""
+    vectors, classes = (SAMPLES / "jetclass" / f"jetclass_500_{name}.npy" for name in ("pfVectors", "labels"))
+    if not vectors.exists():
+        pytest.skip(f"no {vectors}")
+    px_py_pz_e, flags = np.load(vectors), np.load(classes)
+    chosen = flags[:, [0, 8]].any(axis=1)  # QCD, Tbqq
+    values = np.zeros((chosen.sum(), 200, 4), dtype=np.float32)
+    values[:, :128] = px_py_pz_e[chosen][:, [3, 0, 1, 2]].transpose(0, 2, 1)
+    batch = read_all(SOURCE, write_original(tmp_path / "a.h5", values, flags[chosen, 8].astype(int)))
+    top = np.asarray(label_names(batch)) == "top"
+    mass, pt = (np.asarray(batch.column(name)) for name in ("mass", "pt"))
+    assert 160 < np.median(mass[top]) < 180
+    assert np.median(mass[~top]) < 120
+    assert ((pt > 495) & (pt < 1005)).all()
+
+
 def test_a_corpus_can_be_built_of_them(files: dict[str, Path], tmp_path: Path) -> None:
     corpus, table = built(SOURCE, [files["original"]], tmp_path / "corpus")
     assert (corpus.manifest.axis, corpus.manifest.labels) == ("constituent_sum", ("QCD", "top"))

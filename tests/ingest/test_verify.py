@@ -300,6 +300,23 @@ def test_bytes_hidden_between_or_after_the_blocks_are_found(copy: Path, where: s
         shard.write_bytes(whole)
 
 
+@pytest.mark.parametrize(("column", "value"), [("offset", 0), ("offset", 10**9), ("length", 10**9), ("length", -1)])
+def test_a_table_that_points_elsewhere_is_found(copy: Path, column: str, value: int) -> None:
+    path = copy / "blocks.arrow"
+    whole = path.read_bytes()
+    table = pa.ipc.open_file(whole).read_all()
+    at, values = table.schema.get_field_index(column), table[column].to_pylist()
+    values[0] = value
+    table = table.set_column(at, table.schema.field(at), pa.array(values, pa.int64()))
+    try:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+        problems = restated(copy, blocks_sha256=sha256_file(path))
+        assert any("000000.tar: block 0 lies at" in problem for problem in problems)
+    finally:
+        path.write_bytes(whole)
+
+
 def with_sha256(manifest: Manifest, split: str, number: int, file: Path) -> dict[str, SplitEntry]:
     """The splits with the checksum that a shard has now."""
     entry = manifest.splits[split]
