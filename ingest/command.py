@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -55,14 +55,13 @@ def ingest_config(arguments: Sequence[str]) -> type[IngestConfig]:
     name = _named_source(arguments)
     if name is None or name == AUTO:
         listed = "\n".join(f"  {entry.name:<15} {entry.title}" for entry in SOURCES.values())
-        described = dataclass(frozen=True)(type("IngestConfig", (IngestConfig,), {}))
-        described.__doc__ = f"{IngestConfig.__doc__}\n\nSources:\n{listed}\n  pythia          simulates jets"
-        return _with_fields(described, selection=JetSelection)
-    options = source_type(name)
+        told = f"{IngestConfig.__doc__}\n\nSources:\n{listed}\n  pythia          simulates jets"
+        return _with_fields(told, selection=JetSelection)
+    options: type[Any] = source_type(name)
     fields: dict[str, type] = {"selection": selection_type(SOURCES[name].kind)}
     if is_dataclass(options) and any(field.init for field in dataclass_fields(options)):
-        fields["options"] = options
-    return _with_fields(IngestConfig, **fields)
+        fields["reader"] = options
+    return _with_fields(IngestConfig.__doc__ or "", **fields)
 
 
 def _named_source(arguments: Sequence[str]) -> str | None:
@@ -75,18 +74,18 @@ def _named_source(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _with_fields(base: type[IngestConfig], **types: type) -> type[IngestConfig]:
-    """``base`` with fields of these types, each made without arguments by default."""
-    body = {"__doc__": base.__doc__, "__annotations__": types, "__module__": __name__}
-    defaults = {name: field(default_factory=made) for name, made in types.items()}
-    return dataclass(frozen=True)(type(base.__name__, (base,), {**body, **defaults}))
+def _with_fields(description: str, **types: type) -> type[IngestConfig]:
+    """The configuration with fields of these types, each made without arguments by default."""
+    body: dict[str, Any] = {"__doc__": description, "__annotations__": types, "__module__": __name__}
+    body |= {name: field(default_factory=made) for name, made in types.items()}
+    return dataclass(frozen=True)(type(IngestConfig.__name__, (IngestConfig,), body))
 
 
 def ingest(config: IngestConfig) -> None:
     """Build the corpus and say what is in it."""
     if config.processes < 1:
         raise HepfmError("must be at least 1", "--processes")
-    chosen: Source = getattr(config, "options", None) or _source(config)
+    chosen: Source = getattr(config, "reader", None) or _source(config)
     try:
         corpus = build(
             chosen, config.files, config.out, config.layout, config.selection, config.processes, config.scheduler

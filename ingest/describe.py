@@ -76,6 +76,9 @@ def _provenance(manifest: Manifest) -> Iterator[str]:
     files = known.get("files", [])
     if "source" in known:
         yield f"source: {known['source']}, {len(files)} files, {sum(file['entries'] for file in files):,} entries"
+    for parent in known.get("parents", []):
+        yield f"parent {parent['digest'][:16]}: {sum(parent['records'].values()):,} records"
+        yield from (f"  {name}: {count:,}" for name, count in parent.get("cut_flow", []))
     if known.get("selection"):
         yield f"selection: {_pairs(known['selection'])}"
     for name, count in known.get("cut_flow", []):

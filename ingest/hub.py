@@ -180,7 +180,7 @@ class _Staging:
     def _stream(self, url: str, path: Path, left: int | None) -> tuple[int, bool]:
         """Stage up to ``left`` rows; gives their number, and whether the remote file has no more."""
         _receipt(path).unlink(missing_ok=True)
-        for stale in path.parent.glob(f".{path.name}.partial-*"):
+        for stale in path.parent.glob(".*.partial-*"):
             stale.unlink()  # of a process that was killed: this one holds the lock
         rows, complete = 0, True
         with _told(self.remote.url), atomic_path(path) as partial, closing(_tables(url, self.columns)) as tables:

@@ -75,11 +75,21 @@ def write_corpus(
         say(f"{out} is already built")
         shutil.rmtree(out / BUILD, ignore_errors=True)  # left if the process died at its very last act
         return Corpus.open(out)
-    with _claimed(out, plan):
+    with _told_when_full(out), _claimed(out, plan):
         if not _finished(out, plan):
             receipts = _run(out, plan, produce, Workers(processes, scheduler))
             _seal(out, plan, receipts, attached or {})
     return Corpus.open(out)
+
+
+@contextmanager
+def _told_when_full(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise HepfmError("the disk is full", where, "free some space and run again: it continues") from error
 
 
 def _finished(out: Path, plan: Plan) -> bool:
@@ -164,7 +174,7 @@ class _Work:
     def __call__(self, job: Job) -> Receipt:
         path, summaries = self.out / job.name, dict[str, Summary]()
         produced = _Counted(self.produce(job))
-        try:
+        with _told_when_full(path):
             written = write_shard(path, job.shard, self._checked(produced, job, summaries))
             receipt = Receipt(
                 plan=self.plan,
@@ -179,10 +189,6 @@ class _Work:
                 path.unlink(missing_ok=True)
                 raise HepfmError(f"got {receipt.records} records, expected {job.expected}", path)
             receipt.save(_receipt_path(self.out, job))
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise HepfmError("the disk is full", path, "free some space and run again: it continues") from error
         return receipt
 
     def _checked(

@@ -82,7 +82,10 @@ def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:
         labels=corpus.manifest.labels,
         axis=corpus.manifest.axis,
         block_records=BLOCK_RECORDS["tokens"],
-        provenance={"command": "hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS"},
+        provenance={
+            "command": "hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS",
+            **{name: known for name, known in corpus.manifest.provenance.items() if name == "files"},
+        },
         # The path is relative: it holds wherever both folders are moved together.
         tokens={**made_from, "codes": tokenizer.codes, "source_path": corpus.url or os.path.relpath(corpus.path, out)},
     )

@@ -64,7 +64,7 @@ class DataSet:
                     number,
                     Bins.irregular(edges),
                     Bins.sectors(sectors),
-                    position=LAYER_MM * number if self.regular else None,
+                    position=round(LAYER_MM * number, 1) if self.regular else None,
                     thickness=LAYER_MM if self.regular else None,
                 )
                 for number, edges, sectors in self.layers

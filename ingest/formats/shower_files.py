@@ -2,8 +2,8 @@
 
 HDF5 decodes a chunk whole, and a chunk may hold the same few voxels of thousands of showers. So the rows of a chunk are
 read at once (a window), stripe by stripe across the chunks, and kept as points. Memory: one stripe
-(:data:`STRIPE_BYTES`, or one column of chunks if that is larger) and the points of the windows used last
-(:data:`WINDOW_BYTES`, over all files of a process).
+(:data:`STRIPE_BYTES`, or one column of chunks if that is larger), a few times the points of the window that is being
+read, and the points of the windows used last (:data:`WINDOW_BYTES`, over all files of a process).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -155,7 +156,7 @@ class ShowerFile:
         parts = []
         for first in range(start // rows * rows, stop, rows):
             last = min(first + rows, entries)
-            window = _WINDOWS.get((id(self), first), lambda a=first, b=last: decode(self, a, b))  # type: ignore[misc]
+            window = _WINDOWS.get((id(self), dataset.name, first), partial(decode, self, first, last))
             parts.append(window.part(max(start, first), min(stop, last)))
         return joined(parts)
 
@@ -198,9 +199,9 @@ class _Windows:
     """The windows used last, as many as :data:`WINDOW_BYTES` hold, and the newest whatever its size."""
 
     def __init__(self) -> None:
-        self._windows: OrderedDict[tuple[int, int], Ragged] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, str, int], Ragged] = OrderedDict()
 
-    def get(self, key: tuple[int, int], make: Callable[[], Ragged]) -> Ragged:
+    def get(self, key: tuple[int, str, int], make: Callable[[], Ragged]) -> Ragged:
         if key not in self._windows:
             self._windows[key] = make()
             while len(self._windows) > 1 and sum(window.bytes for window in self._windows.values()) > WINDOW_BYTES:

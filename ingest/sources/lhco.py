@@ -144,15 +144,13 @@ class LhcOlympicsSource(Source):
             "jet_index": found.rank,
             **origin(start + event),
         }
-        batch_points, offsets = in_pt_order(points, found.offsets), found.offsets
-        if not self.features:
-            return jet_batch(self.schema, self.labels, offsets, batch_points, columns)
-        features = _FEATURES.get(self.features).read(start, stop)
-        order = _match(features, event, constituents)
-        columns |= {name: np.where(order >= 0, features[name][event, order], np.nan) for name in TAUS}
-        batch = jet_batch(self.schema, self.labels, offsets, batch_points, columns)
         strange = np.zeros(stop - start, dtype=bool)
-        strange[event[order < 0]] = True
+        if self.features:
+            features = _FEATURES.get(self.features).read(start, stop)
+            order = _match(features, event, constituents)
+            columns |= {name: features[name][event, order] for name in TAUS}
+            strange[event[order < 0]] = True
+        batch = jet_batch(self.schema, self.labels, found.offsets, in_pt_order(points, found.offsets), columns)
         good = kept_entries({"its jets are not those of the features file": strange}, start, path, tally)[event]
         return batch if good.all() else batch.filter(pa.array(good))
 

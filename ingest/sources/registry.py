@@ -21,15 +21,15 @@ class Entry:
     kind: Kind
     title: str
     module: str
-    type: str
+    class_name: str
 
     def load(self) -> type[Source]:
-        return getattr(import_module(self.module), self.type)
+        return getattr(import_module(self.module), self.class_name)
 
 
 SOURCES: dict[str, Entry] = {
-    name: Entry(name, cast(Kind, kind), title, f"hepfm.ingest.sources.{name}", type_name)
-    for name, kind, title, type_name in (
+    name: Entry(name, cast(Kind, kind), title, f"hepfm.ingest.sources.{name}", class_name)
+    for name, kind, title, class_name in (
         ("jetclass", "jets", "JetClass, ROOT", "JetClassSource"),
         ("jetclass2", "jets", "JetClass-II, Parquet or ROOT", "JetClass2Source"),
         ("aspenopenjets", "jets", "AspenOpenJets, HDF5", "AspenOpenJetsSource"),

@@ -71,8 +71,8 @@ class ShowerSource(Source):
     def schema(self) -> pa.Schema:
         return self.schema_of(self.bound_geometry)
 
-    @cached_property  # type: ignore[override]
-    def geometry(self) -> dict[str, Any] | None:
+    @cached_property
+    def geometry(self) -> dict[str, Any] | None:  # type: ignore[override]
         return self.found.to_data() if self.found else None
 
     @property

@@ -12,6 +12,9 @@ import pyarrow as pa
 
 from hepfm.core import records
 from hepfm.core.draws import generator
+from hepfm.ingest.sources.base import Source
+from hepfm.ingest.sources.contents import Contents
+from hepfm.ingest.tally import Tally
 
 LABELS = ("QCD", "Tbqq")
 JET = ("pt", "mass", "label")
@@ -55,7 +58,7 @@ def batch_of(data: dict[str, np.ndarray], points: tuple[str, ...] = ("pt", "deta
 
 
 @dataclass(frozen=True)
-class ToyJets:
+class ToyJets(Source):
     """A source whose files say how many toy jets they hold; ``pt_scale`` makes another quantity of pt."""
 
     pt_scale: float = 1.0
@@ -64,6 +67,10 @@ class ToyJets:
     name: str = "toyjets"
     kind: records.Kind = "jets"
     labels: tuple[str, ...] = LABELS
+
+    @classmethod
+    def recognises(cls, contents: Contents) -> bool:
+        return False
 
     @property
     def schema(self) -> pa.Schema:
@@ -75,7 +82,7 @@ class ToyJets:
     def entries(self, path: Path) -> int:
         return json.loads(path.read_text())["entries"]
 
-    def read(self, path: Path, start: int, stop: int) -> pa.RecordBatch:
+    def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
         data = jets(json.loads(path.read_text())["entries"])
         data["pt"] = data["pt"] * np.float32(self.pt_scale)
         return batch_of(data, self.points).slice(start, stop - start)
@@ -90,7 +97,7 @@ class RealJets(ToyJets):
     def entries(self, path: Path) -> int:
         return len(np.load(path, mmap_mode="r"))
 
-    def read(self, path: Path, start: int, stop: int) -> pa.RecordBatch:
+    def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
         px, py = np.load(path)[start:stop, :2].swapaxes(0, 1)
         angles, mask = (
             np.load(path.with_name(path.name.replace("Vectors", part)))[start:stop] for part in ("Points", "Mask")
