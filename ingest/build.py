@@ -17,6 +17,7 @@ from hepfm.core.progress import say
 from hepfm.core.records import values_of
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.gather import gather
+from hepfm.ingest.hub import address_of
 from hepfm.ingest.jobs import check_folder, write_corpus
 from hepfm.ingest.manifest import SPLITS
 from hepfm.ingest.plan import Job, Plan
@@ -145,12 +146,17 @@ def make_plan(source: Source, probed: Probed, options: BuildOptions, selection: 
         provenance={
             **origin,
             "build": settings,
-            "files": listed,
+            "files": [{**known, **_address(file)} for known, file in zip(listed, probed.files, strict=True)],
             "notes": notes,
             "command": _command(source, settings, selection),
         },
         unit="entries",
     )
+
+
+def _address(file: SourceFile) -> dict[str, str]:
+    address = address_of(file.path)
+    return {} if address is None else {"url": address}
 
 
 def _payload(lanes: list[Run], piece_entries: int) -> list[list[list[int]]]:

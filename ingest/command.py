@@ -18,6 +18,7 @@ from hepfm.core.progress import say
 from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.describe import describe
+from hepfm.ingest.hub import local_files
 from hepfm.ingest.jobs import REJECTED
 from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.probe import existing
@@ -38,13 +39,16 @@ class IngestConfig:
     source: Annotated[Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """Format of the files; auto recognises it. 'hepfm ingest SOURCE --help' shows the options of one."""
     files: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILES...")]
-    """Raw files, each once."""
+    """Raw files, each once; also addresses on the Hugging Face hub, hf://datasets/ORG/NAME/PATTERN (Parquet), which
+    are streamed to $HEPFM_CACHE/staged first."""
     out: Path
     """Folder of the corpus: new, empty, or begun with the same command."""
     layout: BuildOptions = field(default_factory=BuildOptions)
     selection: JetSelection = field(default_factory=JetSelection)
     processes: int = field(default_factory=cores)
     """Worker processes; default all cores. The result does not depend on it."""
+    hub_records: int | None = None
+    """Stream so many records in all from the hub, first files first; default all."""
     scheduler: str | None = None
     """Dask scheduler whose workers build the shards (tcp://host:8786; files under the same paths everywhere), or
     'local' for a Dask cluster of --processes workers on this machine."""
@@ -85,13 +89,13 @@ def ingest(config: IngestConfig) -> None:
     """Build the corpus and say what is in it."""
     if config.processes < 1:
         raise HepfmError("must be at least 1", "--processes")
-    chosen: Source = getattr(config, "reader", None) or _source(config)
+    named: Source | None = getattr(config, "reader", None) or (None if config.source == AUTO else source(config.source))
+    files = local_files(config.files, config.hub_records, getattr(named, "columns", None))
+    chosen = named or _recognised(files, config.selection)
     try:
-        corpus = build(
-            chosen, config.files, config.out, config.layout, config.selection, config.processes, config.scheduler
-        )
+        corpus = build(chosen, files, config.out, config.layout, config.selection, config.processes, config.scheduler)
     except HepfmError as error:
-        raise _better_named(error, chosen, config.files) from error
+        raise _better_named(error, chosen, files) from error
     for name, split in corpus.manifest.splits.items():
         say(f"{name}: {split.records:,} {corpus.manifest.kind}, {len(split.shards)} shards")
         for label in missing_labels(corpus.manifest, name):
@@ -102,10 +106,9 @@ def ingest(config: IngestConfig) -> None:
     sys.stdout.write(f"{corpus.path}\n")
 
 
-def _source(config: IngestConfig) -> Source:
-    if config.source != AUTO:
-        return source(config.source)
-    files = existing(config.files)
+def _recognised(given: Sequence[Path], selection: JetSelection) -> Source:
+    """The source that fits the files, by what lies in them."""
+    files = existing(given)
     found = {name for path in files for name in recognised(path)[:1]}
     unknown = next((path for path in files if not recognised(path)), None)
     if unknown is not None:
@@ -116,7 +119,7 @@ def _source(config: IngestConfig) -> Source:
         )
     name = found.pop()
     say(f"recognised: {SOURCES[name].title} (hepfm ingest {name})")
-    if SOURCES[name].kind == "showers" and config.selection != JetSelection():
+    if SOURCES[name].kind == "showers" and selection != JetSelection():
         raise HepfmError("cuts on jets do not fit showers", "ingest auto", f"say hepfm ingest {name}")
     return source(name)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.schema_json import quantities
 
@@ -17,7 +18,7 @@ def describe(corpus: Corpus) -> str:
         [
             f"{corpus.url or corpus.path}: {manifest.kind}, digest {corpus.digest[:16]}",
             *([f"axis of deta and dphi: {manifest.axis}"] if manifest.axis else []),
-            *([f"geometry: {manifest.geometry}"] if manifest.geometry else []),
+            *([f"geometry: {Geometry.from_data(manifest.geometry).summary()}"] if manifest.geometry else []),
             *([f"tokens: {_pairs(manifest.tokens)}"] if manifest.tokens else []),
         ],
         list(_splits(manifest)),

@@ -200,6 +200,12 @@ class _Staging:
         return rows, complete
 
 
+def address_of(path: Path) -> str | None:
+    """Where a staged file was streamed from, with the commit; None for any other file."""
+    receipt = _receipt(path)
+    return str(read_json(receipt)["url"]) if receipt.is_file() else None
+
+
 def _receipt(path: Path) -> Path:
     return path.with_name(f".{path.name}.json")
 

@@ -121,8 +121,20 @@ class ExportConfig:
 
     corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
     """Folder of the corpus."""
-    format: Literal["parquet", "awkward", "datasets", "webdataset"]
-    """What to write."""
+    format: Literal[
+        "parquet",
+        "awkward",
+        "datasets",
+        "webdataset",
+        "jetclass",
+        "jetclass2",
+        "aspenopenjets",
+        "calochallenge",
+        "ildgrid",
+        "showerclouds",
+        "showerdata",
+    ]
+    """What to write: tables for other libraries, or the format of a data set, which 'hepfm ingest' reads back."""
     out: Path
     """Folder of the export: new, empty, or begun with the same command."""
     split: Literal["train", "val", "test"] | None = None

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from hepfm.core.files import digest_of
 from hepfm.ingest.corpus import Corpus, Split
-from hepfm.ingest.export.format import blocks_of, names_of
+from hepfm.ingest.export.format import KINDS, blocks_of, names_of
 from hepfm.ingest.manifest import ShardEntry
 from hepfm.ingest.schema_json import quantities
 
@@ -26,6 +26,7 @@ class DatasetDictFormat:
     """A split is a Dataset; label and species are ClassLabels; units stand in its description."""
 
     opening: str = 'datasets.load_from_disk("DIR")'
+    kinds: tuple[str, ...] = KINDS
 
     def name(self, corpus: Corpus, split: str, shard: ShardEntry) -> str:
         shards = corpus.manifest.splits[split].shards

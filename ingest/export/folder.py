@@ -21,6 +21,7 @@ from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.export.dataset_dict import DatasetDictFormat
 from hepfm.ingest.export.format import Format, names_of
 from hepfm.ingest.export.parquet_tables import ParquetFormat
+from hepfm.ingest.export.raw_files import RAW_FORMATS
 from hepfm.ingest.export.samples import SampleFormat
 from hepfm.ingest.manifest import ShardEntry
 from hepfm.ingest.workers import in_order
@@ -33,6 +34,7 @@ FORMATS: dict[str, Format] = {
     "awkward": ParquetFormat('awkward.from_parquet("DIR/train")', categories=False),
     "datasets": DatasetDictFormat(),
     "webdataset": SampleFormat(),
+    **RAW_FORMATS,
 }
 
 
@@ -49,10 +51,13 @@ def export(corpus: Corpus, format_name: str, out: Path, splits: Sequence[str], p
         processes: worker processes; the files do not depend on it.
 
     Raises:
-        HepfmError: the folder holds something else, or the disk is full; what is finished stays, and the same command
-            continues.
+        HepfmError: the format cannot hold such records, the folder holds something else, or the disk is full; what is
+            finished stays, and the same command continues.
     """
-    form = FORMATS[format_name]
+    form, kind = FORMATS[format_name], corpus.manifest.kind
+    if kind not in form.kinds:
+        fitting = ", ".join(name for name, other in FORMATS.items() if kind in other.kinds)
+        raise HepfmError(f"holds {kind}, which {format_name} files cannot", corpus.path, f"there is: {fitting}")
     request = {"corpus": corpus.digest, "format": format_name, "splits": list(splits)}
     if (out / LISTING).is_file():
         _check_finished(out, request)

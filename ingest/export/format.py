@@ -12,16 +12,22 @@ from hepfm.ingest.corpus import Corpus, Split
 from hepfm.ingest.manifest import ShardEntry
 from hepfm.ingest.summary import flat_columns
 
+KINDS = ("jets", "showers", "tokens")
+
 
 class Format(Protocol):
     """How a corpus is written for another program. Picklable.
 
     Attributes:
-        opening: the line that opens an export in Python.
+        opening: the line that opens an export.
+        kinds: the kinds of corpora that it can hold.
     """
 
     @property
     def opening(self) -> str: ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]: ...
 
     def name(self, corpus: Corpus, split: str, shard: ShardEntry) -> str:
         """Path of a shard's file inside the export."""

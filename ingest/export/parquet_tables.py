@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepfm.ingest.corpus import Corpus, Split
-from hepfm.ingest.export.format import blocks_of
+from hepfm.ingest.export.format import KINDS, blocks_of
 from hepfm.ingest.manifest import Manifest, ShardEntry
 
 
@@ -29,6 +29,7 @@ class ParquetFormat:
 
     opening: str
     categories: bool = True
+    kinds: tuple[str, ...] = KINDS
 
     def name(self, corpus: Corpus, split: str, shard: ShardEntry) -> str:
         return f"{split}/{shard.number:06d}.parquet"

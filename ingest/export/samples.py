@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from hepfm.core.records import offsets_of, values_of
 from hepfm.ingest.corpus import Corpus, Split
-from hepfm.ingest.export.format import blocks_of
+from hepfm.ingest.export.format import KINDS, blocks_of
 from hepfm.ingest.manifest import ShardEntry
 from hepfm.ingest.shards import tar_end, tar_header
 
@@ -32,6 +32,7 @@ class SampleFormat:
     name."""
 
     opening: str = 'webdataset.WebDataset("DIR/train/000000.tar", shardshuffle=False).decode()'
+    kinds: tuple[str, ...] = KINDS
 
     def name(self, corpus: Corpus, split: str, shard: ShardEntry) -> str:
         return f"{split}/{shard.number:06d}.tar"

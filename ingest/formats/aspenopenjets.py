@@ -7,7 +7,7 @@ candidates, in the order of its event, before they are ordered. The jets of a co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from hepfm.core.files import atomic_path
 from hepfm.core.progress import say
 from hepfm.ingest.formats.arrays import segment_sums
 from hepfm.ingest.formats.particle_flow import IMPACT, NO_TRACK, PDG
+from hepfm.ingest.shards import reblock
 
 CANDIDATES = 150
 EVENT_INFO = ("run", "lumi", "event")
@@ -109,7 +110,7 @@ def write_aspenopenjets(
     written = cut = 0
     with atomic_path(path) as partial:
         with h5py.File(partial, "w", track_order=False) as file:
-            for batch in _regrouped(batches, WRITE_JETS):
+            for batch in reblock(batches, WRITE_JETS):
                 rows = _rows(batch, written, weights == "applied", path)
                 if not written:
                     _create(file, rows)
@@ -136,22 +137,6 @@ def _create(file: h5py.File, rows: dict[str, np.ndarray]) -> None:
             compression="gzip",
             track_times=False,
         )
-
-
-def _regrouped(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
-    """The same records in batches of ``size``: what is written depends on the records alone."""
-    waiting: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        while count + len(batch) >= size:
-            taken = size - count
-            yield pa.concat_batches([*waiting, batch.slice(0, taken)])
-            batch, waiting, count = batch.slice(taken), [], 0
-        if len(batch):
-            waiting.append(batch)
-            count += len(batch)
-    if waiting:
-        yield pa.concat_batches(waiting)
 
 
 def _rows(batch: pa.RecordBatch, first: int, applied: bool, path: Path) -> dict[str, np.ndarray]:

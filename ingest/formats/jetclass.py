@@ -20,6 +20,7 @@ from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import atomic_path
 from hepfm.ingest.formats.arrays import segment_sums
+from hepfm.ingest.shards import reblock
 
 TREE = "tree"
 
@@ -149,7 +150,7 @@ def write_jetclass(path: Path, batches: Iterable[pa.RecordBatch], basket_entries
                 field_name=lambda _, field: _PREFIX + field,
                 initial_basket_capacity=_BASKETS,
             )
-            for table in _regrouped(batches, basket_entries):
+            for table in reblock(batches, basket_entries):
                 tree.extend(_branches(table, path))
                 written += len(table)
         if not written:
@@ -171,22 +172,6 @@ def _fixed_time() -> Iterator[None]:
         uproot._util.datetime_to_code = original
 
 
-def _regrouped(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[pa.RecordBatch]:
-    """The same records in batches of ``size``: what is written depends on the records alone."""
-    waiting: list[pa.RecordBatch] = []
-    count = 0
-    for batch in batches:
-        while count + len(batch) >= size:
-            taken = size - count
-            yield pa.concat_batches([*waiting, batch.slice(0, taken)])
-            batch, waiting, count = batch.slice(taken), [], 0
-        if len(batch):
-            waiting.append(batch)
-            count += len(batch)
-    if waiting:
-        yield pa.concat_batches(waiting)
-
-
 def _branches(batch: pa.RecordBatch, path: Path) -> dict[str, ak.Array | np.ndarray]:
     column = batch.column(records.POINTS_COLUMN["jets"])
     points = column.flatten()
@@ -194,20 +179,20 @@ def _branches(batch: pa.RecordBatch, path: Path) -> dict[str, ak.Array | np.ndar
         if points.type.get_field_index(name) < 0:
             raise HepfmError(f"the records have no constituent {name}", path)
     offsets = records.offsets_of(column)
-    jet_eta, jet_phi = (_jet(batch, name) for name in ("eta", "phi"))
-    parts = _part_branches(points, offsets, jet_eta, jet_phi)
+    jet_eta, jet_phi = (jet_column(batch, name) for name in ("eta", "phi"))
+    parts = part_branches(points, offsets, jet_eta, jet_phi)
     contents = [ak.contents.NumpyArray(parts[name].astype(dtype)) for name, dtype in PART_DTYPES.items()]
     fields = [name.removeprefix(_PREFIX) for name in PART_DTYPES]
     lists = ak.contents.ListOffsetArray(ak.index.Index64(offsets), ak.contents.RecordArray(contents, fields))
     scalars = {
         **_label_branches(batch, path),
-        **_jet_branches(batch, offsets, parts, jet_eta, jet_phi),
+        **jet_branches(batch, offsets, parts, jet_eta, jet_phi),
         **dict.fromkeys(AUX_BRANCHES, np.full(len(batch), np.nan)),
     }
     return {"part": ak.Array(lists), **{name: scalars[name].astype(dtype) for name, dtype in SCALAR_DTYPES.items()}}
 
 
-def _part_branches(
+def part_branches(
     points: pa.StructArray, offsets: np.ndarray, jet_eta: np.ndarray, jet_phi: np.ndarray
 ) -> dict[str, np.ndarray]:
     lengths = np.diff(offsets)
@@ -230,7 +215,7 @@ def _part_branches(
     return {**parts, **{flag: species == name for flag, name in FLAGS.items()}}
 
 
-def _jet_branches(
+def jet_branches(
     batch: pa.RecordBatch,
     offsets: np.ndarray,
     parts: dict[str, np.ndarray],
@@ -239,17 +224,17 @@ def _jet_branches(
 ) -> dict[str, np.ndarray]:
     px, py, pz, energy = (segment_sums(parts[f"part_{name}"], offsets) for name in ("px", "py", "pz", "energy"))
     sum_mass = np.sqrt(np.maximum(energy**2 - px**2 - py**2 - pz**2, 0))
-    pt = _jet(batch, "pt", otherwise=np.hypot(px, py))
-    mass = _jet(batch, "mass", otherwise=sum_mass)
+    pt = jet_column(batch, "pt", otherwise=np.hypot(px, py))
+    mass = jet_column(batch, "mass", otherwise=sum_mass)
     branches = {
         "jet_pt": pt,
         "jet_eta": jet_eta,
         "jet_phi": jet_phi,
         "jet_energy": np.sqrt((pt * np.cosh(jet_eta)) ** 2 + mass**2),
         "jet_nparticles": np.diff(offsets),
-        "jet_sdmass": _jet(batch, "softdrop_mass"),
+        "jet_sdmass": jet_column(batch, "softdrop_mass"),
     }
-    return {**branches, **{f"jet_tau{n}": _jet(batch, f"tau{n}") for n in (1, 2, 3, 4)}}
+    return {**branches, **{f"jet_tau{n}": jet_column(batch, f"tau{n}") for n in (1, 2, 3, 4)}}
 
 
 def _label_branches(batch: pa.RecordBatch, path: Path) -> dict[str, np.ndarray]:
@@ -265,7 +250,7 @@ def _label_branches(batch: pa.RecordBatch, path: Path) -> dict[str, np.ndarray]:
     return {f"label_{label}": names == label for label in LABELS}
 
 
-def _jet(batch: pa.RecordBatch, name: str, otherwise: np.ndarray | None = None) -> np.ndarray:
+def jet_column(batch: pa.RecordBatch, name: str, otherwise: np.ndarray | None = None) -> np.ndarray:
     fill = np.zeros(len(batch)) if otherwise is None else otherwise
     if name not in batch.schema.names:
         return fill

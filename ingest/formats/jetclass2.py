@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import atomic_path
-from hepfm.ingest.formats.jetclass import _jet, _jet_branches, _part_branches, _regrouped
+from hepfm.ingest.formats.jetclass import jet_branches, jet_column, part_branches
+from hepfm.ingest.shards import reblock
 
 ROW_GROUP_ENTRIES = 4_096
 
@@ -148,7 +149,7 @@ def write_jetclass2(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
             partial, FILE_SCHEMA, compression="zstd", use_dictionary=False, write_page_checksum=True
         )
         with writer:
-            for batch in _regrouped(batches, ROW_GROUP_ENTRIES):
+            for batch in reblock(batches, ROW_GROUP_ENTRIES):
                 writer.write_batch(_file_batch(batch, path))
                 written += len(batch)
         if not written:
@@ -163,11 +164,11 @@ def _file_batch(batch: pa.RecordBatch, path: Path) -> pa.RecordBatch:
         if points.type.get_field_index(name) < 0:
             raise HepfmError(f"the records have no constituent {name}", path)
     offsets = records.offsets_of(column)
-    eta, phi = _jet(batch, "eta"), _jet(batch, "phi")
-    parts = _part_branches(points, offsets, eta, phi)
+    eta, phi = jet_column(batch, "eta"), jet_column(batch, "phi")
+    parts = part_branches(points, offsets, eta, phi)
     values = {
         **parts,
-        **_jet_branches(batch, offsets, parts, eta, phi),
+        **jet_branches(batch, offsets, parts, eta, phi),
         **_genjet(batch),
         "jet_label": _label_indices(batch, path),
     }
@@ -185,13 +186,13 @@ def _array(field: pa.Field, values: dict[str, np.ndarray], offsets: np.ndarray) 
 
 
 def _genjet(batch: pa.RecordBatch) -> dict[str, np.ndarray]:
-    pt, eta, mass = (_jet(batch, f"generator_jet_{name}") for name in ("pt", "eta", "mass"))
+    pt, eta, mass = (jet_column(batch, f"generator_jet_{name}") for name in ("pt", "eta", "mass"))
     return {
         "genjet_pt": pt,
         "genjet_eta": eta,
-        "genjet_phi": _jet(batch, "generator_jet_phi"),
+        "genjet_phi": jet_column(batch, "generator_jet_phi"),
         "genjet_energy": np.hypot(pt * np.cosh(eta), mass),
-        "genjet_sdmass": _jet(batch, "generator_jet_softdrop_mass"),
+        "genjet_sdmass": jet_column(batch, "generator_jet_softdrop_mass"),
         "genjet_nparticles": np.zeros(len(batch)),
     }
 

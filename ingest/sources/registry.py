@@ -37,7 +37,7 @@ SOURCES: dict[str, Entry] = {
         ("toplandscape", "jets", "top-tagging landscape, HDF5 or Parquet", "TopLandscapeSource"),
         ("quarkgluon", "jets", "quark-gluon, HDF5, Parquet or npz", "QuarkGluonSource"),
         ("jetnet", "jets", "JetNet, HDF5", "JetNetSource"),
-        ("hls4ml", "jets", "hls4ml jets, HDF5", "Hls4mlSource"),
+        ("hls4ml", "jets", "hls4ml jets, HDF5 or Parquet", "Hls4mlSource"),
         ("lhco", "jets", "LHC Olympics, HDF5", "LhcOlympicsSource"),
         ("calochallenge", "showers", "CaloChallenge, HDF5", "CaloChallengeSource"),
         ("ildgrid", "showers", "ILD 30x30x30 grid, HDF5", "IldGridSource"),

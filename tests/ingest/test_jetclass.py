@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats import jetclass as jetclass_format
-from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.arrays import pt_order
+from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.jetclass import COUNTER, LABELS, SCHEMA, write_jetclass
 from hepfm.ingest.sources import jetclass as jetclass_source
 from hepfm.ingest.sources.jetclass import JetClassSource
