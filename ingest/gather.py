@@ -7,13 +7,11 @@ again: page faults of fresh memory would cost more than the copy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
-
-from hepfm.ingest.shards import concatenate
 
 
 def gather(batch: pa.RecordBatch, index: np.ndarray) -> pa.RecordBatch:
@@ -51,15 +49,15 @@ class Joined:
     def __init__(self, blocks: Sequence[pa.RecordBatch], scratch: Scratch | None = None) -> None:
         self._schema = blocks[0].schema
         self._columns: list[_Lists | pa.Array] = []
-        for at, field in enumerate(self._schema):
+        for at, name in enumerate(self._schema.names):
             columns = [block.column(at) for block in blocks]
             plain = all(map(_is_plain, columns)) and _same_names(columns)
             if plain and len(columns) == 1:
                 self._columns.append(_Lists.of(columns[0]))
             elif plain and scratch is not None:
-                self._columns.append(_Lists.joined([_Lists.of(column) for column in columns], scratch, field.name))
+                self._columns.append(_Lists.joined([_Lists.of(column) for column in columns], scratch, name))
             else:
-                whole = columns[0] if len(columns) == 1 else concatenate(list(blocks)).column(at)
+                whole = columns[0] if len(columns) == 1 else pa.concat_arrays(columns)
                 self._columns.append(_Lists.of(whole) if _is_plain(whole) else whole)
 
     def take(self, index: np.ndarray) -> pa.RecordBatch:
@@ -153,17 +151,18 @@ class _Values:
             return self
         return replace(self, valid=other.valid)
 
-    def take(self, offsets: np.ndarray, rows: pa.Array, flags: dict[int, pa.Buffer]) -> pa.Array:
-        """The stretches ``offsets[r]:offsets[r + 1]`` for each of the rows, one after another.
+    def take(self, bounds: Callable[[int], np.ndarray], rows: pa.Array, flags: dict[int, pa.Buffer]) -> pa.Array:
+        """The values of each of the rows, one after another.
 
-        ``flags`` remembers the validity bits that were taken for these rows, by the identity of :attr:`valid`.
+        ``bounds`` gives the offsets in bytes of values of a width; ``flags`` remembers the validity bits that were
+        taken for these rows, by the identity of :attr:`valid`.
         """
-        data = _take_bytes(self.data, offsets * self.width, rows)
+        data = _take_bytes(self.data, bounds(self.width), rows)
         valid = None
         if self.valid is not None:
             valid = flags.get(id(self.valid))
             if valid is None:
-                kept = np.frombuffer(_take_bytes(self.valid, offsets, rows), dtype=np.uint8)
+                kept = np.frombuffer(_take_bytes(self.valid, bounds(1), rows), dtype=np.uint8)
                 valid = flags[id(self.valid)] = pa.py_buffer(np.packbits(kept, bitorder="little"))
         array = pa.Array.from_buffers(self.type, data.size // self.width, [valid, data])
         return array if self.names is None else pa.DictionaryArray.from_arrays(array, self.names)
@@ -184,6 +183,13 @@ class _Lists:
     offsets: np.ndarray
     lengths: np.ndarray
     values: tuple[_Values, ...]
+    _in_bytes: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def _bounds(self, width: int) -> np.ndarray:
+        """Offsets (n + 1,) in bytes; worked out once, as they are as many as all records together."""
+        if width not in self._in_bytes:
+            self._in_bytes[width] = self.offsets * width
+        return self._in_bytes[width]
 
     @classmethod
     def of(cls, column: pa.ListArray) -> _Lists:
@@ -213,7 +219,7 @@ class _Lists:
         if offsets[-1] > np.iinfo(np.int32).max:
             raise OverflowError(f"{offsets[-1]} points in one batch")
         flags: dict[int, pa.Buffer] = {}
-        taken = [values.take(self.offsets, rows, flags) for values in self.values]
+        taken = [values.take(self._bounds, rows, flags) for values in self.values]
         item = self.type.value_type
         inner = pa.StructArray.from_arrays(taken, fields=list(item)) if pa.types.is_struct(item) else taken[0]
         return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), inner, type=self.type)

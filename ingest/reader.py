@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -17,15 +17,15 @@ from hepfm.core.errors import HepfmError
 from hepfm.ingest.columns import project, relabel
 from hepfm.ingest.corpus import Split
 from hepfm.ingest.gather import Joined, Scratch, gather
-from hepfm.ingest.order import Order, Span, Window
+from hepfm.ingest.order import Order, Window
 from hepfm.ingest.shards import concatenate
 
 # A window of at most this size is joined in memory and taken from there; from a larger one (showers) each batch gathers
-# its own records, so that memory stays bounded.
-JOINED_BYTES = 96 << 20
+# its own records, so that memory stays bounded. Two such windows are in memory: one in use, one being prepared.
+JOINED_BYTES = 80 << 20
 # Records are taken in stretches of about this size, which are then cut into batches: large enough that the work for a
-# batch does not count, small enough to stay in the processor's cache.
-STRETCH_BYTES = 1 << 20
+# batch does not count, small enough that two of them are no burden.
+STRETCH_BYTES = 4 << 20
 ValueT = TypeVar("ValueT")
 
 
@@ -36,19 +36,22 @@ class Taken:
     Attributes:
         batch: the records. Its arrays may be slices: take values with ``flatten()`` or the helpers of
             :mod:`hepfm.core.records`, not with ``values``.
-        origins: the stretches of windows that they come from, in order.
+        origins: the windows that they come from, each with the range of its positions, in order.
     """
 
     batch: pa.RecordBatch
-    origins: tuple[tuple[Window, Span], ...]
+    origins: tuple[tuple[Window, int, int], ...]
 
     @cached_property
     def keys(self) -> np.ndarray:
         """(n, 2) int64: epoch, and number of the record in the splits one after another: what draws are keyed by."""
-        parts = [window.records[span.start : span.stop] for window, span in self.origins]
-        epochs = [np.full(len(part), span.epoch) for part, (_, span) in zip(parts, self.origins, strict=True)]
-        columns = [np.concatenate([np.zeros(0, np.int64), *column]) for column in (epochs, parts)]
-        return np.stack(columns, axis=1)
+        keys = np.empty((len(self.batch), 2), dtype=np.int64)
+        at = 0
+        for window, start, stop in self.origins:
+            keys[at : at + stop - start, 0] = window.epoch
+            keys[at : at + stop - start, 1] = window.records[start:stop]
+            at += stop - start
+        return keys
 
 
 class _Recent(Generic[ValueT]):
@@ -67,6 +70,38 @@ class _Recent(Generic[ValueT]):
         if len(self._values) > self._size:
             self._values.popitem(last=False)
         return value
+
+
+Prepared = tuple[Window, Joined, tuple[int, int]]
+
+
+class _Ahead:
+    """Prepares windows; while one is used, a second thread prepares the one that follows it.
+
+    Args:
+        prepare: makes the window (epoch, number), in the scratch memory that it is given.
+    """
+
+    def __init__(self, prepare: Callable[[int, int, Scratch], Prepared]) -> None:
+        self._prepare = prepare
+        self._free, self._used = Scratch(), Scratch()
+        self._thread = ThreadPoolExecutor(1, "reading ahead")
+        self._current: tuple[tuple[int, int], Prepared] | None = None
+        self._next: tuple[tuple[int, int], Future[Prepared]] | None = None
+
+    def get(self, key: tuple[int, int]) -> Prepared:
+        """A window; the one that was got before is void."""
+        if self._current is not None and self._current[0] == key:
+            return self._current[1]
+        if self._next is None or self._next[0] != key:
+            if self._next is not None:
+                wait([self._next[1]])  # it writes to the memory that is needed now
+            self._next = (key, self._thread.submit(self._prepare, *key, self._free))
+        prepared = self._next[1].result()
+        self._free, self._used = self._used, self._free
+        self._current = (key, prepared)
+        self._next = (prepared[2], self._thread.submit(self._prepare, *prepared[2], self._free))
+        return prepared
 
 
 class Reader:
@@ -115,72 +150,70 @@ class Reader:
         self.schema = self._schema()
         self._is_joined = self._window_bytes() <= JOINED_BYTES
         self._stretch_records = self._records_in(STRETCH_BYTES)
-        self._scratch = Scratch()
-        self._joined = _Recent[Joined](1)  # one, because all use the same scratch
-        self._stretches = _Recent[Future[pa.RecordBatch]](3)
-        self._thread = ThreadPoolExecutor(1, "reader")
+        self._ahead = _Ahead(self._prepare)
+        self._stretches = _Recent[pa.RecordBatch](2)
         self._lengths = _Recent[np.ndarray](4)
-        self._windows = _Recent[Window](4)
-        self._lock, self._finding = Lock(), Lock()
+        self._places: deque[tuple[Window, int]] = deque(maxlen=4)  # windows used last, with their first positions
+        self._lock = Lock()
 
     def take(self, start: int, stop: int) -> Taken:
         """The records at positions ``[start, stop)``."""
         with self._lock:
-            spans = [(self._window(span), span) for span in self.order.spans(start, stop)]
-            parts = [part for window, span in spans for part in self._parts(window, span)]
-        return Taken(concatenate(parts or [self._block(0).slice(0, 0)]), tuple(spans))
+            origins = tuple(self._ranges(start, stop))
+            parts = [part for origin in origins for part in self._parts(*origin)]
+        return Taken(concatenate(parts or [self._block(0).slice(0, 0)]), origins)
 
     def lengths(self, start: int, stop: int) -> np.ndarray:
         """Points (n,) int64 of each record at positions ``[start, stop)``; reads offsets only."""
         with self._lock:
-            parts = [
-                self._window_lengths(self._window(span))[span.start : span.stop]
-                for span in self.order.spans(start, stop)
-            ]
+            parts = [self._window_lengths(window)[first:last] for window, first, last in self._ranges(start, stop)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
-    def _parts(self, window: Window, span: Span) -> Iterator[pa.RecordBatch]:
-        """The records of a span, in order."""
+    def _ranges(self, start: int, stop: int) -> Iterator[tuple[Window, int, int]]:
+        """The windows that positions ``[start, stop)`` lie in, each with the range of its own positions."""
+        while start < stop:
+            window, begin = self._at(start)
+            last = min(stop - begin, len(window.index))
+            yield window, start - begin, last
+            start = begin + last
+
+    def _at(self, position: int) -> tuple[Window, int]:
+        """The window that holds a position, and the position with which it begins."""
+        for window, begin in self._places:
+            if begin <= position < begin + len(window.index):
+                return window, begin
+        (span,) = self.order.spans(position, position + 1)
+        key = (span.epoch, span.window)
+        window = self._ahead.get(key)[0] if self._is_joined else self.order.window(*key)
+        self._places.appendleft((window, position - span.start))
+        return self._places[0]
+
+    def _prepare(self, epoch: int, number: int, scratch: Scratch) -> tuple[Window, Joined, tuple[int, int]]:
+        """A window, its blocks joined, and the window that follows it."""
+        window = self.order.window(epoch, number)
+        blocks = [self._block(block) for block in window.blocks.tolist()]
+        return window, Joined(blocks, scratch), self.order.after(epoch, number)
+
+    def _parts(self, window: Window, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """The records at positions ``[start, stop)`` of a window, in order."""
         if not self._is_joined:
-            yield self._gathered(*self.order.rows(window.records[span.start : span.stop]))
+            yield self._gathered(*self.order.rows(window.records[start:stop]))
             return
-        start = span.start
-        while start < span.stop:
+        while start < stop:
             number, first = divmod(start, self._stretch_records)
-            stretch = self._stretch(window, number)
-            yield (part := stretch.slice(first, span.stop - start))
+            part = self._stretch(window, number).slice(first, stop - start)
+            yield part
             start += len(part)
 
     def _stretch(self, window: Window, number: int) -> pa.RecordBatch:
-        """Stretch ``number`` of a window; the one that follows is begun at once in the other thread."""
-        stretch = self._ordered(window.epoch, window.number, number)
-        if (number + 1) * self._stretch_records < len(window.index):
-            self._ordered(window.epoch, window.number, number + 1)
-        else:
-            self._ordered(*self.order.after(window.epoch, window.number), 0)
-        return stretch.result()
-
-    def _ordered(self, epoch: int, window: int, number: int) -> Future[pa.RecordBatch]:
-        key = (epoch, window, number)
-        return self._stretches.get(key) or self._stretches.put(key, self._thread.submit(self._take, *key))
-
-    def _take(self, epoch: int, window: int, number: int) -> pa.RecordBatch:
-        """Runs in the other thread alone, so that nobody else writes to the scratch memory."""
-        found = self._find(epoch, window)
-        joined = self._joined.get((epoch, window))
-        if joined is None:
-            joined = self._joined.put((epoch, window), Joined(list(map(self._block, found.blocks)), self._scratch))
-        start = number * self._stretch_records
-        return joined.take(found.index[start : start + self._stretch_records])
-
-    def _window(self, span: Span) -> Window:
-        return self._find(span.epoch, span.window)
-
-    def _find(self, epoch: int, number: int) -> Window:
-        with self._finding:
-            return self._windows.get((epoch, number)) or self._windows.put(
-                (epoch, number), self.order.window(epoch, number)
-            )
+        """Stretch ``number`` of a window."""
+        key = (window.epoch, window.number)
+        stretch = self._stretches.get((*key, number))
+        if stretch is None:
+            start = number * self._stretch_records
+            taken = self._ahead.get(key)[1].take(window.index[start : start + self._stretch_records])
+            stretch = self._stretches.put((*key, number), taken)
+        return stretch
 
     def _window_bytes(self) -> float:
         """Size of the largest window that can occur, judged by the size of the first block."""
