@@ -18,7 +18,7 @@ from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.formats.jetclass import TREE
 from hepfm.ingest.sources.jetclass import BRANCHES, JetClassSource
 
-FILES, JETS_PER_FILE = 4, 40_000
+FILES, JETS_PER_FILE = 8, 40_000
 STEP = 16_384  # entries that uproot decodes at a time; larger steps gain nothing
 # What a data set of more than 820,000 jets has by default; the small one here stands for such.
 OPTIONS = BuildOptions(run_entries=4096)

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from webdataset.compat import WebDataset
 
-from hepfm.benchmarks.synthetic import jetclass_files, multiplicities
+from hepfm.benchmarks.synthetic import CODES, TOKEN_SCHEMA, TOKENS, jetclass_files, multiplicities
 from hepfm.benchmarks.weaver import weaver_reads
 from hepfm.benchmarks.workload import Way, Workload
 from hepfm.core.records import ORIGIN
@@ -32,14 +32,8 @@ from hepfm.ingest.workers import cores
 JETS = 400_000
 JETS_PER_SHARD = 50_000
 JETS_ALONE = 4_000  # with a tar member each: enough to measure, as they are a thousand times slower
-CODES = 32_768
 SLICE = BATCH = 1_024
 FULL_JETS, FULL_FILES, FULL_BATCH = 40_000, 4, 512  # jets with all that JetClass has; weaver's batch size
-TOKENS = pa.list_(pa.field("item", pa.uint16(), nullable=False))
-SCHEMA = pa.schema(
-    [pa.field("tokens", TOKENS, nullable=False), *(quantity.field() for quantity in ORIGIN)],
-    metadata={"kind": "tokens"},
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class Jets:
         tokens = pa.array(self.tokens[self.offsets[first] : self.offsets[stop]])
         column = pa.ListArray.from_arrays(pa.array(offsets), tokens, type=TOKENS)
         origin = [pa.array(np.zeros(stop - first, np.int32)), pa.array(np.arange(first, stop))]
-        yield pa.RecordBatch.from_arrays([column, *origin], schema=SCHEMA)
+        yield pa.RecordBatch.from_arrays([column, *origin], schema=TOKEN_SCHEMA)
 
     def copy_and_sum(self) -> int:
         """The yardstick: copy and sum the tokens, 1,024 jets at a time."""
@@ -119,7 +113,7 @@ def _batches(reader: Reader, jets: int, size: int) -> Iterator[pa.RecordBatch]:
 def _write_corpus(out: Path, jets: Jets) -> Corpus:
     shards = range(0, JETS, JETS_PER_SHARD)
     jobs = tuple(Job("train", k, [a, a + JETS_PER_SHARD], JETS_PER_SHARD) for k, a in enumerate(shards))
-    plan = Plan({"benchmark": "corpus-read"}, jobs, "tokens", SCHEMA, (), "", 4096, {}, tokens={"codes": CODES})
+    plan = Plan({"benchmark": "corpus-read"}, jobs, "tokens", TOKEN_SCHEMA, (), "", 4096, {}, tokens={"codes": CODES})
     return write_corpus(out, plan, jets)
 
 

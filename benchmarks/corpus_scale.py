@@ -12,9 +12,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pyarrow as pa
 
-from hepfm.benchmarks.corpus_read import BATCH, CODES, SCHEMA, TOKENS
 from hepfm.benchmarks.memory import peak_anonymous_mb
-from hepfm.benchmarks.synthetic import multiplicities
+from hepfm.benchmarks.synthetic import CODES, TOKEN_SCHEMA, TOKENS, multiplicities
 from hepfm.benchmarks.workload import Way, Workload
 from hepfm.core.records import POINTS_COLUMN, schema
 from hepfm.ingest.corpus import Corpus
@@ -26,7 +25,8 @@ from hepfm.ingest.workers import cores
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 JETS_PER_SHARD = 100_000
 SHARDS = (1, 10, 100, 1_000)
-SHARDED_JETS = 1_000_000
+SHARDED_JETS = 4_096_000  # a whole block a shard where there are most
+BATCH = 1_024
 READ = 300_000  # jets that are read to measure a rate
 SHOWERS, POINTS = 2_000, 3_000
 SHOWER_SCHEMA = schema("showers", ("x", "y", "z", "energy"), ("incident_energy",))
@@ -42,7 +42,7 @@ class RandomJets:
         tokens = pa.array(draws.integers(0, CODES, offsets[-1]).astype(np.uint16))
         column = pa.ListArray.from_arrays(pa.array(offsets), tokens, type=TOKENS)
         origin = [pa.array(np.zeros(job.size, np.int32)), pa.array(np.arange(job.size))]
-        yield pa.RecordBatch.from_arrays([column, *origin], schema=SCHEMA)
+        yield pa.RecordBatch.from_arrays([column, *origin], schema=TOKEN_SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class RandomShowers:
 
 @contextmanager
 def corpus_scale() -> Iterator[Workload]:
-    """Write corpora of several sizes (2 GB in all) to a temporary folder and read as many jets from each."""
+    """Write corpora of several sizes (3 GB in all) to a temporary folder and read as many jets from each."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         sized = {f"jets_{jets}": _jets(folder / f"{jets}", jets, -(-jets // JETS_PER_SHARD)) for jets in SIZES}
@@ -106,7 +106,7 @@ class Read:
 
 def _jets(out: Path, jets: int, shards: int) -> Corpus:
     jobs = tuple(Job("train", number, None, jets // shards) for number in range(shards))
-    plan = Plan({"benchmark": "corpus-scale"}, jobs, "tokens", SCHEMA, (), "", 4096, {}, tokens={"codes": CODES})
+    plan = Plan({"benchmark": "corpus-scale"}, jobs, "tokens", TOKEN_SCHEMA, (), "", 4096, {}, tokens={"codes": CODES})
     return write_corpus(out, plan, RandomJets(), processes=cores())
 
 

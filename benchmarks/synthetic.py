@@ -9,12 +9,18 @@ import numpy as np
 import pyarrow as pa
 
 from hepfm.core.progress import progress
-from hepfm.core.records import SPECIES
+from hepfm.core.records import ORIGIN, SPECIES
 from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.jetclass import LABELS, SCHEMA, write_jetclass
 
 MEAN, SPREAD, FEWEST, MOST = 45, 17, 5, 128  # constituents of a jet, as in typical corpora
 BATCH_JETS = 10_000
+CODES = 32_768  # of the token jets
+TOKENS = pa.list_(pa.field("item", pa.uint16(), nullable=False))
+TOKEN_SCHEMA = pa.schema(
+    [pa.field("tokens", TOKENS, nullable=False), *(quantity.field() for quantity in ORIGIN)],
+    metadata={"kind": "tokens"},
+)
 # ROOT's default basket holds 32,000 bytes, and JetClass was written with it (by RDataFrame's Snapshot).
 BASKET_ENTRIES = 32_000 // (4 * MEAN)
 

@@ -232,7 +232,8 @@ def _run(out: Path, plan: Plan, produce: Produce, workers: Workers) -> list[Rece
                 task.advance(job.size)
         if receipts:
             say(f"continuing {out}: {len(receipts)} of {len(plan.jobs)} shards are there")
-        lacking = [job for job in plan.jobs if job.name not in receipts]
+        # The largest first, so that no worker begins a large one when the others are done.
+        lacking = sorted((job for job in plan.jobs if job.name not in receipts), key=lambda job: -job.size)
         for job, receipt in workers.results(work, lacking, out) if lacking else ():
             receipts[job.name] = receipt
             task.advance(job.size)

@@ -44,7 +44,7 @@ JET_FLOATS = (
 )
 PART_BRANCHES = (*PART_FLOATS, *FLAGS)
 BRANCHES = (*PART_BRANCHES, *LABEL_BRANCHES, *JET_FLOATS)
-KEY_BRANCHES = ("jet_pt", "jet_eta", "jet_phi", "jet_energy")
+KEY_BRANCHES = ("jet_pt", "jet_eta", "jet_phi")
 
 OPEN_FILES = 16
 # A file whose baskets are larger than this is decoded in windows, kept until the next one: a basket is only read whole.
@@ -79,7 +79,7 @@ class JetClassSource(Source):
         return _OPEN.get(path).entries
 
     def keys(self, path: Path) -> np.ndarray:
-        """One for each jet, of the bits of its four-vector."""
+        """One for each jet, of the bits of its pt, eta and phi."""
         return _OPEN.get(path).keys()
 
     def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
