@@ -92,7 +92,7 @@ def write_aspenopenjets(
     written as -1 (impact parameters, soft-drop mass, tau1 to tau4) or 0 (charge; PDG id of no species); a missing
     constituent energy is that of a massless one, a missing PUPPI weight 1, a missing jet pt that of the constituents'
     sum. The ParticleNet columns, which records do not carry, are -1. Where there is no event number, ``event_id``
-    stands for it, or else each jet is its own event.
+    stands for it, or else each jet is its own event; then the luminosity block is the number of the source file.
 
     A jet keeps its 150 hardest constituents; how many jets had more is said, and ``nConstituents`` has their number.
 
@@ -213,8 +213,10 @@ def _event_info(batch: pa.RecordBatch, first: int) -> list[np.ndarray]:
     present = batch.schema.names
     if "event" in present:
         return [_whole(batch, name) for name in EVENT_INFO]
-    zeros = np.zeros(len(batch), dtype=np.int64)
-    return [zeros, zeros, _whole(batch, "event_id") if "event_id" in present else np.arange(len(batch)) + first]
+    # The source file stands for the luminosity block, so that entries of several files stay apart.
+    known = next((name for name in ("event_id", "source_entry") if name in present), None)
+    event = np.arange(len(batch)) + first if known is None else _whole(batch, known)
+    return [np.zeros(len(batch), dtype=np.int64), _whole(batch, "source_file"), event]
 
 
 def _whole(batch: pa.RecordBatch, name: str) -> np.ndarray:

@@ -26,8 +26,10 @@ from hepfm.core.files import read_json, sha256_file
 from hepfm.ingest import tools
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.export import parquet_tables
-from hepfm.ingest.export.folder import FORMATS, export
+from hepfm.ingest.export.folder import export
 from hepfm.ingest.merge import merge
+
+TABLES = ("parquet", "awkward", "datasets", "webdataset")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +50,7 @@ def exports(corpora: dict[str, Corpus], tmp_path_factory: pytest.TempPathFactory
     """Every corpus in every format: KIND/FORMAT."""
     folder = tmp_path_factory.mktemp("exports")
     for kind, corpus in corpora.items():
-        for name in FORMATS:
+        for name in TABLES:
             export(corpus, name, folder / kind / name, corpus.splits())
     return folder
 
@@ -183,7 +185,7 @@ def test_samples_stand_in_plain_tars_of_anonymous_files(exports: Path) -> None:
     assert array["pt"].dtype == np.float32
 
 
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize("name", TABLES)
 def test_the_listing_names_every_file_and_processes_change_nothing(
     corpora: dict[str, Corpus], exports: Path, tmp_path: Path, name: str
 ) -> None:

@@ -35,8 +35,8 @@ NAMES = {
     "hls4ml",
 }  # fmt: skip
 SOURCES = {
-    "jetclass", "jetclass2", "aspenopenjets", "calochallenge", "ildgrid", "jetnet", "toplandscape", "quarkgluon", "lhco",
-    "hls4ml",
+    "jetclass", "jetclass2", "aspenopenjets", "calochallenge", "ildgrid", "jetnet", "toplandscape", "quarkgluon",
+    "lhco", "hls4ml",
 }  # fmt: skip
 ASPEN = Path(__file__).resolve().parents[2].parent / "shared/data/catalogue/aspenopenjets_record_16505.tsv"
 

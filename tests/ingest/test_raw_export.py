@@ -1,0 +1,83 @@
+"""``hepfm corpus export`` to the formats of data sets, and back through ``hepfm ingest``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from hepfm.benchmarks.synthetic import jetclass_files
+from hepfm.core.errors import HepfmError
+from hepfm.core.records import lengths_of, points_of
+from hepfm.ingest.build import BuildOptions, build
+from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.export.folder import export
+from hepfm.ingest.export.raw_files import RAW_FORMATS
+from hepfm.ingest.sources.registry import recognised, source
+
+LAYOUT = BuildOptions(run_entries=40, block_records=32, shard_entries=160)
+
+
+@pytest.fixture(scope="module")
+def jets(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("jets")
+    return build(source("jetclass"), jetclass_files(folder / "raw", 2, 250), folder / "corpus", LAYOUT)
+
+
+@pytest.fixture(scope="module")
+def showers(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """CaloChallenge data set 2, in which a hundredth of the voxels are hit."""
+    folder = tmp_path_factory.mktemp("showers")
+    draws = np.random.default_rng(1)
+    voxels = draws.exponential(20.0, (120, 6480)) * (draws.random((120, 6480)) < 0.01)
+    with h5py.File(folder / "raw.hdf5", "w") as file:
+        file["showers"] = voxels.astype(np.float32)
+        file["incident_energies"] = draws.uniform(1000, 100_000, (120, 1)).astype(np.float32)
+    return build(source("calochallenge"), [folder / "raw.hdf5"], folder / "corpus", LAYOUT)
+
+
+def back(corpus: Corpus, name: str, folder: Path) -> Corpus:
+    """A corpus of what was exported: each file recognised, one split."""
+    export(corpus, name, folder / "files", corpus.splits())
+    files = sorted((folder / "files").glob(f"*/*{RAW_FORMATS[name].suffix}"))
+    assert {tuple(recognised(file)) for file in files} == {(name,)}
+    return build(source(name), files, folder / "back", BuildOptions(splits=(1, 0, 0), run_entries=40))
+
+
+def totals(corpus: Corpus, quantity: str) -> np.ndarray:
+    """Sum over the points of each record, sorted: the same records in any order give the same sums."""
+    found = []
+    for name in corpus.splits():
+        for block in corpus.split(name):
+            lengths = lengths_of(block.column(corpus.manifest.points_column))
+            values = np.nan_to_num(points_of(block, quantity).astype(np.float64))
+            found.append(np.bincount(np.repeat(np.arange(len(lengths)), lengths), values, len(lengths)))
+    return np.sort(np.concatenate(found))
+
+
+@pytest.mark.parametrize("name", ["jetclass", "aspenopenjets"])
+def test_jets_come_back(jets: Corpus, name: str, tmp_path: Path) -> None:
+    again = back(jets, name, tmp_path)
+    assert sum(split.records for split in again.manifest.splits.values()) == 500
+    for quantity in ("pt", "energy", "deta", "d0", "dz", "charge"):
+        assert totals(again, quantity) == pytest.approx(totals(jets, quantity), rel=1e-4, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["calochallenge", "showerdata"])
+def test_showers_come_back(showers: Corpus, name: str, tmp_path: Path) -> None:
+    again = back(showers, name, tmp_path)
+    assert sum(split.records for split in again.manifest.splits.values()) == 120
+    assert totals(again, "energy") == pytest.approx(totals(showers, "energy"), rel=1e-6)
+
+
+def test_a_format_of_another_kind_is_refused(jets: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match=r"holds jets, which calochallenge files cannot \(there is: parquet"):
+        export(jets, "calochallenge", tmp_path / "out", ["train"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_that_the_format_does_not_have_are_told(jets: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match="label"):
+        export(jets, "jetclass2", tmp_path / "out", ["train"])
