@@ -60,7 +60,8 @@ def _batch(draws: np.random.Generator, jets: int, label: int) -> pa.RecordBatch:
         "deta": deta,
         "dphi": dphi,
         "energy": pt * np.cosh(eta[jet] + deta),
-        **{name: draws.normal(0, 1, count) for name in ("d0", "d0err", "dz", "dzerr")},
+        **{name: draws.normal(0, 1, count) for name in ("d0", "dz")},
+        **{name: draws.exponential(0.1, count) for name in ("d0err", "dzerr")},
         "charge": charge,
         "species": np.where(charge == 0, SPECIES.index("photon"), SPECIES.index("charged_hadron")),
     }
