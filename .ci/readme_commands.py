@@ -39,6 +39,8 @@ def problem(words: list[str], helps: dict[str, str]) -> str | None:
     )
     if name is None:
         return "no such command"
+    if name == "ingest":  # its options depend on the source
+        name = " ".join(rest[:2])
     if name not in helps:
         helps[name] = subprocess.run(
             [sys.executable, "-m", "hepfm.cli", *name.split(), "--help"], capture_output=True, text=True, check=True
