@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import json
@@ -81,7 +82,17 @@ def setup() -> None:
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         else:
             torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        if backend == "gloo":
+            # Its threads have to end before the interpreter does, which may else abort in the very last moment.
+            atexit.register(_leave)
     deepspeed.init_distributed(verbose=False, dist_init_required=None)
+
+
+def _leave() -> None:
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def on_main(function: Callable[[], Any]) -> Any:
