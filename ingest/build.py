@@ -91,9 +91,9 @@ def build(
     selection = selection or selection_type(source.kind)()
     _check(options)
     check_folder(out)
-    source = source.bind(existing(files))
+    source, whole, left_out = bind(source, existing(files), options.on_bad)
     selection.check(source)
-    probed = probe(source, files, options.on_bad, Workers(processes, scheduler))
+    probed = probe(source, whole, options.on_bad, Workers(processes, scheduler), left_out)
     plan = make_plan(source, probed, options, selection)
     for note in plan.provenance["notes"]:
         say(note)
@@ -101,6 +101,23 @@ def build(
         source, probed.files, probed.repeated, selection, options.on_bad, options.seed, plan.block_records
     )
     return write_corpus(out, plan, produce, processes=processes, scheduler=scheduler)
+
+
+def bind(source: Source, files: Sequence[Path], on_bad: OnBad) -> tuple[Source, Sequence[Path], list[tuple[str, str]]]:
+    """The source bound to its files, these files, and with ``skip`` those that cannot be opened, with their faults."""
+    if on_bad == "stop":
+        return source.bind(files), files, []
+    whole, left_out, first = [], [], None
+    for file in files:
+        try:
+            source.bind([file])
+            whole.append(file)
+        except HepfmError as error:
+            first = first or error
+            left_out.append((file.name, error.what))
+    if not whole and first is not None:
+        raise first
+    return source.bind(whole), whole, left_out
 
 
 def make_plan(source: Source, probed: Probed, options: BuildOptions, selection: Selection) -> Plan:

@@ -24,6 +24,7 @@ from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.probe import existing
 from hepfm.ingest.selection import JetSelection, selection_type
 from hepfm.ingest.sources.base import Source
+from hepfm.ingest.sources.contents import contents
 from hepfm.ingest.sources.registry import SOURCES, recognised, source, source_type
 from hepfm.ingest.staging import local_folder
 from hepfm.ingest.verify import verify
@@ -112,6 +113,9 @@ def _recognised(given: Sequence[Path], selection: JetSelection) -> Source:
     found = {name for path in files for name in recognised(path)[:1]}
     unknown = next((path for path in files if not recognised(path)), None)
     if unknown is not None:
+        fault = contents(unknown).fault
+        if fault:
+            raise HepfmError(fault, unknown, "fetch it again")
         raise HepfmError("its format is not recognised", unknown, f"name the source: {', '.join(SOURCES)}")
     if len(found) > 1:
         raise HepfmError(

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pyarrow as pa
 
+from hepfm.ingest.shards import concatenate
+
 
 def gather(batch: pa.RecordBatch, index: np.ndarray) -> pa.RecordBatch:
     """The records at ``index``, as ``batch.take`` gives them.
@@ -22,6 +24,20 @@ def gather(batch: pa.RecordBatch, index: np.ndarray) -> pa.RecordBatch:
         index: (n,) integers.
     """
     return Joined([batch]).take(index)
+
+
+def gather_from(read: Callable[[int], pa.RecordBatch], block: np.ndarray, row: np.ndarray) -> pa.RecordBatch:
+    """Records at (block, row), taken block by block and then put in order.
+
+    Args:
+        read: gives a block by its number.
+        block, row: (n,) integers, at least one.
+    """
+    order = np.argsort(block, kind="stable")
+    used, first = np.unique(block[order], return_index=True)
+    rows = np.split(row[order], first[1:])
+    parts = [gather(read(b), r) for b, r in zip(used.tolist(), rows, strict=True)]
+    return gather(concatenate(parts), np.argsort(order))
 
 
 class Scratch:

@@ -257,7 +257,9 @@ def _seal(out: Path, plan: Plan, receipts: list[Receipt], attached: dict[str, Pa
     if not splits:
         _give_up(out)
         flow = ", ".join(f"{name}: {count}" for name, count in cut_flow.items()) or "the source gave none"
-        raise HepfmError("no record is left", out, f"loosen the selection; {flow}")
+        refused = any(name.startswith("rejected: ") for name in cut_flow) and not cut_flow.get("possible")
+        mend = "all were rejected: look at the rule" if refused else "loosen the selection"
+        raise HepfmError("no record is left", out, f"{mend}; {flow}")
     blocks = [
         (job.split, job.shard, number, block)
         for job, receipt in zip(plan.jobs, receipts, strict=True)

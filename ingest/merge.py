@@ -134,6 +134,24 @@ def _check_files(corpora: Sequence[Corpus], files: Sequence[Sequence[dict[str, A
                 )
 
 
+def meaning_of(corpora: Sequence[Corpus]) -> dict[str, Any]:
+    """The settings of the parents' sources that say what a quantity means, so that they have to agree.
+
+    Raises:
+        HepfmError: they differ: constituents with and without their PUPPI weights are not the same thing.
+    """
+    known = [corpus.manifest.provenance.get("settings", {}).get("puppi") for corpus in corpora]
+    told = {value: corpus for value, corpus in zip(known, corpora, strict=True) if value is not None}
+    if len(told) > 1:
+        (one, first), (other, second) = list(told.items())[:2]
+        raise HepfmError(
+            f"was built with --puppi {other}, {first.path} with --puppi {one}: their pt is not the same quantity",
+            second.path,
+            "build one of them again",
+        )
+    return {"puppi": next(iter(told))} if told else {}
+
+
 def make_plan(
     corpora: Sequence[Corpus],
     files: Sequence[Sequence[dict[str, Any]]],
@@ -167,6 +185,7 @@ def make_plan(
         block_records=block_records,
         provenance={
             **({"source": " + ".join(sources)} if sources else {}),
+            "settings": meaning_of(corpora),
             "files": [file for listed in files for file in listed],
             "parents": [
                 {**lineage(corpus), "files": len(listed), "lacks": lacking(corpus, schema)}

@@ -53,7 +53,13 @@ class Probed:
     left_out: tuple[tuple[str, str], ...] = ()
 
 
-def probe(source: Source, files: Sequence[Path], on_bad: OnBad = "stop", workers: Workers | None = None) -> Probed:
+def probe(
+    source: Source,
+    files: Sequence[Path],
+    on_bad: OnBad = "stop",
+    workers: Workers | None = None,
+    lacking: Sequence[tuple[str, str]] = (),
+) -> Probed:
     """Open every file, take its checksum and compare the keys of all entries.
 
     Args:
@@ -61,6 +67,7 @@ def probe(source: Source, files: Sequence[Path], on_bad: OnBad = "stop", workers
         files: raw files, each once.
         on_bad: with ``skip`` a damaged file and entries that come a second time are left out.
         workers: who reads the files; this process by default.
+        lacking: files that were left out before, and what is wrong with each.
 
     Raises:
         HepfmError: no file, a missing one, one given twice; and with ``stop`` a damaged file or a repeated entry.
@@ -70,7 +77,7 @@ def probe(source: Source, files: Sequence[Path], on_bad: OnBad = "stop", workers
     if workers is None or sum(path.stat().st_size for path in resolved) < SMALL_BYTES:
         workers = Workers()
     good: list[SourceFile] = []
-    left_out: list[tuple[str, str]] = []
+    left_out = list(lacking)
     with TemporaryFile() as scratch, progress("checking files", len(files), "files") as task:
         tables: dict[Path, _Keys] = {}
         for path, looked in workers.results(_Look(source, on_bad), resolved, "ingest"):
@@ -82,8 +89,13 @@ def probe(source: Source, files: Sequence[Path], on_bad: OnBad = "stop", workers
             if looked.keys is not None:
                 tables[path] = _Keys.write(scratch, looked.keys, source.shares_events)
             task.advance()
-        _check_once(sorted(good, key=lambda file: resolved.index(file.path)))
-        good.sort(key=lambda file: file.name)
+        good.sort(key=lambda file: resolved.index(file.path))
+        copies = _copies(good)
+        if copies and on_bad == "stop":
+            copy, what = copies[0]
+            raise HepfmError(what, copy.path, "give each file once")
+        left_out += [(file.name, what) for file, what in copies]
+        good = sorted(set(good) - {file for file, _ in copies}, key=lambda file: file.name)
         if not any(file.entries for file in good):
             faults = f": {left_out[0][1]}" if left_out else ""
             raise HepfmError(
@@ -144,14 +156,21 @@ def existing(files: Sequence[Path]) -> list[Path]:
     return [file.resolve() for file in files]
 
 
-def _check_once(files: Sequence[SourceFile]) -> None:
+def _copies(files: Sequence[SourceFile]) -> list[tuple[SourceFile, str]]:
+    """Files that are the same as one before.
+
+    Raises:
+        HepfmError: the very same file was given twice.
+    """
     seen: dict[str, SourceFile] = {}
+    found = []
     for file in files:
-        if file.sha256 in seen:
-            first = seen[file.sha256].path
-            twice = "was given twice" if first == file.path else f"is a copy of {first}"
-            raise HepfmError(twice, file.path, "give each file once")
-        seen[file.sha256] = file
+        first = seen.setdefault(file.sha256, file)
+        if first is not file and first.path == file.path:
+            raise HepfmError("was given twice", file.path, "give each file once")
+        if first is not file:
+            found.append((file, f"is a copy of {first.path}"))
+    return found
 
 
 def _starts(keys: np.ndarray, shared: bool) -> np.ndarray:

@@ -16,7 +16,7 @@ import pyarrow as pa
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.columns import project, relabel
 from hepfm.ingest.corpus import Split
-from hepfm.ingest.gather import Joined, Scratch, gather
+from hepfm.ingest.gather import Joined, Scratch, gather_from
 from hepfm.ingest.order import Order, Window
 from hepfm.ingest.shards import concatenate
 
@@ -197,7 +197,7 @@ class Reader:
     def _parts(self, window: Window, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """The records at positions ``[start, stop)`` of a window, in order."""
         if not self._is_joined:
-            yield self._gathered(*self.order.rows(window.records[start:stop]))
+            yield gather_from(self._block, *self.order.rows(window.records[start:stop]))
             return
         while start < stop:
             number, first = divmod(start, self._stretch_records)
@@ -225,14 +225,6 @@ class Reader:
         """Records of about that many bytes, judged by the first block."""
         block = self._block(0)
         return max(1, size * len(block) // max(1, block.nbytes))
-
-    def _gathered(self, block: np.ndarray, row: np.ndarray) -> pa.RecordBatch:
-        """The records at (block, row), taken block by block and then put in order."""
-        order = np.argsort(block, kind="stable")
-        used, first = np.unique(block[order], return_index=True)
-        rows = np.split(row[order], first[1:])
-        parts = [gather(self._block(b), r) for b, r in zip(used.tolist(), rows, strict=True)]
-        return gather(concatenate(parts), np.argsort(order))
 
     def _window_lengths(self, window: Window) -> np.ndarray:
         key = (window.epoch, window.number)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from hepfm.core.files import digest_of
 from hepfm.ingest.corpus import Corpus, Split
-from hepfm.ingest.export.format import KINDS, blocks_of, names_of
+from hepfm.ingest.export.format import KINDS, Format, blocks_of, names_of
 from hepfm.ingest.manifest import ShardEntry
 from hepfm.ingest.schema_json import quantities
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DatasetDictFormat:
+class DatasetDictFormat(Format):
     """A split is a Dataset; label and species are ClassLabels; units stand in its description."""
 
     opening: str = 'datasets.load_from_disk("DIR")'

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,21 @@ def export(corpus: Corpus, format_name: str, out: Path, splits: Sequence[str], p
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise HepfmError("the disk is full", out, "free some space and run again: it continues") from error
+        except HepfmError:
+            _give_up(out)
+            raise
         listing = {**request, "opening": form.opening, "names": names_of(corpus), "files": files}
         write_json(out / LISTING, {**listing, "versions": versions()})
         shutil.rmtree(out / WORK, ignore_errors=True)
+
+
+def _give_up(out: Path) -> None:
+    """Leave nothing behind if nothing was finished."""
+    if not any((out / WORK).glob("*/*.json")):
+        shutil.rmtree(out / WORK)
+        for folder in (*out.iterdir(), out):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _check_finished(out: Path, request: dict[str, Any]) -> None:
@@ -133,7 +146,7 @@ def _figures(path: Path) -> dict[str, Any]:
 def _write_all(
     corpus: Corpus, form: Format, out: Path, splits: Sequence[str], processes: int
 ) -> dict[str, dict[str, Any]]:
-    items = [(split, shard) for split in splits for shard in corpus.manifest.splits[split].shards]
+    items = [(split, shard) for split in splits for shard in form.shards(corpus.split(split))]
     files = {}
     with progress("export", sum(shard.records for _, shard in items), "records") as task:
         for name, figures, records in in_order(_Work(corpus, form, out), items, min(processes, len(items))):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import pyarrow as pa
 
@@ -15,7 +15,7 @@ from hepfm.ingest.summary import flat_columns
 KINDS = ("jets", "showers", "tokens")
 
 
-class Format(Protocol):
+class Format(ABC):
     """How a corpus is written for another program. Picklable.
 
     Attributes:
@@ -23,23 +23,24 @@ class Format(Protocol):
         kinds: the kinds of corpora that it can hold.
     """
 
-    @property
-    def opening(self) -> str: ...
+    opening: str
+    kinds: tuple[str, ...]
 
-    @property
-    def kinds(self) -> tuple[str, ...]: ...
-
+    @abstractmethod
     def name(self, corpus: Corpus, split: str, shard: ShardEntry) -> str:
         """Path of a shard's file inside the export."""
-        ...
 
+    @abstractmethod
     def write(self, split: Split, shard: ShardEntry, path: Path) -> None:
         """Write a shard's file, block by block."""
-        ...
+
+    def shards(self, split: Split) -> Sequence[ShardEntry]:
+        """The shards that get a file."""
+        return split.corpus.manifest.splits[split.name].shards
 
     def texts(self, corpus: Corpus, splits: Sequence[str]) -> dict[str, str]:
         """Further text files by their path inside the export, written when all shards are there."""
-        ...
+        return {}
 
 
 def blocks_of(split: Split, shard: ShardEntry) -> Iterator[pa.RecordBatch]:

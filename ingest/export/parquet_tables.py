@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hepfm.ingest.corpus import Corpus, Split
-from hepfm.ingest.export.format import KINDS, blocks_of
+from hepfm.ingest.export.format import KINDS, Format, blocks_of
 from hepfm.ingest.manifest import Manifest, ShardEntry
 
 
 @dataclass(frozen=True)
-class ParquetFormat:
+class ParquetFormat(Format):
     """Nested columns with the corpus's types; units and meanings are in the fields' metadata.
 
     Names inside lists (species) are plain strings: Arrow's reader cannot give dictionaries inside lists that come from
@@ -44,9 +43,6 @@ class ParquetFormat:
         with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=_no_floats(schema)) as writer:
             for batch in blocks_of(split, shard):
                 writer.write_batch(batch.cast(schema))
-
-    def texts(self, corpus: Corpus, splits: Sequence[str]) -> dict[str, str]:
-        return {}
 
 
 def _about(manifest: Manifest) -> dict[str, object]:

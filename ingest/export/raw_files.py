@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+
 from hepfm.core.errors import HepfmError
+from hepfm.core.records import values_of
 from hepfm.ingest.corpus import Corpus, Split
-from hepfm.ingest.export.format import blocks_of
+from hepfm.ingest.export.format import Format, blocks_of
+from hepfm.ingest.gather import gather_from
 from hepfm.ingest.geometry import Geometry
+from hepfm.ingest.keys import key
 from hepfm.ingest.manifest import ShardEntry
+
+RECORDS = 1_024  # that are put in order at a time
 
 
 @dataclass(frozen=True)
-class RawFormat:
+class RawFormat(Format):
     """A file a shard, written by ``hepfm.ingest.formats.NAME.write_NAME``; its docstring says what is lost.
 
     Attributes:
@@ -28,28 +37,89 @@ class RawFormat:
     kinds: tuple[str, ...]
 
     @property
-    def opening(self) -> str:
+    def opening(self) -> str:  # type: ignore[override]
         return f"hepfm ingest {self.source} DIR/*/*{self.suffix} --out CORPUS"
+
+    def shards(self, split: Split) -> Sequence[ShardEntry]:
+        shards = super().shards(split)
+        if self.source != "aspenopenjets":
+            return shards
+        owners = set(_collisions(split)[0].tolist())
+        return [shard for shard in shards if shard.number in owners]
 
     def name(self, corpus: Corpus, split: str, shard: ShardEntry) -> str:
         return f"{split}/{shard.number:06d}{self.suffix}"
 
     def write(self, split: Split, shard: ShardEntry, path: Path) -> None:
         writer = getattr(import_module(f"hepfm.ingest.formats.{self.source}"), f"write_{self.source}")
-        manifest = split.corpus.manifest
-        if manifest.kind == "showers":
-            if manifest.geometry is None:
-                raise HepfmError("has no geometry", split.corpus.path, "export it as parquet")
-            writer(path, blocks_of(split, shard), Geometry.from_data(manifest.geometry))
-            return
-        options = {}
-        if self.source == "aspenopenjets":
-            ignored = manifest.provenance.get("settings", {}).get("puppi") == "ignore"
-            options["weights"] = "not_applied" if ignored else "applied"
-        writer(path, blocks_of(split, shard), **options)
+        try:
+            if self.source == "aspenopenjets":
+                writer(path, by_collision(split, shard), puppi_of(split.corpus))
+            elif split.corpus.manifest.kind == "showers":
+                writer(path, blocks_of(split, shard), geometry_of(split.corpus))
+            else:
+                writer(path, blocks_of(split, shard))
+        except HepfmError as error:  # it names the temporary file
+            raise HepfmError(error.what, split.corpus.path / shard.name, error.mend) from error
 
-    def texts(self, corpus: Corpus, splits: Sequence[str]) -> dict[str, str]:
-        return {}
+
+def geometry_of(corpus: Corpus) -> Geometry:
+    """The geometry that the manifest has.
+
+    Raises:
+        HepfmError: it has none.
+    """
+    if corpus.manifest.geometry is None:
+        raise HepfmError("has no geometry", corpus.path, "export it as parquet")
+    return Geometry.from_data(corpus.manifest.geometry)
+
+
+def puppi_of(corpus: Corpus) -> str:
+    """Are the PUPPI weights multiplied into the constituents (``applied``) or not (``not_applied``)?
+
+    Raises:
+        HepfmError: there are weights, and the manifest does not say.
+    """
+    told = corpus.manifest.provenance.get("settings", {}).get("puppi")
+    if told is None and "constituents.puppi_weight" in corpus.manifest.provides:
+        raise HepfmError("does not say whether its constituents carry their PUPPI weights", corpus.path)
+    return "not_applied" if told == "ignore" else "applied"
+
+
+def by_collision(split: Split, shard: ShardEntry) -> Iterator[pa.RecordBatch]:
+    """The jets of a shard, those of a collision one after another by ``jet_index``; they stand so in AspenOpenJets.
+
+    A collision whose jets lie in several shards (after merging or filtering) belongs to the first of them.
+    """
+    owner, block, row, order = _collisions(split)
+    mine = order[owner[order] == shard.number]
+    for start in range(0, len(mine), RECORDS):
+        chosen = mine[start : start + RECORDS]
+        yield gather_from(split.read, block[chosen], row[chosen])
+
+
+@lru_cache(maxsize=1)
+def _collisions(split: Split) -> tuple[np.ndarray, ...]:
+    """Of each record (n,): shard that its collision belongs to, block, row; and the order by collision and jet."""
+    numbers = [
+        np.stack([values_of(batch.column(name)).astype(np.int64) for name in _numbering(batch)]) for batch in split
+    ]
+    columns = np.concatenate(numbers, axis=1)
+    block = np.repeat(np.arange(len(split)), split.block_records)
+    row = np.arange(len(block)) - np.repeat(np.cumsum(split.block_records) - split.block_records, split.block_records)
+    event = np.unique(key(*columns[:-1]), return_inverse=True)[1]
+    first = np.full(event.max() + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, event, split.index.shard[block].astype(np.int64))
+    return first[event], block, row, np.lexsort(columns[::-1])
+
+
+def _numbering(batch: pa.RecordBatch) -> list[str]:
+    """Columns that number collisions, and last the jet in its collision (where there is none, the entry)."""
+    present = batch.schema.names
+    collision = ["run", "lumi", "event"] if "event" in present else ["source_file"]
+    if "event" not in present:
+        collision.append("event_id" if "event_id" in present else "source_entry")
+    return [*collision, "jet_index" if "jet_index" in present else "source_entry"]
 
 
 RAW_FORMATS = {

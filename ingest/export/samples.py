@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -20,13 +20,13 @@ import pyarrow as pa
 
 from hepfm.core.records import offsets_of, values_of
 from hepfm.ingest.corpus import Corpus, Split
-from hepfm.ingest.export.format import KINDS, blocks_of
+from hepfm.ingest.export.format import KINDS, Format, blocks_of
 from hepfm.ingest.manifest import ShardEntry
 from hepfm.ingest.shards import tar_end, tar_header
 
 
 @dataclass(frozen=True)
-class SampleFormat:
+class SampleFormat(Format):
     """``KEY.npy``: the points, a structured array with a field for each quantity (of tokens: a plain array); null is
     NaN, for integers -1; species is an index (names in ``export.json``). ``KEY.json``: the other quantities; label is a
     name."""
@@ -47,9 +47,6 @@ class SampleFormat:
                     file.write(_member(f"{key}.json", columns))
                     number += 1
             file.write(bytes(tar_end(file.tell())))
-
-    def texts(self, corpus: Corpus, splits: Sequence[str]) -> dict[str, str]:
-        return {}
 
 
 def samples(batch: pa.RecordBatch, points_column: str) -> Iterator[tuple[bytes, bytes]]:

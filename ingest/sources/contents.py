@@ -19,12 +19,14 @@ class Contents:
         tables: columns of each ROOT tree, RNTuple or Parquet file (there called ``""``), by name.
         arrays: shape of each HDF5 data set, by path (``30x30/layers``), or array of a .npz file, by name.
         fields: names of the fields of HDF5 data sets of compound type, by path.
+        fault: what is wrong with a file that is empty or damaged.
     """
 
     container: str = ""
     tables: Mapping[str, frozenset[str]] = field(default_factory=dict)
     arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    fault: str = ""
 
     def has(self, table: str, *columns: str) -> bool:
         """Is there such a tree or table, with these columns?"""
@@ -54,13 +56,14 @@ def _contents(path: Path, _size: int, _changed: int) -> Contents:
         "parquet": (b"PAR1", _parquet),
         "npz": (b"PK\x03\x04", _npz),
     }
-    for magic, read in readers.values():
+    for name, (magic, read) in readers.items():
         if head.startswith(magic):
             try:
                 return read(path)
-            except Exception:  # a damaged file may fail anywhere; its reader says what is wrong
-                return Contents()
-    return Contents()
+            except Exception as error:  # a damaged file may fail anywhere
+                what = f"looks like {name} but cannot be read ({type(error).__name__}): truncated or damaged"
+                return Contents(fault=what)
+    return Contents(fault="" if head else "is empty")
 
 
 def _root(path: Path) -> Contents:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,36 @@ def test_a_damaged_file_stops_or_is_left_out(tmp_path: Path, toy_options: Option
     corpus = build(ToySource(), files, tmp_path / "c", toy_options(on_bad="skip"))
     assert [file["name"] for file in corpus.manifest.provenance["files"]] == ["000.toy"]
     assert corpus.manifest.provenance["notes"][0] == "001.toy was left out: is not a toy file"
+
+
+class FinickySource(ToySource):
+    """Opens its files when it is bound to them, as readers of several layouts do."""
+
+    def bind(self, files: Sequence[Path]) -> FinickySource:
+        for file in files:
+            self.entries(file)
+        return self
+
+
+def test_a_file_that_cannot_be_opened_at_all_is_left_out_too(tmp_path: Path, toy_options: Options) -> None:
+    files = write_files(tmp_path / "raw", (300, 200))
+    files[1].write_text("not what it was")
+    corpus = build(FinickySource(), files, tmp_path / "c", toy_options(on_bad="skip"))
+    assert corpus.manifest.provenance["notes"][0] == "001.toy was left out: is not a toy file"
+    files[0].write_text("nor this one")
+    with pytest.raises(HepfmError, match=r"000.toy: is not a toy file"):
+        build(FinickySource(), files, tmp_path / "d", toy_options(on_bad="skip"))
+
+
+def test_a_copy_of_a_file_stops_or_is_left_out(tmp_path: Path, toy_options: Options) -> None:
+    files = write_files(tmp_path / "raw", (300,))
+    copy = files[0].with_name("copy.toy")
+    copy.write_bytes(files[0].read_bytes())
+    with pytest.raises(HepfmError, match=r"copy.toy: is a copy of .*000.toy"):
+        build(ToySource(), [*files, copy], tmp_path / "c", toy_options())
+    corpus = build(ToySource(), [*files, copy], tmp_path / "c", toy_options(on_bad="skip"))
+    assert [file["name"] for file in corpus.manifest.provenance["files"]] == ["000.toy"]
+    assert "copy.toy was left out: is a copy of" in corpus.manifest.provenance["notes"][0]
 
 
 def test_memory_does_not_grow_with_the_files(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from aspenopenjets_files import make_raw, write_raw
 
 from hepfm.benchmarks.synthetic import jetclass_files
 from hepfm.core.errors import HepfmError
@@ -15,6 +16,8 @@ from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.export.folder import export
 from hepfm.ingest.export.raw_files import RAW_FORMATS
+from hepfm.ingest.merge import merge
+from hepfm.ingest.sources.aspenopenjets import AspenOpenJetsSource
 from hepfm.ingest.sources.registry import recognised, source
 
 LAYOUT = BuildOptions(run_entries=40, block_records=32, shard_entries=160)
@@ -81,3 +84,43 @@ def test_a_format_of_another_kind_is_refused(jets: Corpus, tmp_path: Path) -> No
 def test_labels_that_the_format_does_not_have_are_told(jets: Corpus, tmp_path: Path) -> None:
     with pytest.raises(HepfmError, match="label"):
         export(jets, "jetclass2", tmp_path / "out", ["train"])
+
+
+def collisions(folder: Path, seed: int, puppi: str) -> Corpus:
+    """A corpus of AspenOpenJets, several jets a collision."""
+    folder.mkdir(parents=True)
+    arrays = make_raw(400, seed)
+    arrays["event_info"][:, 0] += 1000 * seed  # another run
+    raw = write_raw(folder / "raw.h5", arrays)
+    options = BuildOptions(run_entries=30, block_records=32, shard_entries=120)
+    return build(AspenOpenJetsSource(puppi=puppi), [raw], folder / "corpus", options)  # type: ignore[arg-type]
+
+
+def per_collision(corpus: Corpus) -> dict[tuple[int, ...], list[float]]:
+    """pt of the jets of each collision, in their order."""
+    found: dict[tuple[int, ...], list[tuple[int, float]]] = {}
+    for name in corpus.splits():
+        for block in corpus.split(name):
+            columns = [block[column].to_pylist() for column in ("run", "lumi", "event", "jet_index", "pt")]
+            for *event, index, pt in zip(*columns, strict=True):
+                found.setdefault(tuple(event), []).append((index, pt))
+    return {event: [pt for _, pt in sorted(jets)] for event, jets in found.items()}
+
+
+@pytest.mark.parametrize("puppi", ["apply", "ignore"])
+def test_collisions_of_merged_corpora_come_back(puppi: str, tmp_path: Path) -> None:
+    parts = [collisions(tmp_path / str(seed), seed, puppi) for seed in (1, 2)]
+    merged = merge(parts, tmp_path / "merged")
+    export(merged, "aspenopenjets", tmp_path / "files", merged.splits())
+    files = sorted((tmp_path / "files").glob("*/*.h5"))
+    again = build(AspenOpenJetsSource(puppi=puppi), files, tmp_path / "back", BuildOptions(splits=(1, 0, 0)))  # type: ignore[arg-type]
+    expected = per_collision(merged)
+    assert max(map(len, expected.values())) > 1
+    assert per_collision(again) == expected
+    assert totals(again, "pt") == pytest.approx(totals(merged, "pt"), rel=1e-4)
+
+
+def test_corpora_whose_pt_means_different_things_are_not_merged(tmp_path: Path) -> None:
+    parts = [collisions(tmp_path / puppi, seed, puppi) for seed, puppi in enumerate(("apply", "ignore"))]
+    with pytest.raises(HepfmError, match=r"was built with --puppi ignore, .* with --puppi apply"):
+        merge(parts, tmp_path / "merged")
