@@ -155,7 +155,7 @@ class Order:
             raise ValueError(f"{weights.shape} weights for {self.records} records in {len(self.block_records)} blocks")
         if not (np.isfinite(weights).all() and (weights >= 0).all()):
             raise HepfmError("a weight is negative or not finite", "weights")
-        total = weights.sum() if len(weights) == self.records else (weights * self.block_records).sum()
+        total = weights.sum(dtype=np.float64) if len(weights) == self.records else (weights * self.block_records).sum()
         if total < 1:
             raise HepfmError(f"they leave {total:g} records an epoch", "weights", "give larger weights")
         return weights

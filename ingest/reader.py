@@ -262,5 +262,5 @@ class Reader:
     def _weights(self, weights: Sequence[float] | np.ndarray | None) -> np.ndarray | None:
         if weights is None:
             return None
-        values = np.asarray(weights, dtype=np.float64)
+        values = np.asarray(weights)
         return values[self._block_split] if len(values) == len(self.splits) else values

@@ -83,14 +83,14 @@ def test_a_build_killed_at_any_write_continues_to_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_a_parallel_build_killed_ten_times_ends_with_the_same_bytes(
+def test_a_parallel_build_killed_twenty_times_ends_with_the_same_bytes(
     tmp_path: Path, toy_options: Options, subprocess_env: dict[str, str]
 ) -> None:
-    files = write_files(tmp_path / "raw", (1500, 1200, 900))
+    files = write_files(tmp_path / "raw", (3000, 2400, 1800))
     whole = build(ToySource(), files, tmp_path / "whole", toy_options(run_entries=25, shard_entries=400))
     draw = random.Random(1)
     out = tmp_path / "c"
-    for kill in range(10):
+    for kill in range(20):
         finished = len(list(out.glob(".build/*/*.json")))
         child = subprocess.Popen(
             arguments(tmp_path / "raw", out, 2, 0.05, 0), env=subprocess_env, stderr=subprocess.DEVNULL
