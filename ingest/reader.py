@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -21,8 +20,8 @@ from hepfm.ingest.order import Order, Window
 from hepfm.ingest.shards import concatenate
 
 # A window of at most this size is joined in memory and taken from there; from a larger one (showers) each batch gathers
-# its own records, so that memory stays bounded. Two such windows are in memory: one in use, one being prepared.
-JOINED_BYTES = 80 << 20
+# its own records, so that memory stays bounded.
+JOINED_BYTES = 96 << 20
 # Records are taken in stretches of about this size, which are then cut into batches: large enough that the work for a
 # batch does not count, small enough that two of them are no burden.
 STRETCH_BYTES = 4 << 20
@@ -72,38 +71,6 @@ class _Recent(Generic[ValueT]):
         return value
 
 
-Prepared = tuple[Window, Joined, tuple[int, int]]
-
-
-class _Ahead:
-    """Prepares windows; while one is used, a second thread prepares the one that follows it.
-
-    Args:
-        prepare: makes the window (epoch, number), in the scratch memory that it is given.
-    """
-
-    def __init__(self, prepare: Callable[[int, int, Scratch], Prepared]) -> None:
-        self._prepare = prepare
-        self._free, self._used = Scratch(), Scratch()
-        self._thread = ThreadPoolExecutor(1, "reading ahead")
-        self._current: tuple[tuple[int, int], Prepared] | None = None
-        self._next: tuple[tuple[int, int], Future[Prepared]] | None = None
-
-    def get(self, key: tuple[int, int]) -> Prepared:
-        """A window; the one that was got before is void."""
-        if self._current is not None and self._current[0] == key:
-            return self._current[1]
-        if self._next is None or self._next[0] != key:
-            if self._next is not None:
-                wait([self._next[1]])  # it writes to the memory that is needed now
-            self._next = (key, self._thread.submit(self._prepare, *key, self._free))
-        prepared = self._next[1].result()
-        self._free, self._used = self._used, self._free
-        self._current = (key, prepared)
-        self._next = (prepared[2], self._thread.submit(self._prepare, *prepared[2], self._free))
-        return prepared
-
-
 class Reader:
     """Records of one or several splits in one reading order. Safe to use from several threads.
 
@@ -150,7 +117,8 @@ class Reader:
         self.schema = self._schema()
         self._is_joined = self._window_bytes() <= JOINED_BYTES
         self._stretch_records = self._records_in(STRETCH_BYTES)
-        self._ahead = _Ahead(self._prepare)
+        self._scratch = Scratch()
+        self._joined = _Recent[Joined](1)  # one, because all use the same scratch
         self._stretches = _Recent[pa.RecordBatch](2)
         self._lengths = _Recent[np.ndarray](4)
         self._places: deque[tuple[Window, int]] = deque(maxlen=4)  # windows used last, with their first positions
@@ -183,16 +151,8 @@ class Reader:
             if begin <= position < begin + len(window.index):
                 return window, begin
         (span,) = self.order.spans(position, position + 1)
-        key = (span.epoch, span.window)
-        window = self._ahead.get(key)[0] if self._is_joined else self.order.window(*key)
-        self._places.appendleft((window, position - span.start))
+        self._places.appendleft((self.order.window(span.epoch, span.window), position - span.start))
         return self._places[0]
-
-    def _prepare(self, epoch: int, number: int, scratch: Scratch) -> tuple[Window, Joined, tuple[int, int]]:
-        """A window, its blocks joined, and the window that follows it."""
-        window = self.order.window(epoch, number)
-        blocks = [self._block(block) for block in window.blocks.tolist()]
-        return window, Joined(blocks, scratch), self.order.after(epoch, number)
 
     def _parts(self, window: Window, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """The records at positions ``[start, stop)`` of a window, in order."""
@@ -211,7 +171,10 @@ class Reader:
         stretch = self._stretches.get((*key, number))
         if stretch is None:
             start = number * self._stretch_records
-            taken = self._ahead.get(key)[1].take(window.index[start : start + self._stretch_records])
+            joined = self._joined.get(key)
+            if joined is None:
+                joined = self._joined.put(key, Joined(list(map(self._block, window.blocks.tolist())), self._scratch))
+            taken = joined.take(window.index[start : start + self._stretch_records])
             stretch = self._stretches.put((*key, number), taken)
         return stretch
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+FULL_TURN = 2 * np.pi * (1 + 1e-6)  # rounding to float32 included
+
 
 def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Sums (n,) float64 of the values (N,) between consecutive ``offsets`` (n + 1,); 0 for an empty segment."""
@@ -15,10 +17,14 @@ def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 
 
 def wrapped(angle: np.ndarray) -> np.ndarray:
-    """The angle in [-pi, pi); values that are there already keep their bits."""
+    """The angle in [-pi, pi); values that are there already keep their bits.
+
+    So do values beyond 2 pi, which no angle in rad and no difference of two has (degrees?): the builder refuses them.
+    """
     outside = (angle < -np.pi) | (angle >= np.pi)
     if not outside.any():
         return angle
+    outside &= np.abs(angle) <= FULL_TURN
     turned = (angle.astype(np.float64) + np.pi) % (2 * np.pi) - np.pi
     return np.where(outside, turned.astype(angle.dtype), angle)
 

@@ -16,6 +16,7 @@ from hepfm.ingest.formats.windows import Decoded
 UNEQUAL = "columns of a table differ in length"
 NO_JET = "a jet index lies outside its table"
 NO_CANDIDATE = "a candidate index lies outside its table"
+TWICE = "a candidate stands twice in a jet"
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,13 @@ def decoded(arrays: Mapping[str, ak.Array], layout: Layout, cuts: Cuts, puppi: P
     tables = [_table(arrays, names, flow.events) for names in groups]
     jets, links, candidates = tables[0], tables[1], tables[2] if layout.index else tables[1]
     jet_row, candidate_row, no_jet, no_candidate = _resolved(layout, jets, links, candidates)
-    faults = {UNEQUAL: passed & unequal, NO_JET: np.zeros_like(passed), NO_CANDIDATE: np.zeros_like(passed)}
-    faults[NO_JET][flow.events] = no_jet
-    faults[NO_CANDIDATE][flow.events] = no_candidate & ~no_jet
-    kept = ~(no_jet | no_candidate)[jets.event]
+    twice = _linked_twice(jet_row, candidate_row, jets)
+    faults = {UNEQUAL: passed & unequal}
+    for what, found in ((NO_JET, no_jet), (NO_CANDIDATE, no_candidate & ~no_jet), (TWICE, twice)):
+        faults[what] = np.zeros_like(passed)
+        faults[what][flow.events] = found
+    jet_row[twice[links.event]] = -1
+    kept = ~(no_jet | no_candidate | twice)[jets.event]
     kept = _jet_cuts(jets, event["run"][flow.events], kept, cuts, flow)
     if layout.weight:
         weights = candidates[f"{layout.candidates}_puppiWeight"]
@@ -130,9 +134,9 @@ def decoded(arrays: Mapping[str, ak.Array], layout: Layout, cuts: Cuts, puppi: P
     of_jets = np.flatnonzero(kept)
     offsets = np.concatenate([[0], np.cumsum(per_jet[of_jets])])
     columns = _jet_columns(jets, of_jets, layout, event, flow.events, start)
-    found = _candidates(candidates, candidate_row[chosen], layout)
+    picked = _candidates(candidates, candidate_row[chosen], layout)
     with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite are the builder's to judge
-        batch = jet_records(layout.schema, offsets, found, columns, puppi)
+        batch = jet_records(layout.schema, offsets, picked, columns, puppi)
     records = np.zeros(flow.size, dtype=np.int64)
     records[flow.events] = np.bincount(jets.event[of_jets], minlength=len(flow.events))
     return Decoded(batch, np.concatenate([[0], np.cumsum(records)]), flow.counts, faults)
@@ -202,6 +206,18 @@ def _resolved(
     no_jet, no_candidate = (np.bincount(event[bad], minlength=len(links.offsets) - 1) > 0 for bad in (outside, missing))
     jet_row = np.where((no_jet | no_candidate)[event], -1, jets.offsets[event] + jet)
     return jet_row, candidate_row, no_jet, no_candidate
+
+
+def _linked_twice(jet_row: np.ndarray, candidate_row: np.ndarray, jets: _Table) -> np.ndarray:
+    """Events (n,) that link a candidate to the same jet more than once."""
+    good = np.flatnonzero(jet_row >= 0)
+    jet, candidate = jet_row[good], candidate_row[good]
+    order = np.lexsort((candidate, jet))
+    jet, candidate = jet[order], candidate[order]
+    again = (jet[1:] == jet[:-1]) & (candidate[1:] == candidate[:-1])
+    found = np.zeros(len(jets.offsets) - 1, dtype=bool)
+    found[jets.event[jet[1:][again]]] = True
+    return found
 
 
 def _jet_columns(

@@ -8,10 +8,10 @@ from typing import Any
 
 import awkward as ak
 import numpy as np
-import uproot
 
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.cms_layouts import EVENTS
+from hepfm.ingest.formats.root_files import open_root
 
 # Events that are decoded at once: as many as a basket of candidates has, within these bounds. Of an RNTuple a cluster
 # can only be decoded whole.
@@ -34,7 +34,7 @@ class EventsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = _open_root(path)
+        self._file = open_root(path, f"CMS files are ROOT files with '{EVENTS}'")
         try:
             self._events = _events(self._file, path)
             names = self._events.keys() if self._is_rntuple else self._events.keys(recursive=False)
@@ -93,26 +93,6 @@ class EventsFile:
                 what = "one number" if depth == 1 else "a list of numbers"
                 raise HepfmError(f"'{name}' is not {what} an event", self.path, f"it is {array.type}")
         return found
-
-
-def _open_root(path: Path) -> Any:
-    size = path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            head = file.read(20)
-    except OSError as error:
-        raise HepfmError(f"cannot be opened ({error.strerror})", path) from error
-    if head[:4] != b"root":
-        what = "an empty file" if not size else "not a ROOT file"
-        raise HepfmError(what, path, f"CMS files are ROOT files with '{EVENTS}'")
-    # Bytes 12 to 16 (20 in files above 2 GB, whose version is above 1,000,000) are the end of the file.
-    end = int.from_bytes(head[12:20] if int.from_bytes(head[4:8], "big") > 1_000_000 else head[12:16], "big")
-    if end > size:
-        raise HepfmError(f"truncated: {size:,} of {end:,} bytes", path, "fetch it again")
-    try:
-        return uproot.open(path)
-    except Exception as error:  # a damaged file can fail anywhere in uproot
-        raise HepfmError(f"not a readable ROOT file ({type(error).__name__})", path, "fetch it again") from error
 
 
 def _events(file: Any, path: Path) -> Any:

@@ -48,9 +48,7 @@ def check_shapes(columns: Columns, nested: Collection[str], path: Path, format_n
     for name, column in columns.items():
         if isinstance(column, Lists) != (name in nested):
             what = "a list of numbers" if name in nested else "one number"
-            raise HepfmError(
-                f"column '{name}' does not hold {what} an entry", path, f"is this a {format_name} file?"
-            )
+            raise HepfmError(f"column '{name}' does not hold {what} an entry", path, f"is this a {format_name} file?")
 
 
 def checked(
@@ -103,9 +101,9 @@ def check_axis(table: Table) -> None:
         HepfmError: it is not.
     """
     columns = table.read(AXIS_COLUMNS, 0, min(AXIS_JETS, table.entries))
-    parts = [columns[name] for name in AXIS_COLUMNS[:-1]]
-    if not all(isinstance(part, Lists) and np.array_equal(part.lengths, lists(columns, "part_px").lengths) for part in parts):
-        return  # read() tells such entries apart
+    stored = [column for column in columns.values() if isinstance(column, Lists)]
+    if len(stored) != len(AXIS_COLUMNS) - 1 or any(len(part.values) != len(stored[0].values) for part in stored):
+        return  # reading tells what is wrong with such entries
     px, py, pz, deta = (lists(columns, name).values.astype(np.float64) for name in AXIS_COLUMNS[:-1])
     lengths = lists(columns, "part_px").lengths
     jet_eta = np.repeat(numbers(columns, "jet_eta"), lengths)

@@ -37,6 +37,8 @@ IMPACT = {"d0": -10.0, "d0err": 10.0, "dz": 10.0, "dzerr": 10.0}
 NO_TRACK = -1.0
 # Columns of jets that are -1 where CMS did not compute them.
 NOT_COMPUTED = -1.0
+# A mass [GeV] above this and below 0 is that of a four-vector which rounding made space-like.
+MASS_ROUNDING = -1.0
 NOT_ALWAYS_COMPUTED: tuple[str, ...] = ("softdrop_mass", "tau1", "tau2", "tau3", "tau4")
 
 
@@ -87,7 +89,8 @@ def jet_records(
     """Records of n jets.
 
     ``pt_constituents``, and ``mass`` if the jets have none, are those of the sum of the constituents, in float64. A
-    soft-drop mass or N-subjettiness of -1 (not computed) becomes null, another negative one (rounding) 0.
+    soft-drop mass or N-subjettiness of -1 (not computed) becomes null, another negative one (rounding) 0, as does a
+    mass between -1 GeV and 0.
 
     Args:
         schema: what to provide.
@@ -119,6 +122,8 @@ def jet_records(
     columns = {**_sums(pt, candidates.eta, candidates.phi, energy, offsets), **jets, "phi": wrapped(jets["phi"])}
     known = {name: columns[name] != NOT_COMPUTED for name in NOT_ALWAYS_COMPUTED if name in columns}
     columns |= {name: np.maximum(columns[name], 0) for name in known}
+    mass = columns["mass"]
+    columns["mass"] = np.where((mass < 0) & (mass > MASS_ROUNDING), 0, mass)
     order = pt_order(points["pt"], offsets)
     if order is not None:
         points = {name: values[order] for name, values in points.items()}

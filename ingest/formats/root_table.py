@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uproot
 
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.ragged import FETCH_AGAIN, Column, Lists, Table, first_line, joined, not_numbers, sliced
+from hepfm.ingest.formats.root_files import open_root
 from hepfm.ingest.formats.windows import check_range
 
 # A file whose baskets (clusters) are larger than this is decoded in windows, each kept until the next one.
@@ -20,25 +20,17 @@ WINDOW_ENTRIES = 16_384
 
 
 class RootTable(Table):
-    """A ROOT tree or RNTuple: of several in a file the one with most of the columns needed.
+    """A ROOT tree or RNTuple: the one called ``tree``, or of several the one with most of the columns needed.
 
     What is stored in baskets (clusters) of more than 4,096 entries is decoded in windows of up to 16,384 entries, and
     the last window is kept. Memory is a window and the baskets (clusters) under it.
     """
 
-    def __init__(self, path: Path, head: bytes, needed: Sequence[str]) -> None:
+    def __init__(self, path: Path, needed: Sequence[str], tree: str = "", expected: str = "") -> None:
         self.path = path
-        size = path.stat().st_size
-        # Bytes 12 to 16 (20 in files above 2 GB, whose version is above 1,000,000) are the end of the file.
-        end = int.from_bytes(head[12:20] if int.from_bytes(head[4:8], "big") > 1_000_000 else head[12:16], "big")
-        if end > size:
-            raise HepfmError(f"truncated: {size:,} of {end:,} bytes", path, "fetch it again")
+        self._file = open_root(path, expected)
         try:
-            self._file = uproot.open(path)
-        except Exception as error:  # a damaged file can fail anywhere in uproot
-            raise HepfmError(f"not a readable ROOT file ({type(error).__name__})", path, "fetch it again") from error
-        try:
-            self._tree, self.names = self._chosen(needed)
+            self._tree, self.names = self._chosen(needed, tree)
             self.entries = int(self._tree.num_entries)
         except HepfmError:
             self._file.close()
@@ -48,10 +40,15 @@ class RootTable(Table):
             raise HepfmError(f"its tree cannot be read ({type(error).__name__})", path, "fetch it again") from error
         self._window: tuple[int, tuple[str, ...], dict[str, Column]] | None = None
 
-    def _chosen(self, needed: Sequence[str]) -> tuple[Any, frozenset[str]]:
+    def _chosen(self, needed: Sequence[str], wanted: str) -> tuple[Any, frozenset[str]]:
         classes = self._file.classnames(cycle=False)
+        if wanted and not ("TTree" in classes.get(wanted, "") or "RNTuple" in classes.get(wanted, "")):
+            trees = sorted(name for name, kind in classes.items() if kind.startswith("TTree") or "RNTuple" in kind)
+            raise HepfmError(f"no tree '{wanted}'", self.path, f"it has {', '.join(trees) or 'no tree'}")
         tables: list[tuple[Any, frozenset[str]]] = []
         for name, kind in classes.items():
+            if wanted and name != wanted:
+                continue
             if kind.startswith("TTree"):
                 tree = self._file[name]
                 tables.append((tree, frozenset(tree.keys(recursive=False))))

@@ -31,7 +31,7 @@ def open_table(path: Path, needed: Sequence[str], format_name: str) -> Table:
     if head[:4] == b"PAR1":
         table = ParquetTable(path)
     elif head[:4] == b"root":
-        table = RootTable(path, head, needed)
+        table = RootTable(path, needed)
     else:
         what = "neither a Parquet nor a ROOT file" if head else "an empty file"
         raise HepfmError(what, path, f"{format_name} files are one or the other")

@@ -29,6 +29,8 @@ LARGEST_NUMBERS = (127, 1 << 24)  # of charge (int8) and PDG id (exact as float3
 
 MANY = f"jets with more than {CANDIDATES} candidates, cut to {CANDIDATES} in the file"
 NO_NUMBER = "a charge or PDG id is no whole number"
+MISCOUNTED = "a jet has more or fewer candidates than its number of constituents says"
+TWICE = "a jet that stands twice in its collision"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class AspenOpenJetsSource(Source):
         """Jets of entries [start, stop).
 
         Raises:
-            HepfmError: as for :meth:`entries`; the range leaves the file; a charge or PDG id that is no whole number.
+            HepfmError: as for :meth:`entries`; the range leaves the file; a charge or PDG id that is no whole number;
+                a number of constituents that is not that of the candidates (up to 150); the same jet twice in a row.
         """
         opened = _OPEN.get(path, self.puppi)
         check_range(path, start, stop, opened.entries)
@@ -123,9 +126,18 @@ class _OpenFile:
 
     def _decode(self, start: int, stop: int) -> Decoded:
         rows = {name: self._rows(name, start, stop) for name in SHAPES}
+        rows["twice"] = self._twice(start, stop)
         rows["jet_index"] = self._jet_index(start, stop)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # the builder judges such values
             return _decoded(rows, start, self._puppi)
+
+    def _twice(self, start: int, stop: int) -> np.ndarray:
+        """Which jets (stop - start,) are of the same event, pt, eta and phi as the one before them."""
+        first = max(start - 1, 0)
+        info, axes = self._rows("event_info", first, stop), self._rows("jet_kinematics", first, stop)[:, :3]
+        twice = np.zeros(len(info), dtype=bool)
+        twice[1:] = (info[1:] == info[:-1]).all(axis=1) & (axes[1:] == axes[:-1]).all(axis=1)
+        return twice[start - first :]
 
     def _jet_index(self, start: int, stop: int) -> np.ndarray:
         """Place (stop - start,) of each jet among the neighbouring ones of its collision, wherever the range begins."""
@@ -150,8 +162,12 @@ def _decoded(rows: dict[str, np.ndarray], start: int, puppi: Puppi) -> Decoded:
     stored = rows["PFCands"][used]
     numbers = stored[:, [CANDIDATE.index("charge"), CANDIDATE.index("pdg")]]
     whole = ((np.abs(numbers) <= LARGEST_NUMBERS) & (numbers == np.rint(numbers))).all(axis=1)
-    bad = np.bincount(jet[~whole], minlength=size) > 0
-    many = rows["jet_tagging"][:, TAGGING.index("constituents")] > CANDIDATES
+    faults = {NO_NUMBER: np.bincount(jet[~whole], minlength=size) > 0}
+    told = rows["jet_tagging"][:, TAGGING.index("constituents")]
+    many = told > CANDIDATES
+    faults[MISCOUNTED] = (np.bincount(jet, minlength=size) != np.minimum(told, CANDIDATES)) & ~faults[NO_NUMBER]
+    faults[TWICE] = rows["twice"] & ~faults[NO_NUMBER] & ~faults[MISCOUNTED]
+    bad = np.logical_or.reduce(list(faults.values()))
     kept = ~bad[jet]
     flow = {MANY: many & ~bad, "candidates": np.bincount(jet[kept], minlength=size)}
     if puppi == "apply":
@@ -175,7 +191,7 @@ def _decoded(rows: dict[str, np.ndarray], start: int, puppi: Puppi) -> Decoded:
         "source_entry": start + good,
     }
     batch = jet_records(SCHEMA, offsets, _candidates(flat), jets, puppi)
-    return Decoded(batch, np.concatenate([[0], np.cumsum(~bad)]), flow, {NO_NUMBER: bad})
+    return Decoded(batch, np.concatenate([[0], np.cumsum(~bad)]), flow, faults)
 
 
 def _candidates(flat: dict[str, np.ndarray]) -> Candidates:

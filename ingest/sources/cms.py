@@ -45,7 +45,7 @@ class CmsSource(Source):
     Jets without candidates are left out (NanoAODv15 has none beyond abs(eta) 2.5). ``jet_index`` is the index in
     ``FatJet``. Axis: the stored jet axis.
 
-    An event whose index columns point outside their tables is a bad entry.
+    An event whose index columns point outside their tables, or twice to a candidate from one jet, is a bad entry.
     """
 
     selection: Literal["none", "aspenopenjets"] = "none"

@@ -199,9 +199,9 @@ class ShowerCloudsSource(ShowerSource):
         if self.incident_unit is not None or not len(sample.columns["3"]):
             return
         size = len(sample.offsets) - 1
-        energies = stored.incident(file.column(incident, 0, size)).astype(np.float64)
-        deposits = np.sum(stored.deposits(sample.columns["3"]), dtype=np.float64) / MEV_PER_GEV
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):  # values that are not finite are the builder's to judge
+            energies = stored.incident(file.column(incident, 0, size)).astype(np.float64)
+            deposits = np.sum(stored.deposits(sample.columns["3"]), dtype=np.float64) / MEV_PER_GEV
             share = deposits / energies.sum()
         if share < LEAST_RESPONSE:
             raise HepfmError(

@@ -162,8 +162,12 @@ def test_jets_cut_to_150_in_the_file_are_counted(altered: Callable[..., Path]) -
         tagging[:7, 0], tagging[7, 0] = 151, 150
         return tagging
 
+    def fill(candidates: np.ndarray) -> np.ndarray:
+        candidates[:8] = candidates[:8, :1]
+        return candidates
+
     tally = Tally()
-    read_all(altered(jet_tagging=change), tally=tally)
+    read_all(altered(jet_tagging=change, PFCands=fill), tally=tally)
     assert tally.flow[source_module.MANY] == 7
 
 
@@ -317,6 +321,56 @@ def test_a_charge_that_is_no_charge_stops_or_is_left_out(altered: Callable[..., 
     batch = read_all(path, tally=tally)
     assert [rejected.entry for rejected in tally.rejected] == [3, 10]
     assert batch.column("source_entry").to_pylist() == [entry for entry in range(JETS) if entry not in (3, 10)]
+
+
+@pytest.mark.parametrize("window", [4096, 3])
+def test_a_jet_twice_in_its_collision_stops_or_is_left_out(
+    altered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    def repeated(values: np.ndarray) -> np.ndarray:
+        values[[3, 10]] = values[[2, 9]]
+        return values
+
+    monkeypatch.setattr(source_module, "WINDOW_JETS", window)
+    path = altered(**dict.fromkeys(source_module.SHAPES, repeated))
+    with pytest.raises(HepfmError, match="entry 3: a jet that stands twice in its collision"):
+        read_all(path)
+    tally = Tally("skip")
+    batch = read_all(path, tally=tally)
+    assert [rejected.entry for rejected in tally.rejected] == [3, 10]
+    assert batch.column("source_entry").to_pylist() == [entry for entry in range(JETS) if entry not in (3, 10)]
+    alone = Tally("skip")
+    assert len(AspenOpenJetsSource().read(path, 3, 4, alone)) == 0
+    assert [rejected.entry for rejected in alone.rejected] == [3]
+
+
+def test_equal_jets_of_different_collisions_stay(altered: Callable[..., Path]) -> None:
+    def repeated(values: np.ndarray) -> np.ndarray:
+        values[3] = values[2]
+        return values
+
+    def apart(info: np.ndarray) -> np.ndarray:
+        info[3] = info[2] + 1
+        return info
+
+    changes = dict.fromkeys(source_module.SHAPES, repeated) | {"event_info": apart}
+    assert len(read_all(altered(**changes))) == JETS
+
+
+@pytest.mark.parametrize("told", [1.0, 149.0, 200.0, np.nan])
+def test_a_number_of_constituents_that_is_not_theirs_stops_or_is_left_out(
+    altered: Callable[..., Path], told: float
+) -> None:
+    def change(tagging: np.ndarray) -> np.ndarray:
+        tagging[5, 0] = told
+        return tagging
+
+    path = altered(jet_tagging=change)
+    with pytest.raises(HepfmError, match="entry 5: a jet has more or fewer candidates"):
+        read_all(path)
+    tally = Tally("skip")
+    assert 5 not in read_all(path, tally=tally).column("source_entry").to_pylist()
+    assert [rejected.entry for rejected in tally.rejected] == [5]
 
 
 def test_values_that_are_not_finite_are_left_to_the_builder(altered: Callable[..., Path]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,6 +21,7 @@ from hepfm.core.records import lengths_of, points_of
 from hepfm.ingest.formats import shower_files
 from hepfm.ingest.formats.calochallenge import DATASETS, dataset_of, read_binning, write_calochallenge
 from hepfm.ingest.geometry import Geometry
+from hepfm.ingest.sources import shower_source
 from hepfm.ingest.sources.calochallenge import CaloChallengeSource
 from hepfm.ingest.sources.contents import contents
 
@@ -44,6 +45,14 @@ def make(
         file.create_dataset("showers", data=dense, compression="gzip", chunks=chunks)
         file.create_dataset("incident_energies", data=incident.astype(kind)[:, None], compression="gzip")
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def any_response() -> Iterator[None]:
+    """Energies here are numbers whose bits matter: they are no calorimeter's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shower_source, "LEAST_RESPONSE", 0.0)
+        yield
 
 
 def read_all(path: Path, source: CaloChallengeSource | None = None) -> tuple[pa.RecordBatch, Geometry]:
@@ -355,6 +364,43 @@ class TestBinningFiles:
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(HepfmError, match="cannot be opened"):
             read_binning(tmp_path / "bins.xml")
+
+
+class TestResponse:
+    """Deposits that no calorimeter shows stop before anything is read."""
+
+    @pytest.fixture(autouse=True)
+    def judged(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(shower_source, "LEAST_RESPONSE", 1e-3)
+
+    def make(self, path: Path, response: float) -> Path:
+        rng = np.random.default_rng(1)
+        incident = np.exp(rng.uniform(7, 14, (300, 1)))
+        share = rng.exponential(1.0, (300, 368))
+        with h5py.File(path, "w") as file:
+            file["showers"] = response * incident * share / share.sum(axis=1, keepdims=True)
+            file["incident_energies"] = incident
+        return path
+
+    def test_a_calorimeter(self, tmp_path: Path) -> None:
+        assert len(read_all(self.make(tmp_path / "x.hdf5", 0.03))[0]) == 300
+
+    def test_nothing_at_all(self, tmp_path: Path) -> None:
+        with pytest.raises(HepfmError, match="its first 128 showers deposit nothing"):
+            CaloChallengeSource().bind([self.make(tmp_path / "x.hdf5", 0)])
+
+    def test_deposits_in_gev(self, tmp_path: Path) -> None:
+        paths = [self.make(tmp_path / "good.hdf5", 0.7), self.make(tmp_path / "x.hdf5", 0.7e-3)]
+        with pytest.raises(HepfmError, match=r"deposit 7\.0e-04 of the incident energy.*units right\?") as caught:
+            CaloChallengeSource().bind(paths)
+        assert caught.value.where == str(paths[1])
+
+    def test_a_few_showers_that_deposit_nothing(self, tmp_path: Path) -> None:
+        path = self.make(tmp_path / "x.hdf5", 0.03)
+        with h5py.File(path, "a") as file:
+            file["showers"][:50] = 0
+            file["showers"][50, 3] = np.nan
+        CaloChallengeSource().bind([path])
 
 
 class TestBadFiles:

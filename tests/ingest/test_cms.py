@@ -284,6 +284,26 @@ def test_an_index_outside_its_table_stops_or_leaves_the_event_out(
     assert (tally.flow["events"], tally.flow["jets"]) == (10, 22)
 
 
+@pytest.mark.parametrize("rntuple", [False, True])
+def test_a_candidate_twice_in_a_jet_stops_or_leaves_the_event_out(
+    pfnano: Columns, rntuple: bool, tmp_path: Path
+) -> None:
+    name = "FatJetPFCands_pFCandsIdx"
+    lengths, flat = ak.num(pfnano[name]), ak.to_numpy(ak.flatten(pfnano[name])).copy()
+    jets = ak.to_numpy(ak.flatten(pfnano["FatJetPFCands_jetIdx"]))
+    first = int(ak.sum(lengths[:4]))
+    assert jets[first] == jets[first + 3]
+    flat[first + 3] = flat[first]
+    path = write(tmp_path / "bad.root", {**pfnano, name: ak.unflatten(flat, lengths)}, rntuple)
+    with pytest.raises(HepfmError, match="entry 4: a candidate stands twice in a jet"):
+        read_all(path)
+    tally = Tally("skip")
+    batch = read_all(path, tally=tally)
+    assert [rejected.entry for rejected in tally.rejected] == [4]
+    whole = read_all(sample(PFNANO))
+    assert batch.equals(whole.filter(pa.compute.not_equal(whole.column("source_entry"), 4)))
+
+
 def test_links_of_an_event_without_jets_are_bad(pfnano: Columns, tmp_path: Path) -> None:
     none = {name: array[:, :0] if name.startswith("FatJet_") else array for name, array in pfnano.items()}
     tally = Tally("skip")

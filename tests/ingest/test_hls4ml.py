@@ -38,13 +38,15 @@ def make_jets(n: int, seed: int, most: int = 20) -> tuple[np.ndarray, np.ndarray
     """jetConstituentList (n, most, 16) and jets (n, 59), zero-padded, ordered by pt; float32 values as float64."""
     rng = np.random.default_rng(seed)
     points = rng.normal(size=(n, most, 16))
-    for name in ("j1_pt", "j1_e"):
-        points[:, :, COLUMNS.index(name)] = -np.sort(-rng.exponential(50, (n, most)), axis=1)
+    points[:, :, COLUMNS.index("j1_pt")] = -np.sort(-rng.exponential(50, (n, most)), axis=1)
     for name in ("j1_etarel", "j1_phirel"):
         points[:, :, COLUMNS.index(name)] = rng.normal(0, 0.2, (n, most))
+    jet_eta = rng.uniform(-2, 2, n)
+    eta = jet_eta[:, None] + points[:, :, COLUMNS.index("j1_etarel")]
+    points[:, :, COLUMNS.index("j1_e")] = np.cosh(eta) * points[:, :, COLUMNS.index("j1_pt")]
     points[np.arange(most) >= rng.integers(1, most + 1, n)[:, None]] = 0
     jets = rng.uniform(1, 100, (n, 59))
-    jets[:, 1] = rng.normal(1000, 50, n)
+    jets[:, 1], jets[:, 2] = rng.normal(1000, 50, n), jet_eta
     jets[:, -6:] = 0
     jets[np.arange(n), 53 + rng.integers(0, 5, n)] = 1
     return points.astype(np.float32).astype(np.float64), jets.astype(np.float32).astype(np.float64)

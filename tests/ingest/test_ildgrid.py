@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
@@ -18,6 +18,7 @@ from hepfm.ingest.formats import shower_files
 from hepfm.ingest.formats.calochallenge import DATASETS
 from hepfm.ingest.formats.ildgrid import write_ildgrid
 from hepfm.ingest.geometry import Geometry
+from hepfm.ingest.sources import shower_source
 from hepfm.ingest.sources.contents import contents
 from hepfm.ingest.sources.ildgrid import IldGridSource
 from hepfm.ingest.voxels import voxelise
@@ -43,6 +44,14 @@ def make(
         file.create_dataset(prefix + "layers", data=dense, compression="gzip" if chunks else None, chunks=chunks)
         file[prefix + "energy"] = rng.uniform(10, 100, (entries, 1)).astype(kind)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def any_response() -> Iterator[None]:
+    """Energies here are numbers whose bits matter: they are no calorimeter's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shower_source, "LEAST_RESPONSE", 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -355,8 +355,8 @@ def test_constituents_out_of_order_are_put_in_order(good: Path, altered: Callabl
 
 def test_angles_are_wrapped(good: Path, altered: Callable[..., Path]) -> None:
     turned = altered(
-        part_dphi=lambda lists: [[phi + 2 * np.pi for phi in values] for values in lists],
-        jet_phi=lambda values: [phi - 2 * np.pi for phi in values],
+        part_dphi=lambda lists: [[phi - np.sign(phi) * 2 * np.pi for phi in values] for values in lists],
+        jet_phi=lambda values: [phi - np.sign(phi) * 2 * np.pi for phi in values],
     )
     ours, expected = read_all(turned), read_all(good)
     assert np.allclose(point(ours, "dphi"), point(expected, "dphi"), atol=1e-6)
@@ -368,6 +368,8 @@ def test_angles_are_wrapped(good: Path, altered: Callable[..., Path]) -> None:
     [
         ({"jet_label": at(3, 188)}, "'jet_label' is not one of 0 to 187"),
         ({"jet_label": at(3, -1)}, "'jet_label' is not one of 0 to 187"),
+        ({"jet_energy": at(3, -1.0)}, "'jet_energy' is below the momentum"),
+        ({"jet_energy": at(3, 2.0)}, "'jet_energy' is below the momentum"),
         ({"jet_nparticles": at(3, 77)}, "differ in length, or from 'jet_nparticles'"),
         ({"part_dzerr": at(3, [0.0] * 20)}, "differ in length, or from 'jet_nparticles'"),
         ({"part_charge": lambda lists: at(3, [300] * len(lists[3]))(lists)}, "'part_charge' is not a charge"),
@@ -394,6 +396,24 @@ def test_a_jet_that_cannot_be_stops_or_is_left_out(
     expected = FULL.read(good, 0, 300)
     assert batch["source_entry"].to_pylist() == [0, 1, 2, *range(4, 300)]
     assert batch.slice(3).equals(expected.slice(4))
+
+
+def test_deta_that_is_not_flipped_is_told(good: Path, altered: Callable[..., Path], table: pa.Table) -> None:
+    sign = np.where(table["jet_eta"].to_numpy() > 0, 1, -1)
+    path = altered(part_deta=lambda lists: [(s * np.array(v)).tolist() for s, v in zip(sign, lists, strict=True)])
+    with pytest.raises(HepfmError, match="'part_deta' is eta - jet_eta also where jet_eta is negative") as caught:
+        JetClass2Source().bind([good, path])
+    assert caught.value.where == str(path)
+
+
+def test_a_charged_constituent_without_a_track_has_null_impact_parameters(
+    table: pa.Table, altered: Callable[..., Path]
+) -> None:
+    charge = table["part_charge"][4].as_py()
+    zeros = {name: at(4, [0.0] * len(charge)) for name in ("part_d0val", "part_d0err", "part_dzval", "part_dzerr")}
+    assert any(charge)
+    jet = read_all(altered(**zeros))["constituents"][4].as_py()
+    assert all(jet[0][name] is None for name in ("d0", "d0err", "dz", "dzerr"))
 
 
 def test_values_that_are_not_finite_are_left_to_the_builder(altered: Callable[..., Path]) -> None:

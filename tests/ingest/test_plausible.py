@@ -20,7 +20,11 @@ from hepfm.ingest.plausible import faults, possible_records
 from hepfm.ingest.verify import verify
 
 JETS = 240
-JET_SCHEMA = schema("jets", ("pt", "deta", "dphi", "energy"), ("pt", "pt_constituents", "eta", "mass"))
+JET_SCHEMA = schema(
+    "jets",
+    ("pt", "deta", "dphi", "energy", "d0err", "dzerr", "puppi_weight"),
+    ("pt", "pt_constituents", "eta", "phi", "mass", "softdrop_mass"),
+)
 SHOWER_SCHEMA = schema("showers", ("x", "energy"), ("incident_energy",))
 Arrays = dict[str, np.ndarray]
 
@@ -29,16 +33,22 @@ def jets() -> Arrays:
     """Plain jets as flat arrays: 6 constituents each."""
     draws = np.random.default_rng(1)
     pt = np.sort(draws.uniform(1, 100, (JETS, 6)), axis=1)[:, ::-1]
+    eta, deta = draws.uniform(-2, 2, JETS), draws.normal(0, 0.1, JETS * 6)
     return {
         "lengths": np.full(JETS, 6),
         "points.pt": pt.reshape(-1),
-        "points.deta": draws.normal(0, 0.1, JETS * 6),
+        "points.deta": deta,
         "points.dphi": draws.normal(0, 0.1, JETS * 6),
-        "points.energy": 1.1 * pt.reshape(-1),
+        "points.energy": 1.1 * pt.reshape(-1) * np.cosh(np.repeat(eta, 6) + deta),
+        "points.d0err": draws.uniform(0, 1, JETS * 6),
+        "points.dzerr": draws.uniform(0, 1, JETS * 6),
+        "points.puppi_weight": draws.uniform(0, 1, JETS * 6),
         "pt": pt.sum(axis=1),
         "pt_constituents": pt.sum(axis=1),
-        "eta": draws.uniform(-2, 2, JETS),
+        "eta": eta,
+        "phi": draws.uniform(-3, 3, JETS),
         "mass": draws.uniform(10, 90, JETS),
+        "softdrop_mass": draws.uniform(10, 90, JETS),
     }
 
 
@@ -80,7 +90,9 @@ def constituents(count: int) -> Callable[[Arrays], None]:
     def change(arrays: Arrays) -> None:
         first = 17 * 6
         for name in [name for name in arrays if name.startswith("points.")]:
-            new = np.full(count, 1 / max(1, count)) if name in ("points.pt", "points.energy") else np.zeros(count)
+            new = np.zeros(count)
+            if name in ("points.pt", "points.energy"):
+                new += (1 if name == "points.pt" else np.cosh(arrays["eta"][17])) / max(1, count)
             arrays[name] = np.concatenate([arrays[name][:first], new, arrays[name][first + 6 :]])
         arrays["lengths"][17] = count
 
@@ -106,6 +118,17 @@ BAD_JETS = {
     "infinite energy": (set_at("points.energy", POINT, np.inf), "constituents.energy is not finite"),
     "NaN in a jet": (set_at("mass", 17, np.nan), "mass is not finite"),
     "negative energy": (set_at("points.energy", POINT, -1.0), "constituents.energy is negative"),
+    "negative mass": (set_at("mass", 17, -5.0), "mass is negative"),
+    "negative soft-drop mass": (set_at("softdrop_mass", 17, -1.0), "softdrop_mass is negative"),
+    "negative error of d0": (set_at("points.d0err", POINT, -1.0), "constituents.d0err is negative"),
+    "negative error of dz": (set_at("points.dzerr", POINT, -1.0), "constituents.dzerr is negative"),
+    "negative PUPPI weight": (set_at("points.puppi_weight", POINT, -0.1), "constituents.puppi_weight is negative"),
+    "PUPPI weight above 1": (set_at("points.puppi_weight", POINT, 1.5), "constituents.puppi_weight is above 1"),
+    "eta of a jet": (set_at("eta", 17, -10.5), "eta is beyond 10"),
+    "deta": (set_at("points.deta", POINT, -5.5), "constituents.deta is beyond 5"),
+    "phi in degrees": (set_at("phi", 17, -130.0), "phi is no angle in rad (degrees?)"),
+    "dphi in degrees": (set_at("points.dphi", POINT, 11.0), "constituents.dphi is no angle in rad (degrees?)"),
+    "energy below momentum": (scaled(("points.energy",), 0.8), "a constituent's energy is below its momentum"),
     "no constituents": (constituents(0), "a jet without constituents"),
     "10,000 constituents": (constituents(10_000), "a jet with more than 5,000 constituents"),
     "TeV for GeV": (scaled(ALL, 1e-3), "jet pt is not in 5 to 100,000 GeV (is the unit GeV?)"),

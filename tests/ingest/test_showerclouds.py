@@ -268,6 +268,17 @@ class TestWhatIsRefused:
         batch = bound(path, incident_unit="MeV").read(path, 0, 20)
         assert batch.column("incident_energy").to_numpy() == pytest.approx(gev)
 
+    @pytest.mark.filterwarnings("error")
+    def test_garbage_is_told_without_warnings(self, tmp_path: Path) -> None:
+        path = make_cells(tmp_path / "raw.h5", 20)
+        with h5py.File(path, "a") as file:
+            file["genE"][:] = np.float32(3e38)
+            file["showers"][:, 0, 3] = -np.float32(3e38)
+            file["showers"][1, 1, 3] = np.inf
+            file["showers"][2, 1, 3] = -np.inf
+        with pytest.raises(HepfmError, match="incident"):
+            bound(path).read(path, 0, 20)
+
     def test_too_many_points_for_the_layout(self, tmp_path: Path) -> None:
         path = make(tmp_path / "raw.h5", clouds(np.random.default_rng(1), 20, 40))
         source = bound(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hepfm.ingest.formats.calochallenge import DATASETS
 from hepfm.ingest.formats.ild import ild_points
 from hepfm.ingest.formats.showerdata import STORED, write_showerdata
 from hepfm.ingest.geometry import Geometry
+from hepfm.ingest.sources import shower_source
 from hepfm.ingest.sources.calochallenge import CaloChallengeSource
 from hepfm.ingest.sources.contents import contents
 from hepfm.ingest.sources.showerdata import ShowerDataSource
@@ -56,6 +57,14 @@ def make(path: Path, entries: int, columns: int = 5, seed: int = 0, whole: bool 
         file.attrs["showerdata_version"] = "0.7.0"
         file.attrs.update(attributes)
     return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def any_response() -> Iterator[None]:
+    """Energies here are numbers whose bits matter: they are no calorimeter's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shower_source, "LEAST_RESPONSE", 0.0)
+        yield
 
 
 def bound(path: Path, **options: Any) -> ShowerDataSource:
