@@ -63,11 +63,12 @@ def fake_jets(jets: int, seed: int, label: str) -> dict[str, ak.Array]:
     order = np.lexsort((-pt, jet))
     pt, eta_jet = pt[order], draws.uniform(-1.8, 1.8, jets)
     phi_jet = draws.uniform(-np.pi, np.pi, jets)
-    deta, dphi = draws.normal(0, spread, n), draws.normal(0, spread, n)
-    eta, phi = eta_jet[jet] + deta, phi_jet[jet] + dphi
+    eta, phi = eta_jet[jet] + draws.normal(0, spread, n), phi_jet[jet] + draws.normal(0, spread, n)
     charge = draws.integers(-1, 2, n).astype(np.float32)
     px, py, pz, energy = pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)
     sums = [np.bincount(jet, part, jets) for part in (px, py, pz, energy)]
+    eta_jet, phi_jet = np.arcsinh(sums[2] / np.hypot(sums[0], sums[1])), np.arctan2(sums[1], sums[0])
+    deta, dphi = eta - eta_jet[jet], (phi - phi_jet[jet] + np.pi) % (2 * np.pi) - np.pi
     track = np.where(charge != 0, draws.normal(0, 0.1, n), 0)
     error = np.where(charge != 0, 0.02, 0)
     flat = {
@@ -83,8 +84,8 @@ def fake_jets(jets: int, seed: int, label: str) -> dict[str, ak.Array]:
         branches[f"label_{name}"] = np.full(jets, name == label).astype(kind)
     branches |= {
         "jet_pt": np.hypot(sums[0], sums[1]).astype(np.float32),
-        "jet_eta": np.arcsinh(sums[2] / np.hypot(sums[0], sums[1])).astype(np.float32),
-        "jet_phi": np.arctan2(sums[1], sums[0]).astype(np.float32),
+        "jet_eta": eta_jet.astype(np.float32),
+        "jet_phi": phi_jet.astype(np.float32),
         "jet_energy": sums[3].astype(np.float32),
         "jet_nparticles": counts.astype(np.float32),
     }
