@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -190,8 +191,13 @@ def _command(source: Source, settings: dict[str, Any], selection: Selection) -> 
     words = ["hepfm", "ingest", source.name, "FILES", "--out", "CORPUS"]
     for name, value in {**source.settings(), **settings, **selection.settings()}.items():
         values = value if isinstance(value, list) else [value]
-        words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(item)) for item in values)]
+        # A file that shapes the corpus is known by its checksum; the command names it as it names the raw files.
+        words += [f"--{name.replace('_', '-')}", *("FILE" if _is_checksum(v) else shlex.quote(str(v)) for v in values)]
     return " ".join(words)
+
+
+def _is_checksum(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _check(options: BuildOptions) -> None:

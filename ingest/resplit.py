@@ -74,8 +74,9 @@ def split_corpus(corpus: Corpus, options: SplitOptions, out: Path, processes: in
 
 
 def _check(options: SplitOptions) -> None:
-    if min(options.fractions) < 0 or not sum(options.fractions) > 0:
-        raise HepfmError("must not be negative, and one must be positive", "--fractions")
+    if min(options.fractions) < 0 or abs(sum(options.fractions) - 1) > 1e-6:
+        given = " ".join(map(str, options.fractions))
+        raise HepfmError(f"{given} are no fractions of a whole", "--fractions", "let them add up to 1")
     for name in ("records", "run_entries"):
         value = getattr(options, name)
         if value is not None and value < 1:

@@ -111,7 +111,7 @@ class LhcOlympicsSource(Source):
             "signal_label": self.signal_label,
             "unlabelled": self.unlabelled,
         }
-        return chosen | ({"features_sha256": self.features_sha256} if self.features else {})
+        return chosen | ({"features": self.features_sha256} if self.features else {})
 
     def entries(self, path: Path) -> int:
         return _PARTICLES.get(path).entries

@@ -217,7 +217,7 @@ def test_a_corpus_keeps_the_jets_of_an_event_together(good: Path, features: Path
     source = LhcOlympicsSource(features=features)
     corpus, table = built(source, [good], tmp_path / "corpus")
     assert corpus.manifest.labels == ("QCD", "signal")
-    assert corpus.manifest.provenance["settings"]["features_sha256"] == source.bind([good]).features_sha256
+    assert corpus.manifest.provenance["settings"]["features"] == source.bind([good]).features_sha256
     assert same(table, read_all(source.bind([good]), good))
     for name in corpus.splits():
         events = np.concatenate([values_of(batch.column("event_id")) for batch in corpus.split(name)])

@@ -227,7 +227,7 @@ def test_what_cannot_be_split_is_refused(parent: Corpus, tmp_path: Path) -> None
     with pytest.raises(HepfmError, match=r"holds 1 of the groups of records .*too few for 3 splits"):
         split_corpus(few, SplitOptions(), tmp_path / "c")
     for options, message in (
-        (SplitOptions((0.0, 0.0, 0.0)), "--fractions: must not be negative, and one must be positive"),
+        (SplitOptions((0.0, 0.0, 0.0)), "--fractions: .* are no fractions of a whole"),
         (SplitOptions((-1.0, 1.0, 1.0)), "--fractions"),
         (SplitOptions(records=0), "--records: must be at least 1"),
     ):
