@@ -127,8 +127,8 @@ def _claimed(out: Path, plan: Plan) -> Iterator[None]:
 
 
 def _sweep(out: Path) -> None:
-    """Remove half-written shards of processes that were killed; the caller holds the lock."""
-    for partial in out.glob("*/.*.partial-*"):
+    """Remove half-written files of processes that were killed; the caller holds the lock."""
+    for partial in out.rglob(".*.partial-*"):
         partial.unlink()
 
 

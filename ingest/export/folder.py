@@ -114,7 +114,7 @@ def _begin(out: Path, request: dict[str, Any]) -> None:
             out,
             "name another --out, or remove this folder",
         )
-    for partial in out.glob("*/.*.partial-*"):
+    for partial in out.rglob(".*.partial-*"):
         partial.unlink()  # of a process that was killed
 
 

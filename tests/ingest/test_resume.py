@@ -110,6 +110,18 @@ def test_a_parallel_build_killed_twenty_times_ends_with_the_same_bytes(
     assert content(out) == content(whole.path)
 
 
+def test_half_written_files_of_a_killed_build_go(
+    raw: Path, whole: dict[str, bytes], tmp_path: Path, subprocess_env: dict[str, str]
+) -> None:
+    out = tmp_path / "c"
+    subprocess.run(arguments(raw, out, 1, 0, 12), env=subprocess_env, capture_output=True, timeout=60)
+    for name in (".blocks.arrow.partial-1-0a", "train/.000000.tar.partial-1-0b", ".corpus.json.partial-1-0c"):
+        (out / name).write_bytes(b"half")
+    done = subprocess.run(arguments(raw, out, 1, 0, 0), env=subprocess_env, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    assert content(out) == whole
+
+
 def test_workers_end_when_the_build_is_killed(raw: Path, tmp_path: Path, subprocess_env: dict[str, str]) -> None:
     out = tmp_path / "c"
     child = subprocess.Popen(
