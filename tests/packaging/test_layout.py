@@ -76,7 +76,9 @@ def test_a_normal_install_has_every_module_and_data_file(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     for stage in (*STAGES, "core"):
         folder = ROOT / "src" / "hepfm" / stage
-        wanted = {str(file.relative_to(folder)) for pattern in ("*.py", "*.j2", "*.yaml") for file in folder.rglob(pattern)}
+        wanted = {
+            str(file.relative_to(folder)) for pattern in ("*.py", "*.j2", "*.yaml") for file in folder.rglob(pattern)
+        }
         found = {str(file.relative_to(site / "hepfm" / stage)) for file in (site / "hepfm" / stage).rglob("*")}
         assert wanted <= found
         assert wanted
