@@ -574,16 +574,20 @@ def test_a_fetch_that_is_killed_at_random_moments_continues(
         toy.always[f"/files/{name}"] = slow(0.03)
     words = command(toy, "zenodo", "--dest", tmp_path / "data", "--jobs", 2)
     folder = tmp_path / "data" / "zenodo"
+    interrupted = 0
     for share in (0.15, 0.5, 0.8):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         while process.poll() is None and partial_bytes(folder) < share * sum(map(len, ALL.values())):
             time.sleep(0.005)
         process.send_signal(deadly)
         told = process.communicate(timeout=30)[1]
-        assert process.returncode == (130 if deadly == signal.SIGINT else -signal.SIGKILL)
-        assert deadly == signal.SIGKILL or "interrupted; the same command continues" in told
+        if process.returncode:  # on a busy machine it may be done before the signal comes
+            interrupted += 1
+            assert process.returncode == (130 if deadly == signal.SIGINT else -signal.SIGKILL)
+            assert deadly == signal.SIGKILL or "interrupted; the same command continues" in told
         for name, data in content(folder).items():
             assert data == ALL[name]
+    assert interrupted
     toy.always.clear()
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
