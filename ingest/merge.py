@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
+from hepfm.core.records import values_of
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.jobs import check_folder, write_corpus
+from hepfm.ingest.keys import key
 from hepfm.ingest.manifest import SPLITS
 from hepfm.ingest.plan import Plan
 from hepfm.ingest.tally import Tally
@@ -51,6 +53,7 @@ def merge(corpora: Sequence[Corpus], out: Path, common: bool = False, seed: int 
     check_folder(out)
     files = [source_files(corpus) for corpus in corpora]
     _check_files(corpora, files)
+    check_collisions(corpora)
     attached = attached_files(corpora)
     schema, names = united_schema(corpora, common), united_names(corpora)
     plan = make_plan(corpora, files, schema, names["label"], common, seed)
@@ -132,6 +135,40 @@ def _check_files(corpora: Sequence[Corpus], files: Sequence[Sequence[dict[str, A
                     corpus.path,
                     "merge corpora of different files",
                 )
+
+
+COLLISION = ("run", "lumi", "event")
+
+
+def check_collisions(corpora: Sequence[Corpus]) -> None:
+    """No collision may be in two parents, even from different files: it might be in train and in test.
+
+    Raises:
+        HepfmError: one is; names it.
+    """
+    seen: np.ndarray = np.zeros(0, np.uint64)
+    for corpus in corpora:
+        if not set(COLLISION) <= set(corpus.manifest.schema.names):
+            continue
+        numbers = np.concatenate(
+            [
+                np.stack([values_of(block.column(name)) for name in COLLISION])
+                for name in corpus.splits()
+                for block in corpus.split(name)
+            ],
+            axis=1,
+        )
+        numbers = numbers[:, numbers[0] > 0]  # there is no run 0: it stands where runs are not known
+        keys = key(*numbers)
+        again = np.isin(keys, seen)
+        if again.any():
+            run, lumi, event = numbers[:, int(np.argmax(again))]
+            raise HepfmError(
+                f"run {run}, luminosity block {lumi}, event {event} is in another of the corpora too",
+                corpus.path,
+                "merge corpora of different collisions",
+            )
+        seen = np.union1d(seen, keys)
 
 
 def meaning_of(corpora: Sequence[Corpus]) -> dict[str, Any]:

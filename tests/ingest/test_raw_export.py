@@ -86,11 +86,11 @@ def test_labels_that_the_format_does_not_have_are_told(jets: Corpus, tmp_path: P
         export(jets, "jetclass2", tmp_path / "out", ["train"])
 
 
-def collisions(folder: Path, seed: int, puppi: str) -> Corpus:
+def collisions(folder: Path, seed: int, puppi: str, run: int | None = None) -> Corpus:
     """A corpus of AspenOpenJets, several jets a collision."""
     folder.mkdir(parents=True)
     arrays = make_raw(400, seed)
-    arrays["event_info"][:, 0] += 1000 * seed  # another run
+    arrays["event_info"][:, 0] += 1000 * (seed if run is None else run)
     raw = write_raw(folder / "raw.h5", arrays)
     options = BuildOptions(run_entries=30, block_records=32, shard_entries=120)
     return build(AspenOpenJetsSource(puppi=puppi), [raw], folder / "corpus", options)  # type: ignore[arg-type]
@@ -124,3 +124,10 @@ def test_corpora_whose_pt_means_different_things_are_not_merged(tmp_path: Path) 
     parts = [collisions(tmp_path / puppi, seed, puppi) for seed, puppi in enumerate(("apply", "ignore"))]
     with pytest.raises(HepfmError, match=r"was built with --puppi ignore, .* with --puppi apply"):
         merge(parts, tmp_path / "merged")
+
+
+def test_corpora_that_share_a_collision_are_not_merged(tmp_path: Path) -> None:
+    parts = [collisions(tmp_path / str(seed), seed, "apply", run=7) for seed in (1, 2)]
+    with pytest.raises(HepfmError, match=r"run 285\d{3}, luminosity block \d+, event \d+ is in another"):
+        merge(parts, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
