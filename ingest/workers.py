@@ -121,7 +121,8 @@ def _context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hepfm.ingest.build", "hepfm.ingest.sources.jetclass"])
+    # pandas: Arrow and uproot import it at their first conversion.
+    context.set_forkserver_preload(["hepfm.ingest.build", "hepfm.ingest.sources.jetclass", "pandas"])
     return context
 
 
