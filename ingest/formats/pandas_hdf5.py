@@ -147,5 +147,6 @@ def _fixed_block(group: h5py.Group, name: str, part: Rows, path: Path) -> Block:
 
 def _labels(index: object, otherwise: int) -> int:
     """How many labels an index has; a pickled one is a single entry of bytes, and tells nothing."""
-    plain = isinstance(index, h5py.Dataset) and index.dtype.kind in "iufS"
-    return len(index) if plain else otherwise
+    if isinstance(index, h5py.Dataset) and index.dtype.kind in "iufS":
+        return len(index)
+    return otherwise
