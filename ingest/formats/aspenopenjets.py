@@ -19,7 +19,7 @@ from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import atomic_path
 from hepfm.core.progress import say
-from hepfm.ingest.formats.arrays import segment_sums
+from hepfm.ingest.formats.arrays import pt_order, segment_sums
 from hepfm.ingest.formats.particle_flow import IMPACT, NO_TRACK, PDG
 from hepfm.ingest.shards import reblock
 
@@ -151,11 +151,9 @@ def _rows(batch: pa.RecordBatch, first: int, applied: bool, path: Path) -> dict[
             raise HepfmError(f"the records have no jet {name}", path, "AspenOpenJets needs the jet's direction")
     candidates, sums = _candidates(batch, points, offsets, applied)
     lengths = np.diff(offsets)
-    rank = np.arange(len(points)) - np.repeat(offsets[:-1], lengths)
-    jet = np.repeat(np.arange(len(batch)), lengths)
-    kept = rank < CANDIDATES
+    kept = np.minimum(lengths, CANDIDATES)
     padded = np.zeros((len(batch), *SHAPES["PFCands"]), dtype=np.float32)
-    padded[jet[kept], rank[kept]] = candidates[kept]
+    padded[np.arange(CANDIDATES) < kept[:, None]] = _hardest(candidates, lengths, kept)
     kinematics = [_jet(batch, "pt", sums), *(_jet(batch, name) for name in KINEMATICS[1:])]
     tagging = np.full((len(batch), len(TAGGING)), NOT_THERE)
     tagging[:, 0] = lengths
@@ -195,6 +193,15 @@ def _candidates(
         "puppi_weight": weight,
     }
     return np.stack([columns[name] for name in CANDIDATE], axis=1), sums
+
+
+def _hardest(candidates: np.ndarray, lengths: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The first ``kept`` (n,) of each jet's candidates, in order of the pt that they are written with."""
+    rank = np.arange(len(candidates)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    candidates = candidates[rank < np.repeat(kept, lengths)]
+    pt = np.hypot(candidates[:, CANDIDATE.index("px")], candidates[:, CANDIDATE.index("py")])
+    order = pt_order(pt.astype(np.float32), np.concatenate([[0], np.cumsum(kept)]))
+    return candidates if order is None else candidates[order]
 
 
 def _pdg(points: pa.StructArray) -> np.ndarray:
