@@ -22,6 +22,7 @@ from cms_files import (
     sample,
     write,
 )
+from uproot.behaviors.RNTuple import HasFields
 
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
@@ -192,6 +193,18 @@ def test_aliases_of_converted_rntuples_are_not_columns(pfnano: Columns, tmp_path
     path = write(tmp_path / "copy.root", aliased, rntuple=True)
     assert not any(name.startswith("_") or "." in name for name in cms_file.EventsFile(path).columns)
     assert read_all(path).equals(read_all(sample(PFNANO)))
+
+
+def test_of_an_rntuple_only_the_columns_that_are_read_are_looked_into(
+    nanoaod: Columns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """uproot looks through all columns for what lies in one: of thousands, looking into each takes very long."""
+    path = write(tmp_path / "copy.root", nanoaod, rntuple=True)
+    looked, fields = set(), HasFields.fields.fget
+    monkeypatch.setattr(HasFields, "fields", property(lambda table: (looked.add(table.name), fields(table))[1]))
+    assert contents(path).has("Events", "run")
+    assert len(cms_file.EventsFile(path).read(("run", "event"), 0, 9)["event"]) == 9
+    assert looked <= {"Events", "run", "event"}
 
 
 @pytest.mark.parametrize("rntuple", [False, True])
