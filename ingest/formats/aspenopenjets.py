@@ -106,7 +106,7 @@ def write_aspenopenjets(
         Number of jets written.
 
     Raises:
-        HepfmError: no jets; no jet eta and phi; constituents without pt, deta or dphi.
+        HepfmError: no jets; a jet without eta or phi; constituents without pt, deta or dphi.
     """
     written = cut = 0
     with atomic_path(path) as partial:
@@ -148,7 +148,7 @@ def _rows(batch: pa.RecordBatch, applied: bool, path: Path) -> dict[str, np.ndar
         if points.type.get_field_index(name) < 0:
             raise HepfmError(f"the records have no constituent {name}", path)
     for name in ("eta", "phi"):
-        if name not in batch.schema.names:
+        if name not in batch.schema.names or batch.column(name).null_count:
             raise HepfmError(f"the records have no jet {name}", path, "AspenOpenJets needs the jet's direction")
     candidates, sums = _candidates(batch, points, offsets, applied)
     lengths = np.diff(offsets)

@@ -334,6 +334,11 @@ def test_a_write_that_fails_leaves_nothing(good: Path, tmp_path: Path) -> None:
         write_aspenopenjets(tmp_path / "jets.h5", [])
     with pytest.raises(HepfmError, match="no jet eta"):
         write_aspenopenjets(tmp_path / "jets.h5", [read_all(good).drop_columns(["eta"])])
+    batch = read_all(good)  # as merging with jets of known phi leaves those that have none
+    at = batch.schema.get_field_index("phi")
+    unknown = batch.set_column(at, batch.schema.field(at), pa.array([None] * JETS, pa.float32()))
+    with pytest.raises(HepfmError, match="no jet phi"):
+        write_aspenopenjets(tmp_path / "jets.h5", [batch, unknown])
     assert list(tmp_path.iterdir()) == []
 
 
