@@ -45,7 +45,9 @@ class CmsSource(Source):
     Jets without candidates are left out (NanoAODv15 has none beyond abs(eta) 2.5). ``jet_index`` is the index in
     ``FatJet``. Axis: the stored jet axis.
 
-    An event whose index columns point outside their tables, or twice to a candidate from one jet, is a bad entry.
+    An event whose index columns point outside their tables, or twice to a candidate from one jet, is a bad entry, and
+    so is one whose run, luminosity block and event came before: simulated samples number their events alike, so each
+    makes a corpus of its own.
     """
 
     selection: Literal["none", "aspenopenjets"] = "none"
