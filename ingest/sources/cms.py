@@ -12,6 +12,7 @@ import pyarrow as pa
 import tyro
 
 from hepfm.core.errors import HepfmError
+from hepfm.core.progress import progress
 from hepfm.ingest.formats import cms_selection as selection
 from hepfm.ingest.formats.cms_events import Cuts, columns_of, decoded
 from hepfm.ingest.formats.cms_file import EventsFile
@@ -87,19 +88,18 @@ class CmsSource(Source):
                 or filter that the cuts ask for; collisions without ``--run-json``, simulation with it.
         """
         certified = None if self.run_json is None else selection.CertifiedRuns.load(self.run_json)
-        first: Layout | None = None
-        for path in files:
-            layout = layout_of(_EVENTS.get(path).columns, path)
-            first = first or layout
-            if layout != first:
-                raise HepfmError(
-                    f"provides {_told(layout)}, but {files[0]} {_told(first)}", path, "ingest them as two corpora"
-                )
-        if first is None:
-            return self
-        bound = replace(self, found=Found(first, certified))
-        for path in files:
-            bound._cuts(_EVENTS.get(path))
+        bound = replace(self, found=None)
+        with progress("opening files", len(files), "files", visible=len(files) > OPEN_FILES) as task:
+            for path in files:
+                events = _EVENTS.get(path)
+                layout = layout_of(events.columns, path)
+                if bound.found is None:
+                    bound = replace(self, found=Found(layout, certified))
+                elif layout != bound.found.layout:
+                    told = f"provides {_told(layout)}, but {files[0]} {_told(bound.found.layout)}"
+                    raise HepfmError(told, path, "ingest them as two corpora")
+                bound._cuts(events)
+                task.advance()
         return bound
 
     def settings(self) -> dict[str, Any]:

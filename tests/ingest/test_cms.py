@@ -236,6 +236,23 @@ def test_files_of_two_layouts_are_no_one_corpus(pfnano: Columns, tmp_path: Path)
         CmsSource().bind([new]).entries(sample(NANOAOD))
 
 
+def test_many_files_are_opened_once_to_be_bound(
+    pfnano: Columns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    columns = {name: array[:2] for name, array in pfnano.items()}
+    files = [write(tmp_path / f"{number}.root", columns) for number in range(4)]
+    opened: list[Path] = []
+
+    def opening(path: Path) -> cms_file.EventsFile:
+        opened.append(path)
+        return cms_file.EventsFile(path)
+
+    monkeypatch.setattr(cms_source, "_EVENTS", OpenFiles(2, opening))
+    bound = CmsSource().bind(files)
+    assert opened == files
+    assert bound == bound.bind(files)
+
+
 def test_a_file_without_candidates_is_told() -> None:
     path = sample(COLLISIONS)
     assert not CmsSource.recognises(contents(path))
