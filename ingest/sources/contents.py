@@ -72,10 +72,8 @@ def _root(path: Path) -> Contents:
     tables = {}
     with uproot.open(path) as file:
         for name, kind in file.classnames(cycle=False).items():
-            if kind.startswith("TTree"):
+            if kind.startswith("TTree") or "RNTuple" in kind:
                 tables[name] = frozenset(file[name].keys(recursive=False))
-            elif "RNTuple" in kind:
-                tables[name] = frozenset(key for key in file[name].keys() if "." not in key)  # noqa: SIM118
     return Contents("root", tables=tables)
 
 

@@ -120,6 +120,19 @@ def test_collisions_of_merged_corpora_come_back(puppi: str, tmp_path: Path) -> N
     assert totals(again, "pt") == pytest.approx(totals(merged, "pt"), rel=1e-4)
 
 
+def test_a_jet_without_collision_beside_jets_with_one_is_its_own(jets: Corpus, tmp_path: Path) -> None:
+    known = collisions(tmp_path / "known", 1, "apply")
+    merged = merge([jets, known], tmp_path / "merged")
+    again = back(merged, "aspenopenjets", tmp_path)
+    expected = per_collision(known)
+    found = per_collision(again)
+    assert {event: pt for event, pt in found.items() if event[0] > 0} == expected
+    assert len(found) == len(expected) + 500
+    assert totals(again, "pt") == pytest.approx(totals(merged, "pt"), rel=1e-4)
+    largest = max(AspenOpenJetsSource().entries(path) for path in (tmp_path / "files").glob("*/*.h5"))
+    assert largest < 0.5 * len(totals(merged, "pt"))
+
+
 def test_corpora_whose_pt_means_different_things_are_not_merged(tmp_path: Path) -> None:
     parts = [collisions(tmp_path / puppi, seed, puppi) for seed, puppi in enumerate(("apply", "ignore"))]
     with pytest.raises(HepfmError, match=r"was built with --puppi ignore, .* with --puppi apply"):
