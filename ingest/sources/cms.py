@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import awkward as ak
 import numpy as np
 import pyarrow as pa
 import tyro
@@ -120,10 +121,17 @@ class CmsSource(Source):
         return self._opened(path).events.entries
 
     def keys(self, path: Path) -> np.ndarray:
-        """One for each event, of run, luminosity block and event number."""
+        """One for each event, of run, luminosity block and event number; of simulated ones also of their jets' pt.
+
+        Simulated samples all count their events from the beginning of run 1, so the numbers alone do not tell.
+        """
         events = self._opened(path).events
         columns = events.read(EVENT, 0, events.entries)
-        return key(*(np.asarray(columns[name]) for name in EVENT))
+        numbers = [np.asarray(columns[name]) for name in EVENT]
+        if is_simulation(events.columns):
+            pt = f"{JETS}_pt"
+            numbers.append(np.asarray(ak.sum(events.read([pt], 0, events.entries)[pt], axis=1)))
+        return key(*numbers)
 
     def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
         """Jets of events [start, stop).

@@ -16,6 +16,7 @@ from cms_files import (
     NANOAOD,
     PFNANO,
     Columns,
+    as_collisions,
     columns_of,
     in_2020_layout,
     read_all,
@@ -379,3 +380,17 @@ def test_any_ranges_give_the_same_jets(
     empty = Tally()
     assert len(source.read(path, 3, 3, empty)) == 0
     assert list(empty.flow) == list(once.flow)
+
+
+def test_events_of_two_simulated_samples_differ_in_more_than_their_numbers(pfnano: Columns, tmp_path: Path) -> None:
+    other = {**pfnano, "FatJet_pt": pfnano["FatJet_pt"] * np.float32(1.01)}
+    first, second = write(tmp_path / "one.root", pfnano), write(tmp_path / "two.root", other)
+    again = write(tmp_path / "again.root", pfnano, rntuple=True)
+    source = CmsSource().bind([first, second, again])
+    keys = source.keys(first)
+    assert not np.isin(keys, source.keys(second)).any()
+    assert (keys == source.keys(again)).all()
+    recorded = write(tmp_path / "recorded.root", as_collisions(pfnano))
+    changed = write(tmp_path / "changed.root", as_collisions(other))
+    source = CmsSource().bind([recorded, changed])
+    assert (source.keys(recorded) == source.keys(changed)).all()

@@ -86,11 +86,13 @@ def test_labels_that_the_format_does_not_have_are_told(jets: Corpus, tmp_path: P
         export(jets, "jetclass2", tmp_path / "out", ["train"])
 
 
-def collisions(folder: Path, seed: int, puppi: str, run: int | None = None) -> Corpus:
-    """A corpus of AspenOpenJets, several jets a collision."""
+def collisions(folder: Path, seed: int, puppi: str, run: int | None = None, simulated: bool = False) -> Corpus:
+    """A corpus of AspenOpenJets, several jets a collision; all of run 1 if simulated."""
     folder.mkdir(parents=True)
     arrays = make_raw(400, seed)
     arrays["event_info"][:, 0] += 1000 * (seed if run is None else run)
+    if simulated:
+        arrays["event_info"][:, 0] = 1
     raw = write_raw(folder / "raw.h5", arrays)
     options = BuildOptions(run_entries=30, block_records=32, shard_entries=120)
     return build(AspenOpenJetsSource(puppi=puppi), [raw], folder / "corpus", options)  # type: ignore[arg-type]
@@ -144,3 +146,11 @@ def test_corpora_that_share_a_collision_are_not_merged(tmp_path: Path) -> None:
     with pytest.raises(HepfmError, match=r"run 285\d{3}, luminosity block \d+, event \d+ is in another"):
         merge(parts, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_simulated_samples_number_their_events_alike_and_are_merged(tmp_path: Path) -> None:
+    parts = [collisions(tmp_path / str(seed), seed, "apply", simulated=True) for seed in (1, 2)]
+    assert not set(per_collision(parts[0])).isdisjoint(per_collision(parts[1]))
+    assert sum(split.records for split in merge(parts, tmp_path / "merged").manifest.splits.values()) == sum(
+        split.records for part in parts for split in part.manifest.splits.values()
+    )
