@@ -173,7 +173,7 @@ def verify_corpus(config: VerifyConfig) -> None:
         )
     corpus = Corpus.open(folder)
     records = sum(split.records for split in corpus.manifest.splits.values())
-    sys.stdout.write(f"{config.corpus}: sound, {records:,} {corpus.manifest.kind}, digest {corpus.digest}\n")
+    sys.stdout.write(f"{config.corpus}: sound, {records:,} {corpus.manifest.records_name}, digest {corpus.digest}\n")
 
 
 @dataclass(frozen=True)

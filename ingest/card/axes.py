@@ -80,7 +80,9 @@ def axis_of(name: str, form: Form, names: Sequence[str], samples: Sequence[np.nd
         return Axis(np.arange(len(codes) + 1) - 0.5, names=tuple(map(str, codes)), codes=codes)
     whole = form == "integer" or (form == "profile" and all((sample == np.round(sample)).all() for sample in samples))
     if whole:
-        return Axis(_integers(min(sample.min() for sample in samples), max(sample.max() for sample in samples), bins))
+        first, last = min(sample.min() for sample in samples), max(sample.max() for sample in samples)
+        # Energy by layer is read layer by layer, however few showers there are.
+        return Axis(_integers(first, last, MOST_BINS if form == "profile" else bins))
     low, high = _range(samples)
     positive = [sample[sample > 0] for sample in samples]
     usual = name.rpartition(".")[2] not in _LINEAR and form == "number"

@@ -175,7 +175,7 @@ def _plots(manifest: Manifest, plots: Plots) -> str:
     lines = [
         "## Plots",
         f"One line a class, each scaled by its own number of values; {which} {plots.records:,} "
-        f"{manifest.kind} of the split `{plots.split}`. Nulls are not drawn; their share, and that of values outside "
+        f"{manifest.records_name} of the split `{plots.split}`. Nulls are not drawn; their share, and that of values outside "
         "the axis, stands above a panel.",
     ]
     if len([label for label, count in manifest.splits[plots.split].labels.items() if count]) > len(plots.classes):
