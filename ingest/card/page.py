@@ -10,6 +10,7 @@ import yaml
 
 from hepfm.core.files import canonical_json
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.describe import ancestry
 from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.schema_json import quantities
 
@@ -175,8 +176,8 @@ def _plots(manifest: Manifest, plots: Plots) -> str:
     lines = [
         "## Plots",
         f"One line a class, each scaled by its own number of values; {which} {plots.records:,} "
-        f"{manifest.records_name} of the split `{plots.split}`. Nulls are not drawn; their share, and that of values outside "
-        "the axis, stands above a panel.",
+        f"{manifest.records_name} of the split `{plots.split}`. Nulls are not drawn; their share, and that of values "
+        "outside the axis, stands above a panel.",
     ]
     if len([label for label, count in manifest.splits[plots.split].labels.items() if count]) > len(plots.classes):
         lines.append(f"Its labels are too many for one picture and are drawn as {', '.join(plots.classes)}.")
@@ -212,6 +213,7 @@ With hepfm, in an exact shuffled order that a training can resume at any positio
 from pathlib import Path
 
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.describe import ancestry
 from hepfm.ingest.reader import Reader
 
 corpus = Corpus.open(Path("."))
@@ -240,6 +242,8 @@ def _provenance(manifest: Manifest) -> Iterator[str]:
             yield f"and {len(files) - FILES_SHOWN:,} files more, all in `corpus.json`."
     if "command" in known:
         yield f"    {known['command']}"
+    if earlier := list(ancestry(known)):
+        yield "\n".join(("What it was made from, and what was cut there:", "", *(f"    {line}" for line in earlier)))
     if known.get("versions"):
         yield f"Made with {_pairs(known['versions'])}."
 

@@ -102,8 +102,8 @@ def test_the_page_says_what_the_corpus_holds(page: str, toy_corpus: Corpus) -> N
     for name, count in manifest.provenance["cut_flow"]:
         assert f"| {name} | {count:,} |" in page
     assert manifest.provenance["command"] in page
-    for picture in re.findall(r"\]\((card/\w+\.png)\)", page):
-        assert picture in ("card/jets.png", "card/constituents.png")
+    for path in re.findall(r"\]\((card/\w+\.png)\)", page):
+        assert path in ("card/jets.png", "card/constituents.png")
 
 
 def test_the_hub_reads_its_front_matter(page: str, undrawn: None, toy_corpus: Corpus, tmp_path: Path) -> None:
