@@ -16,7 +16,7 @@ from tyro.conf import Positional
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.ingest import sophon_groups
-from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.corpus import Corpus, remote_url
 from hepfm.ingest.mixture import TRAIN, Entry, Mixture, define, entry_of
 from hepfm.ingest.reweight import UNLABELLED, Bins, Counts, FlatWeights, Group, count, flat_weights
 
@@ -168,7 +168,8 @@ def _tell(mixture: Mixture) -> None:
         share = (entry.share or 0) / total
         often = mixture.epoch_records * share / entry.records
         labels = f" labelled {', '.join(entry.labels)}" if entry.labels else ""
-        say(f"{entry.path}: {share:.2%} of an epoch, {entry.records:,} records{labels}, each {often:.3g} times")
+        name = remote_url(entry.path) or entry.path
+        say(f"{name}: {share:.2%} of an epoch, {entry.records:,} records{labels}, each {often:.3g} times")
     say(f"an epoch has {mixture.epoch_records:,} records")
 
 

@@ -38,14 +38,14 @@ def verify(path: Path, processes: int = 1) -> list[str]:
     try:
         manifest = Manifest.load(path)
     except HepfmError as error:
-        return [str(error)]
+        return [_told(error)]
     problems = list(_files(path, manifest))
     try:
         corpus = Corpus.open(path)
     except HepfmError as error:
         # Where the blocks lie is not known, but each shard's own checksum is.
         check: _Blocks | _Bytes = _Bytes(path)
-        problems.append(str(error))
+        problems.append(_told(error))
     else:
         check = _Blocks(corpus)
         problems += _totals(corpus)
@@ -59,6 +59,11 @@ def verify(path: Path, processes: int = 1) -> list[str]:
                 found[name].setdefault(quantity, Summary()).merge(summary)
             task.advance(shard.bytes)
     return problems or list(_figures(path, manifest, found))
+
+
+def _told(error: Exception) -> str:
+    """What is wrong and where; the mend is told once, for all problems."""
+    return f"{error.where}: {error.what}" if isinstance(error, HepfmError) else str(error)
 
 
 def _files(path: Path, manifest: Manifest) -> Iterator[str]:
@@ -129,7 +134,7 @@ class _Bytes:
             map_shard(self.path / entry.name, entry)
             return _Report(list(_altered(self.path / entry.name, entry)), {})
         except (HepfmError, OSError) as error:
-            return _Report([str(error)], {})
+            return _Report([_told(error)], {})
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ class _Blocks:
             data = map_shard(path, entry)
             problems = list(_altered(path, entry))
         except (HepfmError, OSError) as error:
-            return _Report([str(error)], {})
+            return _Report([_told(error)], {})
         layout = list(_layout(split, data, entry))
         problems += [f"{path}: {problem}" for problem in layout]
         for number, block in enumerate(split.blocks_of(entry.number)):

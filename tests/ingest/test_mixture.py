@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from derived import origins, token_corpus, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mass_jets import mass_jets
@@ -18,9 +19,12 @@ from mass_jets import mass_jets
 from hepfm.core.config import from_yaml, parse, save_yaml
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.filter import filter_corpus
 from hepfm.ingest.mix_command import MixConfig, mix, parse_share
 from hepfm.ingest.mixture import Mixture, define
+from hepfm.ingest.resplit import SplitOptions, split_corpus
 from hepfm.ingest.reweight import count
+from hepfm.ingest.selection import JetSelection
 
 LABELS = ("qcd", "top", "higgs")
 COLUMNS = ["pt", "softdrop_mass", "label"]
@@ -243,6 +247,42 @@ def test_one_corpus_may_give_different_labels_different_shares(folder: Path, tmp
     found = Counter(reader.take(0, 4 * mixture.epoch_records).batch["label"].to_pylist())
     assert found["top"] / found["qcd"] == pytest.approx(4, rel=0.05)
     assert set(found) == {"qcd", "top"}
+
+
+def test_a_mixture_is_no_corpus(folder: Path, shared: Mixture, tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match="is a file, not a corpus"):
+        mixed(tmp_path, "again", f"{shared.path}=1", f"{folder / 'a'}=1")
+
+
+def test_ids_of_two_tokenizers_are_not_mixed(tmp_path: Path) -> None:
+    corpus = toy(tmp_path, (300,), 1)
+    first, second = (token_corpus(corpus, tmp_path / name / "work", name) for name in "ab")
+    with pytest.raises(HepfmError, match="was made by another tokenizer"):
+        mixed(tmp_path, "ids", str(first.path), str(second.path))
+    assert not (tmp_path / "ids.json").exists()
+
+
+def test_what_one_corpus_holds_out_another_may_not_train_on(tmp_path: Path) -> None:
+    corpus = toy(tmp_path, (800, 800), 1)
+    half, other = (
+        split_corpus(corpus, SplitOptions((0.5, 0.5, 0.0), seed=seed, run_entries=20), tmp_path / f"s{seed}" / "corpus")
+        for seed in (1, 2)
+    )
+    held = set(origins(half, "val"))
+    again = sum(origin in held for origin in origins(other, "train"))
+    with pytest.raises(
+        HepfmError, match=rf"{again} records of its training split come from entries that .*s1/corpus holds"
+    ):
+        mixed(tmp_path, "leak", str(half.path), str(other.path))
+    assert not (tmp_path / "leak.json").exists()
+    # Records of other labels are not read; those of one split are where they were.
+    mixed(tmp_path, "apart", f"{half.path}=1:qcd", f"{other.path}=1:top")
+    hard = filter_corpus(half, JetSelection(pt_min=600), tmp_path / "hard")
+    mixed(tmp_path, "fine", str(half.path), str(hard.path))
+    # Tokens stand for the records that they were made from.
+    tokens = [token_corpus(part, part.path.parent / "work") for part in (half, other)]
+    with pytest.raises(HepfmError, match=f"{again} records"):
+        mixed(tmp_path, "tokens", *(str(part.path) for part in tokens))
 
 
 def test_another_name_than_json_is_refused(folder: Path) -> None:
