@@ -193,6 +193,8 @@ def define(entries: Sequence[Entry], out: Path, epoch_records: int, flat: FlatWe
     """
     if out.suffix != ".json":
         raise HepfmError("is no name of a mixture, which is a JSON file", out, "name it *.json")
+    if out.exists() and not _is_mixture(out):
+        raise HepfmError("is there already and is no mixture", out, "name another --out")
     corpora = tuple(Corpus.open(entry.path) for entry in entries)
     kinds = {corpus.manifest.kind for corpus in corpora}
     if len(kinds) > 1:
@@ -220,6 +222,15 @@ def entry_of(path: Path, share: float | None, labels: tuple[str, ...]) -> Entry:
     corpus = Corpus.open(path)
     records = _labelled(corpus.manifest, corpus.split(TRAIN).name, labels, path)
     return Entry(path, corpus.digest, labels, share, records)
+
+
+def _is_mixture(path: Path) -> bool:
+    """May it be written anew? A corpus's manifest, say, may not."""
+    try:
+        data = read_json(path)
+    except (HepfmError, OSError):
+        return False
+    return isinstance(data, dict) and data.get("kind") == KIND
 
 
 def _check_tokenizers(corpora: Sequence[Corpus]) -> None:

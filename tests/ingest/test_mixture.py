@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from derived import origins, token_corpus, toy
+from derived import content, origins, token_corpus, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mass_jets import mass_jets
@@ -252,6 +252,19 @@ def test_one_corpus_may_give_different_labels_different_shares(folder: Path, tmp
 def test_a_mixture_is_no_corpus(folder: Path, shared: Mixture, tmp_path: Path) -> None:
     with pytest.raises(HepfmError, match="is a file, not a corpus"):
         mixed(tmp_path, "again", f"{shared.path}=1", f"{folder / 'a'}=1")
+
+
+def test_nothing_but_a_mixture_is_written_over(folder: Path, tmp_path: Path) -> None:
+    first = mixed(tmp_path, "m", str(folder / "a"))
+    assert mixed(tmp_path, "m", str(folder / "b")).digest != first.digest
+    shutil.copytree(folder / "a", tmp_path / "a")
+    (tmp_path / "torn.json").write_text("{")
+    (tmp_path / "folder.json").mkdir()
+    before = content(tmp_path)
+    for name in ("a/corpus", "torn", "folder"):
+        with pytest.raises(HepfmError, match="is there already and is no mixture"):
+            mixed(tmp_path, name, str(folder / "a"))
+    assert content(tmp_path) == before
 
 
 def test_ids_of_two_tokenizers_are_not_mixed(tmp_path: Path) -> None:
