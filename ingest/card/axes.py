@@ -102,10 +102,10 @@ def _range(samples: Sequence[np.ndarray], tail: float = TAIL) -> tuple[float, fl
 
 
 def _widened(low: float, high: float, bins: int) -> np.ndarray:
-    """Edges with a little room, or around the one value that there is."""
+    """Edges with a little room, or around the one value that there is, which lies in the middle of a bin."""
     if high - low <= SAME * max(abs(low), abs(high), SAME):
         room = max(0.5 * abs(low), 0.5)
-        return np.linspace(low - room, low + room, bins + 1)
+        return np.linspace(low - room, low + room, (bins | 1) + 1)
     room = 0.02 * (high - low)
     start = max(0.0, low - room) if low >= 0 else low - room
     return np.linspace(start, high + room, bins + 1)

@@ -124,7 +124,7 @@ def _draw(axes: Axes, panel: Panel, classes: Sequence[str], record: str) -> None
     axes.set_xlim(edges[0], edges[-1])
     if not axis.names and not axis.log:
         whole = panel.quantity.form != "number" and (edges % 1 == 0.5).all()
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, min_n_ticks=1))
         if whole and edges[-1] - edges[0] < 12:
             axes.tick_params(axis="x", which="minor", bottom=False, top=False)
     axes.set_xlabel(title_of(panel, record))
