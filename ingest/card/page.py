@@ -11,6 +11,7 @@ import yaml
 from hepfm.core.files import canonical_json
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.describe import ancestry
+from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.schema_json import quantities
 
@@ -113,7 +114,7 @@ def _about(corpus: Corpus) -> str:
     if manifest.tokens:
         text.append(f"Tokenizer: {_pairs(manifest.tokens)}.")
     if manifest.geometry:
-        text.append(f"Geometry of the calorimeter: {_pairs(manifest.geometry)}.")
+        text.append(f"Geometry: {Geometry.from_data(manifest.geometry).summary()} (all of it in `corpus.json`).")
     return "\n".join(text)
 
 
@@ -213,7 +214,6 @@ With hepfm, in an exact shuffled order that a training can resume at any positio
 from pathlib import Path
 
 from hepfm.ingest.corpus import Corpus
-from hepfm.ingest.describe import ancestry
 from hepfm.ingest.reader import Reader
 
 corpus = Corpus.open(Path("."))

@@ -106,6 +106,12 @@ def test_the_page_says_what_the_corpus_holds(page: str, toy_corpus: Corpus) -> N
         assert path in ("card/jets.png", "card/constituents.png")
 
 
+def test_the_page_of_showers_tells_their_calorimeter_in_a_line(undrawn: None, tmp_path: Path) -> None:
+    line = next(line for line in written(showers(tmp_path / "c", records=50), tmp_path).splitlines() if "ILD" in line)
+    assert line.startswith("Geometry: ILD electromagnetic calorimeter: 30 layers, points")
+    assert len(line) < 120
+
+
 def test_the_hub_reads_its_front_matter(page: str, undrawn: None, toy_corpus: Corpus, tmp_path: Path) -> None:
     from huggingface_hub import DatasetCard
 
