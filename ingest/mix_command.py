@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +22,7 @@ from hepfm.ingest.reweight import UNLABELLED, Bins, Counts, FlatWeights, Group, 
 
 LABELS, SOPHON = "labels", "sophon"
 MANY_REPEATS = 100
+_OF_FLAT = ("groups", "pt_bins", "mass_bins", "cap_percentile")  # options of flat reweighting alone
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,10 @@ def _check(config: MixConfig) -> None:
         raise HepfmError("no corpus given", "hepfm corpus mix", "name one or several")
     if config.epoch_records < 0:
         raise HepfmError("must not be negative", "--epoch-records")
+    for option in fields(MixConfig):
+        if option.name in _OF_FLAT and config.reweight == "none" and getattr(config, option.name) != option.default:
+            name = f"--{option.name.replace('_', '-')}"
+            raise HepfmError("does nothing without reweighting", name, "add --reweight flat, or leave it out")
     if not 0 <= config.cap_percentile <= 100:
         raise HepfmError("must be between 0 and 100", "--cap-percentile")
     for option, (low, high, bins) in (("--pt-bins", config.pt_bins), ("--mass-bins", config.mass_bins)):

@@ -232,6 +232,8 @@ def test_another_corpus_in_its_place_is_refused(folder: Path, shared: Mixture, t
         (["A", "--reweight", "flat", "--groups", "tops"], "is not understood"),
         (["A", "--reweight", "flat", "--cap-percentile", "101"], "must be between 0 and 100"),
         (["A", "--epoch-records", "-1"], "must not be negative"),
+        (["A", "--groups", "sophon"], "--groups: does nothing without reweighting"),
+        (["A", "--mass-bins", "20", "400", "4"], "--mass-bins: does nothing without reweighting"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(folder: Path, tmp_path: Path, words: list[str], told: str) -> None:
