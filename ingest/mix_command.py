@@ -71,9 +71,10 @@ def _check(config: MixConfig) -> None:
         raise HepfmError("no corpus given", "hepfm corpus mix", "name one or several")
     if config.epoch_records < 0:
         raise HepfmError("must not be negative", "--epoch-records")
-    for option in fields(MixConfig):
-        if option.name in _OF_FLAT and config.reweight == "none" and getattr(config, option.name) != option.default:
-            name = f"--{option.name.replace('_', '-')}"
+    for setting in fields(MixConfig):
+        given = getattr(config, setting.name) != setting.default
+        if given and setting.name in _OF_FLAT and config.reweight == "none":
+            name = f"--{setting.name.replace('_', '-')}"
             raise HepfmError("does nothing without reweighting", name, "add --reweight flat, or leave it out")
     if not 0 <= config.cap_percentile <= 100:
         raise HepfmError("must be between 0 and 100", "--cap-percentile")
