@@ -16,7 +16,7 @@ from hepfm.core.config import read_yaml
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.ingest.build import BuildOptions, build
-from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.corpus import Corpus, remote_url
 from hepfm.ingest.describe import describe
 from hepfm.ingest.hub import local_files
 from hepfm.ingest.jobs import REJECTED
@@ -162,18 +162,19 @@ def verify_corpus(config: VerifyConfig) -> None:
     folder = local_folder(config.corpus)
     if not folder.is_dir():
         raise HepfmError("is not a folder" if folder.exists() else "no such folder", folder)
+    name = remote_url(config.corpus) or str(config.corpus)
     problems = verify(folder, config.processes)
     for problem in problems:
         sys.stdout.write(f"{problem}\n")
     if problems:
         raise HepfmError(
             f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found, first: {problems[0]}",
-            config.corpus,
+            name,
             "restore what is damaged from a copy, or build the corpus again",
         )
     corpus = Corpus.open(folder)
     records = sum(split.records for split in corpus.manifest.splits.values())
-    sys.stdout.write(f"{config.corpus}: sound, {records:,} {corpus.manifest.kind}, digest {corpus.digest}\n")
+    sys.stdout.write(f"{name}: sound, {records:,} {corpus.manifest.records_name}, digest {corpus.digest}\n")
 
 
 @dataclass(frozen=True)

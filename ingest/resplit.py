@@ -43,7 +43,7 @@ class SplitOptions:
     """How records are dealt to splits."""
 
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Fractions of train, val and test; they are scaled to a sum of one."""
+    """Fractions of train, val and test; they add up to one."""
     seed: int = 0
     """Seed of the splits and of the order of records."""
     records: int | None = None
