@@ -35,7 +35,8 @@ def check_held_out(corpora: Sequence[Corpus], labels: Sequence[tuple[str, ...]])
     numbers = {sha256: number for number, sha256 in enumerate(dict.fromkeys(name for names in files for name in names))}
     for one, other in permutations(range(len(corpora)), 2):
         shared = sorted(set(files[one]) & set(files[other]))
-        if not shared or corpora[one].digest == corpora[other].digest:
+        trains = TRAIN in corpora[other].splits()
+        if not shared or not trains or corpora[one].digest == corpora[other].digest:
             continue
         keys = [_Keys(files[number], shared, numbers, labels[number]) for number in (one, other)]
         out = [corpora[one].split(name) for name in corpora[one].splits() if name != TRAIN]
