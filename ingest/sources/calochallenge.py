@@ -15,7 +15,7 @@ from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.calochallenge import DATASETS, INCIDENT, SHOWERS, Binning, dataset_of, read_binning
 from hepfm.ingest.formats.shower_batches import shower_batch
-from hepfm.ingest.formats.shower_files import Ragged, ShowerFile, gathered, shower_file
+from hepfm.ingest.formats.shower_files import ShowerFile, Stripe, shower_file
 from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.sources.contents import Contents
 from hepfm.ingest.sources.shower_source import ShowerSource
@@ -134,11 +134,7 @@ def _head_on(geometry: Geometry) -> bool:
     return all(layer.position is not None for layer in geometry.layers)
 
 
-def _decoded(file: ShowerFile, start: int, stop: int) -> Ragged:
-    return gathered(start, stop, _stripes(file, start, stop))
-
-
-def _stripes(file: ShowerFile, start: int, stop: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def _decoded(file: ShowerFile, start: int, stop: int) -> Iterator[Stripe]:
     for first, values in file.stripes(file.array(SHOWERS), start, stop, axis=1):
         shower, voxel = np.nonzero(filled(values))
         yield shower, {"voxel": (first + voxel).astype(np.int32), "energy": values[shower, voxel]}

@@ -17,7 +17,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.ild import ECAL_LAYERS, ild_grid
 from hepfm.ingest.formats.ildgrid import ENERGY, FORMAT, LAYERS
 from hepfm.ingest.formats.shower_batches import shower_batch
-from hepfm.ingest.formats.shower_files import Ragged, ShowerFile, gathered, shower_file
+from hepfm.ingest.formats.shower_files import ShowerFile, Stripe, shower_file
 from hepfm.ingest.geometry import Geometry, Stored
 from hepfm.ingest.sources.contents import Contents
 from hepfm.ingest.sources.shower_source import ShowerSource
@@ -136,11 +136,7 @@ def _arrays(file: ShowerFile, group: str) -> tuple[Any, Any]:
     return layers, energy
 
 
-def _decoded(group: str, file: ShowerFile, start: int, stop: int) -> Ragged:
-    return gathered(start, stop, _stripes(group, file, start, stop))
-
-
-def _stripes(group: str, file: ShowerFile, start: int, stop: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def _decoded(group: str, file: ShowerFile, start: int, stop: int) -> Iterator[Stripe]:
     for first, values in file.stripes(file.array(_prefix(group) + LAYERS), start, stop, axis=1):
         cells = int(np.prod(values.shape[2:]))
         flat = values.reshape(stop - start, -1)

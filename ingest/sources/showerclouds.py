@@ -15,7 +15,7 @@ from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.ild import ALL_LAYERS, ECAL_LAYERS, FRONT_MM, GRID_CELLS, ild_grid, ild_points
 from hepfm.ingest.formats.shower_batches import shower_batch
-from hepfm.ingest.formats.shower_files import Ragged, ShowerFile, gathered, shower_file
+from hepfm.ingest.formats.shower_files import Ragged, ShowerFile, Stripe, shower_file
 from hepfm.ingest.formats.showerclouds import (
     COLUMNS,
     DIRECTION,
@@ -242,13 +242,7 @@ def _padding(file: ShowerFile, clouds: Any, axis: int) -> str:
     return "front" if bool(np.any((energy[:, 0] == 0) & (energy[:, -1] != 0))) else "end"
 
 
-def _decoded(array: str, axis: int, file: ShowerFile, start: int, stop: int) -> Ragged:
-    return gathered(start, stop, _stripes(array, axis, file, start, stop))
-
-
-def _stripes(
-    array: str, axis: int, file: ShowerFile, start: int, stop: int
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def _decoded(array: str, axis: int, file: ShowerFile, start: int, stop: int) -> Iterator[Stripe]:
     for _, values in file.stripes(file.array(array), start, stop, axis):
         values = values if axis == 1 else values.transpose(0, 2, 1)
         shower, row = np.nonzero(values[..., COLUMNS - 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -280,6 +281,31 @@ class TestRanges:
         whole = source.read(path, 0, 600)
         assert sum(key[0] == id(file) for key in shower_files._WINDOWS._windows) == 1
         assert piecewise(source, path, [100, 350], 600).equals(whole)
+
+    def test_windows_are_the_page_cache_s(self, tmp_path: Path) -> None:
+        """Reading a file takes the memory of one window's stripe, however many windows are kept."""
+        path = tmp_path / "full.hdf5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("showers", data=np.full((4000, 533), 1.0, "f4"), chunks=(400, 533))
+            file["incident_energies"] = np.full((4000, 1), 600.0, "f4")
+        source = CaloChallengeSource().bind([path])
+        tracemalloc.start()
+        try:
+            for start in range(0, 4000, 16):
+                source.read(path, start, start + 16)
+            kept, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        held = shower_files._WINDOWS._windows
+        assert sum(window.bytes for key, window in held.items() if key[0] == id(shower_files.shower_file(path))) > 16e6
+        assert kept < 2e6
+        assert peak < 10e6
+
+    def test_a_full_temporary_folder_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = make(tmp_path / "raw.hdf5", 533, 600, chunks=(200, 20))
+        monkeypatch.setattr(shower_files, "TemporaryFile", lambda: Path("/dev/full").open("w+b"))
+        with pytest.raises(HepfmError, match=r"cannot be written \(No space left on device\) \(let TMPDIR name"):
+            CaloChallengeSource().bind([path])
 
     def test_a_range_beyond_the_end(self, pions: Path) -> None:
         with pytest.raises(HepfmError, match="it has 300"):

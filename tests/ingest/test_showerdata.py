@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,21 @@ class TestRoundTrip:
         assert source.bound_geometry.sampling_fraction == 0.025
         write_showerdata(tmp_path / "back.h5", [source.read(path, 0, 20)], source.bound_geometry)
         same_files(path, tmp_path / "back.h5")
+
+    def test_writing_holds_a_few_showers(self, tmp_path: Path) -> None:
+        """Whole blocks of showers with thousands of points would take a gigabyte."""
+        geometry = DATASETS["3"].geometry()
+        with h5py.File(tmp_path / "raw.hdf5", "w") as file:
+            file.create_dataset("showers", data=np.full((200, 40_500), 0.1, "f4"), chunks=(20, 40_500))
+            file["incident_energies"] = np.full((200, 1), 5000.0, "f4")
+        source = CaloChallengeSource().bind([tmp_path / "raw.hdf5"])
+        batches = [source.read(tmp_path / "raw.hdf5", start, start + 100) for start in (0, 100)]
+        tracemalloc.start()
+        try:
+            assert write_showerdata(tmp_path / "new.h5", batches, geometry) == 200
+            assert tracemalloc.get_traced_memory()[1] < 150e6
+        finally:
+            tracemalloc.stop()
 
     def test_a_corpus_gives_the_file_back(self, tmp_path: Path) -> None:
         files = [make(tmp_path / f"{n}.h5", 90, seed=n) for n in range(2)]
