@@ -3,8 +3,8 @@
 HDF5 decodes a chunk whole, and a chunk may hold the same few voxels of thousands of showers. So the rows of a chunk are
 read at once (a window), stripe by stripe across the chunks, and kept as points. The points of the windows used last
 (:data:`WINDOW_BYTES`, over all files of a process) lie in nameless temporary files that are mapped, so that they are
-the page cache's. Memory beyond it: one stripe (:data:`STRIPE_BYTES`, or one column of chunks if that is larger) with its
-points, and the points of the showers that are asked for.
+the page cache's. Memory beyond it: one stripe (:data:`STRIPE_BYTES`, or one column of chunks if that is larger) with
+its points, and the points of the showers that are asked for.
 """
 
 from __future__ import annotations
