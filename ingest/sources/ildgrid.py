@@ -109,13 +109,16 @@ def _prefix(group: str) -> str:
 
 
 def _group(file: ShowerFile) -> str:
-    """The group that holds the arrays; empty for the root."""
-    groups = _groups(file.names())
-    if not groups and file.has(LAYERS):
-        return ""
-    if PUBLISHED in groups or len(groups) != 1:
-        return PUBLISHED  # without any, the error names what the file lacks
-    return groups[0]
+    """The group that holds the arrays; empty for the root.
+
+    Raises:
+        HepfmError: several do.
+    """
+    groups = [*_groups(file.names()), *([""] if file.has(LAYERS) else [])]
+    if len(groups) > 1:
+        told = ", ".join(f"'{_prefix(group)}{LAYERS}'" for group in groups)
+        raise HepfmError(f"has several grids: {told}", file.path, "leave one of them in the file")
+    return groups[0] if groups else PUBLISHED  # without any, the error names what the file lacks
 
 
 def _arrays(file: ShowerFile, group: str) -> tuple[Any, Any]:
