@@ -31,7 +31,7 @@ OPEN_FILES = 16
 STRIPE_BYTES = 8 << 20
 WINDOW_BYTES = 2 << 30
 ALIGNED_BYTES = 64
-# A window has at least this many rows: the range that the builder asks for at once.
+# A window has at least this many rows, so that files in chunks of single showers are not read row by row.
 LEAST_ROWS = 128
 CHUNK_BYTES = 1 << 20
 _AGAIN = "the file is damaged: fetch it again"
