@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ from hepfm.ingest.tally import OnBad, Tally
 from hepfm.ingest.workers import Workers
 
 BLOCK_RECORDS = {"jets": 2048, "showers": 128, "tokens": 4096}
-# Entries of one file that are held at a time; a shower has a hundred times as many points as a jet.
-PIECE_ENTRIES = {"jets": 4096, "showers": 128}
+# Entries of one file that are held at a time; a shower has hundreds of times as many points as a jet.
+PIECE_ENTRIES = {"jets": 4096, "showers": 16}
 
 
 @dataclass(frozen=True)
@@ -228,11 +228,15 @@ class Produce:
         tally = Tally(self.on_bad, {"entries": 0})
         rounds = [pieces for group in job.payload for pieces in group]
         for number, pieces in enumerate(rounds):
-            records = concatenate([self._read(piece, tally) for piece in pieces])
-            order = generator("ingest", self.seed, job.split, job.shard, number).permutation(len(records))
-            for start in range(0, len(records), self.block_records):
-                yield gather(records, order[start : start + self.block_records])
+            yield from self._round(pieces, generator("ingest", self.seed, job.split, job.shard, number), tally)
         return tally
+
+    def _round(self, pieces: list[list[int]], draws: np.random.Generator, tally: Tally) -> Iterator[pa.RecordBatch]:
+        """The records of a round, permuted; none of them is held when the next round is read."""
+        records = concatenate([self._read(piece, tally) for piece in pieces])
+        order = draws.permutation(len(records))
+        for start in range(0, len(records), self.block_records):
+            yield gather(records, order[start : start + self.block_records])
 
     def _read(self, piece: list[int], tally: Tally) -> pa.RecordBatch:
         number, start, stop = piece

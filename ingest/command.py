@@ -18,6 +18,7 @@ from hepfm.core.progress import say
 from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus, remote_url
 from hepfm.ingest.describe import describe
+from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.hub import local_files
 from hepfm.ingest.jobs import REJECTED
 from hepfm.ingest.manifest import Manifest
@@ -97,6 +98,9 @@ def ingest(config: IngestConfig) -> None:
         corpus = build(chosen, files, config.out, config.layout, config.selection, config.processes, config.scheduler)
     except HepfmError as error:
         raise _better_named(error, chosen, files) from error
+    if corpus.manifest.geometry:
+        geometry = Geometry.from_data(corpus.manifest.geometry)
+        say(f"geometry: {geometry.summary()}; read as {geometry.stored.summary()}")
     for name, split in corpus.manifest.splits.items():
         say(f"{name}: {split.records:,} {corpus.manifest.kind}, {len(split.shards)} shards")
         for label in missing_labels(corpus.manifest, name):
@@ -117,6 +121,9 @@ def _recognised(given: Sequence[Path], selection: JetSelection) -> Source:
         if fault:
             raise HepfmError(fault, unknown, "fetch it again")
         raise HepfmError("its format is not recognised", unknown, f"name the source: {', '.join(SOURCES)}")
+    for path in files:
+        if len(fitting := recognised(path)) > 1:
+            raise HepfmError(f"may be of several formats: {', '.join(fitting)}", path, "say hepfm ingest NAME")
     if len(found) > 1:
         raise HepfmError(
             f"the files are of several formats: {', '.join(sorted(found))}", "ingest auto", "one at a time"

@@ -21,7 +21,7 @@ def describe(corpus: Corpus) -> str:
         [
             f"{corpus.url or corpus.path}: {manifest.kind}, digest {corpus.digest[:16]}",
             *([f"axis of deta and dphi: {manifest.axis}"] if manifest.axis else []),
-            *([f"geometry: {Geometry.from_data(manifest.geometry).summary()}"] if manifest.geometry else []),
+            *(_geometry(Geometry.from_data(manifest.geometry)) if manifest.geometry else []),
             *([f"tokens: {_pairs(manifest.tokens)}"] if manifest.tokens else []),
         ],
         list(_splits(manifest)),
@@ -31,6 +31,10 @@ def describe(corpus: Corpus) -> str:
         list(_provenance(manifest)),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def _geometry(geometry: Geometry) -> list[str]:
+    return [f"geometry: {geometry.summary()}", f"stored in the source as: {geometry.stored.summary()}"]
 
 
 def _splits(manifest: Manifest) -> Iterator[str]:

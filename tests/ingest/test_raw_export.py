@@ -16,6 +16,9 @@ from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.export.folder import export
 from hepfm.ingest.export.raw_files import RAW_FORMATS
+from hepfm.ingest.formats.calochallenge import write_calochallenge
+from hepfm.ingest.formats.ild import ild_grid
+from hepfm.ingest.geometry import Stored
 from hepfm.ingest.merge import merge
 from hepfm.ingest.sources.aspenopenjets import AspenOpenJetsSource
 from hepfm.ingest.sources.registry import recognised, source
@@ -73,6 +76,19 @@ def test_showers_come_back(showers: Corpus, name: str, tmp_path: Path) -> None:
     again = back(showers, name, tmp_path)
     assert sum(split.records for split in again.manifest.splits.values()) == 120
     assert totals(again, "energy") == pytest.approx(totals(showers, "energy"), rel=1e-6)
+
+
+def test_a_format_that_would_tell_another_geometry_is_refused(showers: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match="is not ILD, whose layers this format means"):
+        export(showers, "showerclouds", tmp_path / "clouds", ["train"])
+    with pytest.raises(HepfmError, match="is no grid of equal layers"):
+        export(showers, "ildgrid", tmp_path / "grid", ["train"])
+
+
+def test_a_grid_has_no_rings(showers: Corpus, tmp_path: Path) -> None:
+    batch = showers.split("train").read(0)
+    with pytest.raises(HepfmError, match="has no rings and sectors"):
+        write_calochallenge(tmp_path / "x.hdf5", [batch], ild_grid(30, 30, Stored()))
 
 
 def test_a_format_of_another_kind_is_refused(jets: Corpus, tmp_path: Path) -> None:
