@@ -13,16 +13,20 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
+from hepfm.core.draws import hashed, key_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import POINTS_COLUMN, offsets_of, points_of, values_of
 from hepfm.ingest.formats.arrays import segment_sums
 from hepfm.ingest.formats.shower_files import ShowerFile, shower_file
 from hepfm.ingest.geometry import MEV_PER_GEV, Geometry
+from hepfm.ingest.keys import key
 from hepfm.ingest.sources.base import Source
 from hepfm.ingest.tally import Tally
 
 # Showers at the beginning of a file from which a layout is judged where names and shapes do not tell.
 SAMPLE = 128
+KEY_ENTRIES = 64  # showers whose keys are worked out together: as many points as a thousand jets and more
+FEWEST_POINTS = 3  # showers of fewer points can be alike by chance: empty ones are
 UNIT_TOLERANCE = 1e-3
 NO_UNIT_VECTOR = "its direction is no unit vector"
 # Deposits over incident energy: ILD shows 0.03, calibrated deposits about 1. Single showers may fall short of that, but
@@ -123,6 +127,24 @@ class ShowerSource(Source):
         if self.found is None:
             raise HepfmError("its files decide what it provides", self.name, "bind it to files first")
         return self.found
+
+    def keys(self, path: Path) -> np.ndarray:
+        """One for each shower, of its incident energy and all its points, in any order.
+
+        Bad entries (which the builder will meet) and showers of fewer than three points have a key that no other has.
+        """
+        source, entries = self if self.found else self.bind([path]), self.entries(path)
+        keys = hashed(key_of("shower without a key", path), np.arange(entries))
+        for start in range(0, entries, KEY_ENTRIES):
+            batch = source.read(path, start, min(start + KEY_ENTRIES, entries), Tally("skip"))
+            column = batch.column(POINTS_COLUMN["showers"])
+            points = key(*(points_of(batch, child.name) for child in column.type.value_type))
+            offsets = offsets_of(column)
+            sums = np.diff(np.concatenate([np.zeros(1, np.uint64), np.cumsum(points, dtype=np.uint64)])[offsets])
+            told = np.diff(offsets) >= FEWEST_POINTS
+            found = key(sums, values_of(batch.column("incident_energy")))
+            keys[values_of(batch.column("source_entry"))[told]] = found[told]
+        return keys
 
     def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
         source = self if self.found else self.bind([path])
