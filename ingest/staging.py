@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import quote, urlsplit
 
-from hepfm.core.downloads import Remote, Stopped, cache_root, download, read_url
+from hepfm.core.downloads import Remote, Stopped, cache_root, download, is_http, read_url
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import CHUNK_BYTES, sha256_file, write_bytes
-from hepfm.core.partial import Stated, Wrong, partial_file
+from hepfm.core.files import CHUNK_BYTES, sha256_file
+from hepfm.core.partial import Stated, Wrong, partial_file, write_shared
 from hepfm.core.progress import progress
 from hepfm.core.transfers import transfer_all
 from hepfm.ingest.corpus import Corpus, remote_url
@@ -47,7 +47,7 @@ def mirror(url: str) -> Path:
         target = folder / file
         if not (target.is_file() and sha256_file(target) == sha256):
             _fetch(f"{url}/{file}", target, Stated(sha256=sha256), keep=False)
-    write_bytes(folder / FILE, content)
+    write_shared(folder / FILE, content, Stated(), url, "")
     return folder
 
 
@@ -78,13 +78,18 @@ def stage_shard(
     if not there or shard.stat().st_size != entry.bytes:
         _fetch(address, shard, Stated(entry.bytes, sha256=entry.sha256), not there, advance, stop)
     link = folder / entry.name
-    target = os.path.relpath(shard, link.parent)
-    if not (link.is_symlink() and os.readlink(link) == target):
-        link.parent.mkdir(parents=True, exist_ok=True)
-        fresh = link.with_name(f".{link.name}.{os.getpid()}-{threading.get_ident()}")
-        fresh.symlink_to(target)
-        fresh.replace(link)
+    _link(link, os.path.relpath(shard, link.parent))
     return link
+
+
+def _link(link: Path, target: str) -> None:
+    """Make ``link`` a link to ``target``, whatever another process does here meanwhile."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    while not (link.is_symlink() and os.readlink(link) == target):
+        try:
+            link.symlink_to(target)
+        except FileExistsError:
+            link.unlink(missing_ok=True)  # to where the shards once were
 
 
 def stage(corpus: Corpus, jobs: int = JOBS) -> None:
@@ -120,7 +125,7 @@ def _manifest(content: bytes, address: str) -> Manifest:
 
 
 def _read(address: str) -> bytes:
-    if _is_http(address):
+    if is_http(address):
         return read_url(_quoted(address), limit=MANIFEST_BYTES)
     with _stored(address) as source:
         return source.read(MANIFEST_BYTES)
@@ -135,7 +140,7 @@ def _fetch(
     stop: threading.Event | None = None,
 ) -> None:
     try:
-        if _is_http(address):
+        if is_http(address):
             download(Remote(_quoted(address), stated), target, advance, stop, keep)
         else:
             _copy(address, target, stated, keep, advance, stop or threading.Event())
@@ -183,10 +188,6 @@ def _stored(address: str) -> Iterator[IO[bytes]]:
     except Exception as error:  # every store has errors of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HepfmError(f"cannot be read: {reason}", address, "check the address and your access to it") from error
-
-
-def _is_http(address: str) -> bool:
-    return urlsplit(address).scheme in ("http", "https")
 
 
 def _quoted(address: str) -> str:

@@ -14,12 +14,14 @@ import tyro
 from tyro.conf import Positional
 
 from hepfm.core.archives import is_archive
+from hepfm.core.downloads import is_http
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import locked
+from hepfm.core.files import locked, sweep
 from hepfm.core.progress import say
 from hepfm.ingest.fetch.catalogue import DataSet, catalogue, find, is_glob
 from hepfm.ingest.fetch.fetching import fetch_files, unpack_archives, unpacked_folder, write_source
-from hepfm.ingest.fetch.records import Located, RemoteFile, locate
+from hepfm.ingest.fetch.ledger import LEDGER_FILE
+from hepfm.ingest.fetch.records import SOURCE_FILE, Located, RemoteFile, locate
 
 # `--list` and not `--list True`: a flag of its own among the options of hepfm.core.config.
 Switch = Annotated[
@@ -68,12 +70,13 @@ def main(config: FetchConfig) -> None:
         raise HepfmError("needs the name of a data set", "hepfm fetch", f"there is: {', '.join(catalogue())}")
     if config.jobs < 1:
         raise HepfmError("must be at least 1", "--jobs")
-    if config.mirror and not config.mirror.startswith(("http://", "https://")):
-        raise HepfmError("must begin with https:// or http://", "--mirror")
+    if config.mirror and not is_http(config.mirror):
+        raise HepfmError("must begin with https:// or http:// and name a host", "--mirror")
     data_set, splits = find(config.name)
     located = _chosen(locate(data_set, splits, config.mirror), config.files)
     folder = config.dest / data_set.name
     with locked(folder):
+        sweep(folder, (LEDGER_FILE, SOURCE_FILE))
         ledger = fetch_files(folder, located.files, config.jobs, config.unpack)
         write_source(folder, data_set, located, ledger)
         archives = [file.name for file in located.files if is_archive(file.name)]
