@@ -118,6 +118,9 @@ def test_the_list_shows_every_data_set_and_where_its_checksums_are(capsys: pytes
         (["jetclass/valid"], r"jetclass has no split 'valid' \(there is: train, val, test\)"),
         (["jetclass", "--jobs", "0"], "--jobs: must be at least 1"),
         (["jetclass", "--mirror", "ftp://x"], "--mirror: must begin with https"),
+        (["jetclass", "--mirror", "file:///data"], "--mirror: must begin with https"),
+        (["jetclass", "--mirror", "https://"], "--mirror: .* name a host"),
+        (["jetclass", "--mirror", "http://[::1"], "--mirror: .* name a host"),
         (
             ["aspenopenjets", "--files", "nothing*"],
             r"no file is like 'nothing\*' \(there is: RunG_batch0.h5, .*80 in all",
@@ -312,6 +315,19 @@ def test_a_broken_ledger_costs_time_only(toy: RoughServer, tmp_path: Path, ledge
     assert content(tmp_path / "pinned") == ALL
 
 
+def test_what_a_killed_fetch_was_writing_is_swept_and_nothing_of_others(toy: RoughServer, tmp_path: Path) -> None:
+    folder = tmp_path / "pinned"
+    (folder / "inside").mkdir(parents=True)
+    for name in ("..hepfm-fetch.json.partial-2867-e817bcd8", ".hepfm-source.json.partial-12-0123abcd"):
+        (folder / name).write_text("{")
+    others = (".notes.partial-1-0a", "inside/..hepfm-fetch.json.partial-1-0a")
+    for name in others:
+        (folder / name).write_text("not fetch's")
+    fetch("pinned", "--dest", tmp_path)
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob(".*")}
+    assert left == {".lock", ".hepfm-fetch.json", *others}
+
+
 def test_some_of_the_files(toy: RoughServer, tmp_path: Path) -> None:
     fetch("pinned", "--dest", tmp_path, "--files", "*_1.h5", "test_0*")
     assert sorted(content(tmp_path / "pinned")) == ["test_0.h5", "test_1.h5", "train_1.h5"]
@@ -412,15 +428,20 @@ def test_a_hub_that_does_not_answer_is_one_line(toy: RoughServer, tmp_path: Path
     assert "\n" not in str(told.value)
 
 
-def test_sizes_that_are_not_stated_are_asked_and_the_disk_is_checked_first(
-    toy: RoughServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def forget_sizes() -> None:
+    """Take the sizes out of data set ``pinned``."""
     path = catalogue_module.FOLDER / "pinned.yaml"
     data = yaml.safe_load(path.read_text())
     for split in data["splits"].values():
         for file in split["files"]:
             del file["bytes"]
     path.write_text(yaml.safe_dump(data, sort_keys=False))
+
+
+def test_sizes_that_are_not_stated_are_asked_and_the_disk_is_checked_first(
+    toy: RoughServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_sizes()
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 100_000))
     with pytest.raises(
@@ -432,6 +453,18 @@ def test_sizes_that_are_not_stated_are_asked_and_the_disk_is_checked_first(
     assert len(content(tmp_path / "pinned")) == 2
     fetch("pinned", "--dest", tmp_path, "--files", "t*_[01].h5")  # what is there needs no room
     assert len(content(tmp_path / "pinned")) == 4
+
+
+def test_a_size_that_cannot_be_asked_does_not_hold_up_the_other_files(toy: RoughServer, tmp_path: Path) -> None:
+    forget_sizes()
+    toy.always["/files/train_1.h5"] = status(404)
+    with pytest.raises(HepfmError, match=r"/files/train_1\.h5: cannot be downloaded: no such file there \(404\)"):
+        fetch("pinned", "--dest", tmp_path)
+    assert set(content(tmp_path / "pinned")) == set(ALL) - {"train_1.h5"}
+    for name in ALL:
+        toy.always[f"/files/{name}"] = status(404)
+    with pytest.raises(HepfmError, match=r"/files/train_0\.h5: cannot be downloaded: no such file there \(404\)"):
+        fetch("pinned", "--dest", tmp_path / "other")
 
 
 def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
@@ -593,7 +626,7 @@ def test_a_fetch_that_is_killed_at_random_moments_continues(
     assert done.returncode == 0, done.stderr
     assert content(folder) == ALL
     assert [Path(line).name for line in done.stdout.splitlines()] == list(ALL)
-    assert not list(folder.glob(".*.part*"))
+    assert {path.name for path in folder.rglob(".*")} == {".lock", ".hepfm-fetch.json"}
     ranged = [headers["Range"] for path, headers in toy.requests if path.endswith(".h5") and "Range" in headers]
     assert ranged  # what was there was not fetched again
 
