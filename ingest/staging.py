@@ -31,7 +31,7 @@ from hepfm.ingest.shards import INDEX
 JOBS = 4
 MANIFEST_BYTES = 1 << 30
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MEND = "the copy there is damaged or was replaced, and nothing of it is kept; run again, or open another copy"
+_MEND = "the copy there is damaged or was replaced; run again, or open another copy"
 
 
 def mirror(url: str) -> Path:
@@ -191,4 +191,4 @@ def _stored(address: str) -> Iterator[IO[bytes]]:
 
 
 def _quoted(address: str) -> str:
-    return quote(address, safe=":/%")
+    return quote(address, safe=":/%@[]")

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hepfm.core.archives import folder_name, is_archive, matches, unpack
+from hepfm.core.archives import discard_unfinished, folder_name, is_archive, matches, unpack
 from hepfm.core.downloads import Remote, download, size_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import read_json, write_json
@@ -36,6 +36,9 @@ def fetch_files(folder: Path, files: Sequence[RemoteFile], jobs: int, room_to_un
     Raises:
         HepfmError: too little disk, or a file that cannot be had or is wrong.
     """
+    for file in files:
+        if is_archive(file.name):  # before the disk is checked
+            discard_unfinished(unpacked_folder(folder, file.name))
     ledger = Ledger(folder)
     missing = [file for file in files if not _is_there(folder, file, ledger)]
     sizes = _sizes(missing, jobs)

@@ -525,6 +525,22 @@ def test_archives_are_unpacked_on_request_and_once(
     assert capsys.readouterr().out == told.out
 
 
+def test_what_a_killed_unpacking_left_does_not_stand_in_the_way(
+    archived: Callable[[dict[str, bytes]], RoughServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived({"a.root": b"1"})
+    left = tmp_path / "tars" / ".inside.unpacking"
+    left.mkdir(parents=True)
+    (left / "a.root").write_bytes(b"half")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 0 if left.exists() else 10**6))
+    fetch("tars", "--dest", tmp_path, "--unpack")
+    assert (tmp_path / "tars" / "inside" / "a.root").read_bytes() == b"1"
+    left.mkdir()
+    fetch("tars", "--dest", tmp_path)
+    assert not left.exists()
+
+
 def test_a_folder_of_the_archives_name_is_not_overwritten(
     archived: Callable[[dict[str, bytes]], RoughServer], tmp_path: Path
 ) -> None:
@@ -572,9 +588,10 @@ def test_find_takes_the_default_split_where_there_is_one() -> None:
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
 from hepfm.core import downloads
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from hepfm.ingest.fetch import catalogue, records
 downloads.CHUNK_BYTES = 1 << 12
 records.ZENODO, catalogue.FOLDER = sys.argv[1], Path(sys.argv[2])
