@@ -73,6 +73,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Has it the name of a file that :func:`atomic_path` had not finished?"""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
 def sweep(folder: Path, names: Container[str] | None = None) -> None:
     """Remove what killed processes left of :func:`atomic_path` in a folder and below it.
 
