@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from functools import partial as bind
 from pathlib import Path
 from typing import IO
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-from hepfm.core.downloads import Remote, Stopped, cache_root, download, is_http, read_url
+from hepfm.core.downloads import Remote, Stopped, cache_root, download, read_url
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import CHUNK_BYTES, sha256_file
 from hepfm.core.partial import Stated, Wrong, partial_file, write_shared
@@ -47,7 +47,8 @@ def mirror(url: str) -> Path:
         target = folder / file
         if not (target.is_file() and sha256_file(target) == sha256):
             _fetch(f"{url}/{file}", target, Stated(sha256=sha256), keep=False)
-    write_shared(folder / FILE, content, Stated(), url, "")
+    if not ((folder / FILE).is_file() and (folder / FILE).read_bytes() == content):
+        write_shared(folder / FILE, content, Stated(), url, "")
     return folder
 
 
@@ -125,7 +126,7 @@ def _manifest(content: bytes, address: str) -> Manifest:
 
 
 def _read(address: str) -> bytes:
-    if is_http(address):
+    if _scheme(address) in ("http", "https"):
         return read_url(_quoted(address), limit=MANIFEST_BYTES)
     with _stored(address) as source:
         return source.read(MANIFEST_BYTES)
@@ -140,7 +141,7 @@ def _fetch(
     stop: threading.Event | None = None,
 ) -> None:
     try:
-        if is_http(address):
+        if _scheme(address) in ("http", "https"):
             download(Remote(_quoted(address), stated), target, advance, stop, keep)
         else:
             _copy(address, target, stated, keep, advance, stop or threading.Event())
@@ -173,7 +174,7 @@ def _stored(address: str) -> Iterator[IO[bytes]]:
     """A file on one of fsspec's stores, opened; what the store raises becomes one line."""
     import fsspec
 
-    scheme = urlsplit(address).scheme
+    scheme = _scheme(address)
     try:
         with fsspec.open(address, "rb") as source:
             yield source
@@ -188,6 +189,10 @@ def _stored(address: str) -> Iterator[IO[bytes]]:
     except Exception as error:  # every store has errors of its own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HepfmError(f"cannot be read: {reason}", address, "check the address and your access to it") from error
+
+
+def _scheme(address: str) -> str:
+    return address.partition("://")[0]
 
 
 def _quoted(address: str) -> str:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import tyro
 from tyro.conf import Positional
 
 from hepfm.core.archives import is_archive
-from hepfm.core.downloads import is_http
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import locked, sweep
 from hepfm.core.progress import say
@@ -70,7 +70,7 @@ def main(config: FetchConfig) -> None:
         raise HepfmError("needs the name of a data set", "hepfm fetch", f"there is: {', '.join(catalogue())}")
     if config.jobs < 1:
         raise HepfmError("must be at least 1", "--jobs")
-    if config.mirror and not is_http(config.mirror):
+    if config.mirror and not _is_address(config.mirror):
         raise HepfmError("must begin with https:// or http:// and name a host", "--mirror")
     data_set, splits = find(config.name)
     located = _chosen(locate(data_set, splits, config.mirror), config.files)
@@ -92,6 +92,14 @@ def main(config: FetchConfig) -> None:
     if readable:
         words = [_shell(word) for word in patterns(readable)]
         say(f"next: hepfm ingest {data_set.source} {' '.join(words)} --out corpora/{data_set.name}")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _chosen(located: Located, wanted: Sequence[str]) -> Located:

@@ -234,6 +234,22 @@ def test_what_a_killed_process_left_in_the_cache_does_not_stay(url: str, toy_cor
     assert Corpus.open(folder).digest == toy_corpus.digest
 
 
+def test_a_cache_that_has_all_is_only_read(
+    url: str, toy_corpus: Corpus, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_folder(url)
+
+    def written(*_: object) -> None:
+        raise AssertionError("something was written")
+
+    monkeypatch.setattr(staging, "write_shared", written)
+    monkeypatch.setattr(staging, "partial_file", written)
+    monkeypatch.setattr(staging, "download", written)
+    monkeypatch.setattr(Path, "symlink_to", written)
+    assert records(Corpus.open(url)) == records(toy_corpus)
+    assert verify(local_folder(url)) == []
+
+
 def test_a_link_to_where_the_shards_once_were_is_made_anew(url: str, toy_corpus: Corpus, cache: Path) -> None:
     folder = local_folder(url)
     for link in folder.glob("*/*.tar"):
@@ -339,6 +355,8 @@ def test_a_store_that_needs_a_package_says_which(monkeypatch: pytest.MonkeyPatch
         Corpus.open("s3://bucket/toy")
     with pytest.raises(HepfmError, match=r"nonsense://bucket/corpus\.json: cannot be read: Protocol not known"):
         Corpus.open("nonsense://bucket")
+    with pytest.raises(HepfmError, match=r"^http://\[::1/corpus\.json: cannot be downloaded: "):
+        Corpus.open("http://[::1")
 
 
 def test_a_manifest_cannot_lead_out_of_the_cache(toy_corpus: Corpus, cache: Path) -> None:

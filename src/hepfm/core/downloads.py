@@ -59,15 +59,6 @@ class Remote:
     stated: Stated = field(default_factory=Stated)
 
 
-def is_http(url: str) -> bool:
-    """Does an address begin with http:// or https:// and name a host?"""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
-
-
 def cache_root() -> Path:
     """Where downloads are kept between runs: ``$HEPFM_CACHE``, else ``~/.cache/hepfm``."""
     return Path(os.environ.get("HEPFM_CACHE", Path.home() / ".cache" / "hepfm"))
@@ -207,7 +198,7 @@ class _Transfer:
             raise _Interrupted("the server has fewer bytes than were downloaded (416)")
         _check_status(response, self.remote.url)
         total = _content_length(response)
-        # All of this before what has arrived gives way to it: it may be a page that tells of maintenance.
+        # Before what has arrived gives way to it: this may be a page that tells of maintenance.
         self._check_total(total)
         self.is_page = _is_page(response, self.remote.url)
         if self.is_page and self.partial.length and self.stated.checksums:
