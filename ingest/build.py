@@ -94,14 +94,15 @@ def build(
     check_folder(out)
     source, whole, left_out = bind(source, existing(files), options.on_bad)
     selection.check(source)
-    probed = probe(source, whole, options.on_bad, Workers(processes, scheduler), left_out)
-    plan = make_plan(source, probed, options, selection)
-    for note in plan.provenance["notes"]:
-        say(note)
-    produce = Produce(
-        source, probed.files, probed.repeated, selection, options.on_bad, options.seed, plan.block_records
-    )
-    return write_corpus(out, plan, produce, processes=processes, scheduler=scheduler)
+    with Workers(processes, scheduler) as workers:
+        probed = probe(source, whole, options.on_bad, workers, left_out)
+        plan = make_plan(source, probed, options, selection)
+        for note in plan.provenance["notes"]:
+            say(note)
+        produce = Produce(
+            source, probed.files, probed.repeated, selection, options.on_bad, options.seed, plan.block_records
+        )
+        return write_corpus(out, plan, produce, workers=workers)
 
 
 def bind(source: Source, files: Sequence[Path], on_bad: OnBad) -> tuple[Source, Sequence[Path], list[tuple[str, str]]]:

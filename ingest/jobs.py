@@ -51,8 +51,7 @@ def write_corpus(
     plan: Plan,
     produce: Produce,
     *,
-    processes: int = 1,
-    scheduler: str | None = None,
+    workers: Workers | None = None,
     attached: dict[str, Path] | None = None,
 ) -> Corpus:
     """Write the corpus of ``plan``, or continue it where it was interrupted.
@@ -61,10 +60,10 @@ def write_corpus(
         out: its folder: new, empty, or begun with the same plan.
         plan: what it holds.
         produce: gives the records of a job, in batches of any size. Picklable (an instance of a dataclass with
-            ``__call__``): with more than one process it runs in spawned workers. A generator may return a
+            ``__call__``): with more than one process it runs in workers. A generator may return a
             :class:`~hepfm.ingest.tally.Tally`; the sums of its counts over the jobs are the manifest's cut flow, and
             what it rejected is listed in ``rejected.jsonl``.
-        processes, scheduler: see :class:`hepfm.ingest.workers.Workers`.
+        workers: who writes the shards; this process by default.
         attached: files or folders to put into the corpus, by their name inside.
 
     Raises:
@@ -78,7 +77,7 @@ def write_corpus(
         return Corpus.open(out)
     with _told_when_full(out), _claimed(out, plan):
         if not _finished(out, plan):
-            receipts = _run(out, plan, produce, Workers(processes, scheduler))
+            receipts = _run(out, plan, produce, workers or Workers())
             _seal(out, plan, receipts, attached or {})
     return Corpus.open(out)
 

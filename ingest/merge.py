@@ -29,6 +29,7 @@ from hepfm.ingest.weave import (
     tokens_alone,
     woven_jobs,
 )
+from hepfm.ingest.workers import Workers
 
 
 def merge(corpora: Sequence[Corpus], out: Path, common: bool = False, seed: int = 0, processes: int = 1) -> Corpus:
@@ -60,7 +61,7 @@ def merge(corpora: Sequence[Corpus], out: Path, common: bool = False, seed: int 
     first = np.cumsum([0, *map(len, files)]).tolist()
     fits = tuple(Fit(schema, names, first[number]) for number in range(len(corpora)))
     produce = Woven(tuple(corpora), Fitted(fits), seed, plan.block_records)
-    return write_corpus(out, plan, produce, processes=processes, attached=attached)
+    return write_corpus(out, plan, produce, workers=Workers(processes), attached=attached)
 
 
 def check(corpora: Sequence[Corpus]) -> None:
