@@ -25,6 +25,7 @@ from hepfm.core.files import (
     locked,
     read_json,
     sha256_file,
+    sweep,
     write_bytes,
     write_json,
     write_text,
@@ -119,16 +120,10 @@ def _claimed(out: Path, plan: Plan) -> Iterator[None]:
     with locked(build):
         if not _finished(out, plan):
             _check_plan(out, plan)
-            _sweep(out)
+            sweep(out)
         yield
         if (out / FILE).is_file():
             shutil.rmtree(build, ignore_errors=True)
-
-
-def _sweep(out: Path) -> None:
-    """Remove half-written files of processes that were killed; the caller holds the lock."""
-    for partial in out.rglob(".*.partial-*"):
-        partial.unlink()
 
 
 def _check_plan(out: Path, plan: Plan) -> None:
@@ -236,7 +231,7 @@ def _run(out: Path, plan: Plan, produce: Produce, workers: Workers) -> list[Rece
         for job, receipt in workers.results(work, lacking, out) if lacking else ():
             receipts[job.name] = receipt
             task.advance(job.size)
-    _sweep(out)
+    sweep(out)
     return [receipts[job.name] for job in plan.jobs]
 
 

@@ -70,8 +70,15 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.send(body)
 
-    def honest(self, content: bytes, stop: int | None = None, pause_s: float = 0.0) -> None:
-        """What a good server does; with ``stop`` the connection ends after so many bytes of the body."""
+    def honest(
+        self,
+        content: bytes,
+        stop: int | None = None,
+        pause_s: float = 0.0,
+        hold: tuple[int, threading.Event] | None = None,
+    ) -> None:
+        """What a good server does; with ``stop`` the connection ends after so many bytes of the body, with ``hold`` it
+        is silent after so many bytes of the file, until the gate opens."""
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(match[1]) if match and self.headers.get("If-Range", etag) == etag else None
@@ -85,6 +92,11 @@ class Handler(BaseHTTPRequestHandler):
         if start is not None:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
+        if hold is not None:
+            before = max(0, hold[0] - (start or 0))
+            self.send(body[:before], pause_s)
+            hold[1].wait()
+            body = body[before:]
         self.send(body[:stop], pause_s)
         if stop is not None:
             self.close_connection = True
@@ -155,6 +167,11 @@ def unframed(handler: Handler, content: bytes) -> None:
 def slow(pause_s: float) -> Fault:
     """Honest, with a pause after every 16 kB."""
     return lambda handler, content: handler.honest(content, pause_s=pause_s)
+
+
+def held(after: int, gate: threading.Event, pause_s: float = 0.0) -> Fault:
+    """Honest, but a client gets only so many bytes of the file until the gate opens: it cannot be done before."""
+    return lambda handler, content: handler.honest(content, pause_s=pause_s, hold=(after, gate))
 
 
 class QuietServer(ThreadingHTTPServer):
