@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from hepfm.core.errors import HepfmError
+
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HEAD_BYTES = 512
 FETCH_AGAIN = "fetch it again"
@@ -65,8 +67,9 @@ def _contents(path: Path, _size: int, _changed: int) -> Contents:
             try:
                 return read(path)
             except Exception as error:  # a damaged file may fail anywhere
-                what = f"looks like {name} but cannot be read ({type(error).__name__}): truncated or damaged"
-                return Contents(fault=what)
+                why = f"truncated or damaged ({type(error).__name__})"
+                told = error.what if isinstance(error, HepfmError) else why
+                return Contents(fault=f"looks like {name} but cannot be read: {told}")
     return _no_data(head)
 
 

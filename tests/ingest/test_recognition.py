@@ -30,9 +30,10 @@ def archive() -> bytes:
         (b"\n<!DOCTYPE html><html>404</html>", r"is a web page, not data \(fetch it again\)"),
         (b"<HTML><body>log in</body></HTML>", "is a web page, not data"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "is a pointer of Git LFS"),
-        (b"root\x00\x00", "looks like root but cannot be read .*truncated or damaged"),
+        (b"root\x00\x00", "looks like root but cannot be read: truncated or damaged"),
         (b"\x1f\x8b\x08\x00", r"is an archive \(unpack it and name the files in it\)"),
         (archive(), "is an archive"),
+        (b"PK\x03\x04 no zip", "looks like npz but cannot be read: truncated or damaged"),
         (b"pt,eta,phi\n1,2,3\n", "its format is not recognised"),
     ],
 )
@@ -43,6 +44,11 @@ def test_what_is_no_data_is_told(content: bytes, what: str, tmp_path: Path) -> N
         ingest(IngestConfig("auto", (path,), tmp_path / "out"))
     assert str(path) in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match=r"is a folder \(name the files in it\)"):
+        ingest(IngestConfig("auto", (tmp_path,), tmp_path / "out"))
 
 
 def test_a_file_that_lacks_a_branch_is_recognised_and_told_which(tmp_path: Path) -> None:
