@@ -117,9 +117,9 @@ def _recognised(given: Sequence[Path], selection: JetSelection) -> Source:
     found = {name for path in files for name in recognised(path)[:1]}
     unknown = next((path for path in files if not recognised(path)), None)
     if unknown is not None:
-        fault = contents(unknown).fault
-        if fault:
-            raise HepfmError(fault, unknown, "fetch it again")
+        looked = contents(unknown)
+        if looked.fault:
+            raise HepfmError(looked.fault, unknown, looked.mend)
         raise HepfmError("its format is not recognised", unknown, f"name the source: {', '.join(SOURCES)}")
     for path in files:
         if len(fitting := recognised(path)) > 1:
