@@ -120,14 +120,7 @@ class RootTable(Table):
 
     def _decode(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
         try:
-            arrays = self._tree.arrays(
-                self._interpreted(names, start, stop),
-                entry_start=start,
-                entry_stop=stop,
-                library="ak",
-                how=dict,
-                array_cache=None,
-            )
+            arrays = self._arrays(names, start, stop)
         except Exception as error:  # uproot and its codecs raise many kinds over a damaged file
             raise HepfmError(
                 f"entries {start} to {stop} cannot be decoded ({type(error).__name__}: {first_line(error)})",
@@ -136,18 +129,16 @@ class RootTable(Table):
             ) from error
         return {name: _root_column(arrays[name].layout, name, self.path) for name in names}
 
-    def _interpreted(self, names: Sequence[str], start: int, stop: int) -> list[str] | dict[str, Any]:
-        if not self._vectors:
-            return list(names)
-        return {
-            name: VectorsInRange(self._vectors[name], start, stop) if name in self._vectors else None for name in names
-        }
+    def _arrays(self, names: Sequence[str], start: int, stop: int) -> dict[str, Any]:
+        where = {"entry_start": start, "entry_stop": stop, "library": "ak", "array_cache": None}
+        if self._in_clusters:
+            return self._tree.arrays(list(names), how=dict, **where)
+        # Branch by branch: a tree's own method looks at the names of all its branches each time.
+        return {name: self._tree[name].array(self._interpretation(name, start, stop), **where) for name in names}
 
-    @cached_property
-    def _vectors(self) -> dict[str, Any]:
-        """Interpretation of the branches of ``std::vector``, by name."""
-        branches = getattr(self._tree, "branches", ())
-        return {branch.name: branch.interpretation for branch in branches if is_vector(branch.interpretation)}
+    def _interpretation(self, name: str, start: int, stop: int) -> Any:
+        whole = self._tree[name].interpretation
+        return VectorsInRange(whole, start, stop) if is_vector(whole) else whole
 
 
 def _root_column(layout: Any, name: str, path: Path) -> Column:
