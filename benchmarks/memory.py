@@ -28,6 +28,8 @@ def peak_anonymous_mb(call: Callable[[], object]) -> float:
     theirs.close()
     try:
         return float(mine.recv())
+    except EOFError as error:
+        raise RuntimeError("the work failed; its traceback is above") from error
     finally:
         process.join()
 
@@ -41,10 +43,12 @@ def _run(call: Callable[[], object], report: Connection) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    call()
-    done.set()
-    watcher.join()
-    report.send(max(peak[0], _anonymous_mb()))
+    try:
+        call()
+        report.send(max(peak[0], _anonymous_mb()))
+    finally:
+        done.set()
+        watcher.join()
 
 
 def _anonymous_mb() -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from hepfm.benchmarks import corpus_build, corpus_read, corpus_scale
 from hepfm.benchmarks.bench import BenchConfig, main
+from hepfm.benchmarks.memory import peak_anonymous_mb
 from hepfm.benchmarks.workload import Way, Workload, measure
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.corpus import Corpus
@@ -43,6 +45,11 @@ def test_building_is_measured_on_whole_corpora(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(corpus_build, "JETS_PER_FILE", 1_000)
     with corpus_build.corpus_build() as workload:
         assert workload.ways["uproot_decode"].call() == 2_000
+        assert workload.ways["uproot_decode_large_baskets"].call() == 4_000
+        large = workload.ways["large_baskets"].call
+        large()
+        assert isinstance(large, corpus_build.Build)
+        assert sum(split.records for split in Corpus.open(large.out).manifest.splits.values()) == 4_000
         one, two = (workload.ways[name].call for name in ("one_process", "two_processes"))
         one(), two()
         assert isinstance(one, corpus_build.Build)
@@ -50,6 +57,11 @@ def test_building_is_measured_on_whole_corpora(monkeypatch: pytest.MonkeyPatch) 
         built = [Corpus.open(way.out) for way in (one, two)]
         assert built[0].digest == built[1].digest
         assert sum(split.records for split in built[0].manifest.splits.values()) == 2_000
+
+
+def test_memory_of_work_that_fails_is_an_error_not_a_wait() -> None:
+    with pytest.raises(RuntimeError, match="the work failed"):
+        peak_anonymous_mb(partial(int, "x"))
 
 
 def test_scale_reads_as_many_jets_from_each_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
