@@ -92,11 +92,12 @@ def decode(data: pa.Buffer) -> pa.RecordBatch:
         return reader.read_next_batch()
 
 
-def write_shard(path: Path, shard: int, batches: Iterable[pa.RecordBatch]) -> Written:
+def write_shard(path: Path, shard: int, batches: Iterable[pa.RecordBatch], within: Path | None = None) -> Written:
     """Write a shard whole or not at all; without any record no file is made.
 
     Args:
         path: the tar.
+        within: folder of the temporary file; see :func:`hepfm.core.files.atomic_path`.
         shard: its number, part of every member's name.
         batches: blocks in order, all of one schema.
     """
@@ -105,7 +106,7 @@ def write_shard(path: Path, shard: int, batches: Iterable[pa.RecordBatch]) -> Wr
     if first is None:
         return Written(0, "", ())
     blocks: list[Block] = []
-    with atomic_path(path) as partial, partial.open("wb") as file:
+    with atomic_path(path, within) as partial, partial.open("wb") as file:
         tar = _Tar(file)
         for batch in chain([first], batches):
             blocks.append(tar.add(member_name(shard, len(blocks)), batch))
