@@ -121,6 +121,26 @@ def tar_header(name: str, size: int) -> bytes:
     return header.tobuf(tarfile.USTAR_FORMAT)
 
 
+def is_member(header: bytes, name: str) -> bool:
+    """Does a plain file of this name follow a tar's header?"""
+    return header[:100].rstrip(b"\0") == name.encode() and header[156:157] == tarfile.REGTYPE
+
+
+def what_stands(header: bytes, expected: str) -> str:
+    """What stands in the place of the header of the member ``expected``."""
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.TarError as error:
+        return f"there is no tar header: {error}"
+    what = next(
+        (name for name, holds in (("a link", member.islnk() or member.issym()), ("a device", member.isdev())) if holds),
+        "a file" if member.isfile() else f"a member of type {member.type!r}",
+    )
+    if not member.isfile() or member.name != expected:
+        return f"stands {what}, {member.name!r}, which is no block"
+    return "stands a header with other owner, time, mode or size"
+
+
 def tar_end(written: int) -> int:
     """How many zeros end a tar of so many bytes."""
     return 2 * tarfile.BLOCKSIZE + -(written + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE

@@ -66,7 +66,7 @@ def test_a_remote_corpus_reads_as_the_local_one(url: str, toy_corpus: Corpus, ca
     assert kept(cache) == []  # opening it fetches no shard
     before = pa.total_allocated_bytes()
     held = list(corpus.split("train"))
-    assert pa.total_allocated_bytes() == before  # mapped, not copied
+    assert pa.total_allocated_bytes() <= before  # mapped, not copied
     assert held[0].equals(toy_corpus.split("train").read(0))
     assert records(corpus) == records(toy_corpus)
     assert kept(cache) == shards(toy_corpus)
