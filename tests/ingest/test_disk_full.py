@@ -145,7 +145,7 @@ def test_a_build_on_a_real_full_disk_continues_when_there_is_room(
         env=subprocess_env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     if done.returncode == 77:

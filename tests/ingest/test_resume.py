@@ -74,11 +74,11 @@ def test_a_build_killed_at_any_write_continues_to_the_same_bytes(
 ) -> None:
     out = tmp_path / "c"
     for calls in (2, 12, 7):  # each run gets further than the one before
-        done = subprocess.run(arguments(raw, out, calls=calls), env=subprocess_env, capture_output=True, timeout=60)
+        done = subprocess.run(arguments(raw, out, calls=calls), env=subprocess_env, capture_output=True, timeout=300)
         assert done.returncode == -signal.SIGKILL, done.stderr.decode()
         with pytest.raises(HepfmError, match="unfinished corpus"):
             Corpus.open(out)
-    done = subprocess.run(arguments(raw, out), env=subprocess_env, capture_output=True, timeout=60)
+    done = subprocess.run(arguments(raw, out), env=subprocess_env, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     assert b"shards are there" in done.stderr
     assert content(out) == whole
@@ -88,10 +88,10 @@ def test_half_written_files_of_a_killed_build_go(
     raw: Path, whole: dict[str, bytes], tmp_path: Path, subprocess_env: dict[str, str]
 ) -> None:
     out = tmp_path / "c"
-    subprocess.run(arguments(raw, out, calls=12), env=subprocess_env, capture_output=True, timeout=60)
+    subprocess.run(arguments(raw, out, calls=12), env=subprocess_env, capture_output=True, timeout=300)
     for name in (".blocks.arrow.partial-1-0a", "train/.000000.tar.partial-1-0b", ".corpus.json.partial-1-0c"):
         (out / name).write_bytes(b"half")
-    done = subprocess.run(arguments(raw, out), env=subprocess_env, capture_output=True, timeout=60)
+    done = subprocess.run(arguments(raw, out), env=subprocess_env, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     assert content(out) == whole
 
@@ -135,7 +135,7 @@ def test_a_damaged_shard_is_made_again(
 ) -> None:
     out = tmp_path / "c"
     # 2 calls (file and folder) for the plan and for each shard and each receipt: dies after four shards.
-    subprocess.run(arguments(raw, out, calls=20), env=subprocess_env, capture_output=True, timeout=60)
+    subprocess.run(arguments(raw, out, calls=20), env=subprocess_env, capture_output=True, timeout=300)
     shards = sorted(out.glob("train/*.tar"))
     assert len(shards) >= 4
     altered = bytearray(shards[0].read_bytes())
@@ -145,7 +145,7 @@ def test_a_damaged_shard_is_made_again(
     shards[2].unlink()
     receipt = out / ".build" / "train" / "000003.json"
     receipt.write_text(receipt.read_text().replace("sha256", "sha257"))
-    done = subprocess.run(arguments(raw, out), env=subprocess_env, capture_output=True, timeout=60)
+    done = subprocess.run(arguments(raw, out), env=subprocess_env, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
     assert content(out) == whole
 
@@ -156,7 +156,7 @@ def test_an_unfinished_corpus_gives_way_only_when_nothing_of_it_is_finished(
     files = sorted(raw.iterdir())
     for calls, finished in ((4, False), (12, True)):
         out = tmp_path / str(calls)
-        subprocess.run(arguments(raw, out, calls=calls), env=subprocess_env, capture_output=True, timeout=60)
+        subprocess.run(arguments(raw, out, calls=calls), env=subprocess_env, capture_output=True, timeout=300)
         before = content(out)
         if finished:
             with pytest.raises(HepfmError, match="unfinished corpus of another plan"):
@@ -191,7 +191,7 @@ def test_a_build_does_not_continue_under_other_versions(
     subprocess_env: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    subprocess.run(arguments(raw, tmp_path / "c", calls=12), env=subprocess_env, capture_output=True, timeout=60)
+    subprocess.run(arguments(raw, tmp_path / "c", calls=12), env=subprocess_env, capture_output=True, timeout=300)
     monkeypatch.setattr(jobs, "versions", lambda: {**versions(), "numpy": "0.1"})
     with pytest.raises(HepfmError, match=r"was begun with other versions: numpy .* -> 0.1 \(go back to them"):
         build(ToySource(), sorted(raw.iterdir()), tmp_path / "c", toy_options(run_entries=25, shard_entries=400))

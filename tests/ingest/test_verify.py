@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import shutil
 import tarfile
@@ -24,6 +25,8 @@ from hepfm.ingest.jobs import write_corpus
 from hepfm.ingest.manifest import Manifest, SplitEntry
 from hepfm.ingest.plan import Job, Plan
 from hepfm.ingest.verify import verify
+
+MEND = "restore the corpus from a copy, or build it again"
 
 
 def test_a_sound_corpus_has_no_problem(toy_corpus: Corpus) -> None:
@@ -161,6 +164,22 @@ def restated(folder: Path, **changes: Any) -> list[str]:
     try:
         replace(Manifest.load(folder), **changes).save(folder)
         return verify(folder)
+    finally:
+        path.write_text(whole)
+
+
+def test_a_manifest_that_says_the_same_in_other_bytes_is_altered_too(copy: Path) -> None:
+    path = copy / "corpus.json"
+    whole = path.read_text()
+    manifest = Manifest.load(copy)
+    try:
+        replace(manifest, provenance={**manifest.provenance, "small": 1e-9}).save(copy)
+        assert verify(copy) == []
+        text = path.read_text()
+        for altered in (text.replace('"small": 1e-09', '"small": 1E-09'), json.dumps(json.loads(text)), text + " "):
+            assert altered != text
+            path.write_text(altered)
+            assert verify(copy) == [f"{path}: was altered: its own digest disagrees ({MEND})"]
     finally:
         path.write_text(whole)
 

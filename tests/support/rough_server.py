@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 import threading
 import time
@@ -70,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.send(body)
 
-    def honest(self, content: bytes, stop: int | None = None, pause_s: float = 0.0) -> None:
+    def honest(self, content: bytes, stop: int | None = None, pause_s: float = 0.0, ration: float = math.inf) -> None:
         """What a good server does; with ``stop`` the connection ends after so many bytes of the body."""
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
@@ -85,16 +86,19 @@ class Handler(BaseHTTPRequestHandler):
         if start is not None:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
-        self.send(body[:stop], pause_s)
+        self.send(body[:stop], pause_s, ration)
         if stop is not None:
             self.close_connection = True
 
-    def send(self, body: bytes, pause_s: float = 0.0) -> None:
-        step = 1 << 14
-        for at in range(0, len(body), step):
-            self.wfile.write(body[at : at + step])
-            self.rough.bytes_sent += len(body[at : at + step])
-            time.sleep(pause_s)
+    def send(self, body: bytes, pause_s: float = 0.0, ration: float = math.inf) -> None:
+        at = 0
+        while at < len(body):
+            trickles = self.rough.bytes_sent >= ration
+            part = body[at : at + (1 << 10 if trickles else 1 << 14)]
+            self.wfile.write(part)
+            self.rough.bytes_sent += len(part)
+            at += len(part)
+            time.sleep(0.1 if trickles else pause_s)
 
 
 def cut(after: int) -> Fault:
@@ -155,6 +159,11 @@ def unframed(handler: Handler, content: bytes) -> None:
 def slow(pause_s: float) -> Fault:
     """Honest, with a pause after every 16 kB."""
     return lambda handler, content: handler.honest(content, pause_s=pause_s)
+
+
+def rationed(ration: int) -> Fault:
+    """Honest until the server has sent so many bytes in all; from then on they trickle, 10 kB a second."""
+    return lambda handler, content: handler.honest(content, ration=ration)
 
 
 class QuietServer(ThreadingHTTPServer):
