@@ -110,6 +110,8 @@ def test_weights_hold_on_average() -> None:
     assert np.abs(counts - [0.25, 1.0, 1.5, 0.0]).max() < 0.03
     assert counts[1] == 1.0
     assert counts[3] == 0.0
+    again = np.array([record for _, record in records(order, len(found), len(found) + order.epoch_records(1))])
+    assert set(again) != set(found)  # drawn anew in each epoch
 
 
 @given(blocks, seeds, st.data())
