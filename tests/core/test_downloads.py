@@ -236,7 +236,7 @@ def test_retry_after_is_honoured(server: RoughServer, remote: Remote, tmp_path: 
     clock = Impatient()
     download(remote, tmp_path / "file", stop=clock)
     assert len(clock.waits) == 1
-    assert 30 < (clock.waits[0] or 0) <= 33
+    assert 20 < (clock.waits[0] or 0) <= 33
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 

@@ -164,7 +164,7 @@ def test_another_number_of_processes_continues(
 @pytest.mark.slow
 def test_a_time_limit_asks_for_a_requeue(tmp_path: Path, uninterrupted: Callable[[int, int], Path]) -> None:
     process = start(tmp_path / "run", **LONG, processes=2)
-    wait_for_lines(process, tmp_path / "run", 20)
+    wait_for_lines(process, tmp_path / "run", 5)
     process.send_signal(signal.SIGUSR1)
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 75, errors

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from hepfm.core.versions import versions
 from hepfm.ingest import jobs
 from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.receipts import Receipt
 from hepfm.ingest.verify import verify
 
 Options = Callable[..., BuildOptions]
@@ -147,6 +150,19 @@ def test_a_damaged_shard_is_made_again(
     receipt.write_text(receipt.read_text().replace("sha256", "sha257"))
     done = subprocess.run(arguments(raw, out), env=subprocess_env, capture_output=True, timeout=300)
     assert done.returncode == 0, done.stderr.decode()
+    assert content(out) == whole
+
+
+def test_a_shard_of_another_plan_is_not_taken_over(
+    raw: Path, whole: dict[str, bytes], tmp_path: Path, toy_options: Options, subprocess_env: dict[str, str]
+) -> None:
+    out = tmp_path / "c"
+    subprocess.run(arguments(raw, out, calls=20), env=subprocess_env, capture_output=True, timeout=300)
+    receipt = Receipt.load(out / ".build" / "train" / "000001.json")
+    assert receipt is not None
+    replace(receipt, plan="0" * 64).save(out / ".build" / "train" / "000000.json", out)
+    shutil.copy(out / "train" / "000001.tar", out / "train" / "000000.tar")
+    build(ToySource(), sorted(raw.iterdir()), out, toy_options(run_entries=25, shard_entries=400))
     assert content(out) == whole
 
 
