@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from derived import content
 from toy_source import ToySource, write_files
@@ -127,7 +128,12 @@ def cluster() -> Iterator[Any]:
 
 
 def test_workers_that_outlive_their_build_put_nothing_into_the_folder_of_another(
-    raw: Path, cluster: Any, tmp_path: Path, toy_options: Options, subprocess_env: dict[str, str]
+    raw: Path,
+    cluster: Any,
+    tmp_path: Path,
+    toy_options: Options,
+    subprocess_env: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from distributed import Client
 
@@ -141,16 +147,27 @@ def test_workers_that_outlive_their_build_put_nothing_into_the_folder_of_another
     finally:
         child.kill()
         child.wait()
-    options = toy_options(seed=5)
-    build(ToySource(), sorted(raw.iterdir()), out, options)
-    gate.touch()
+    files, options = sorted(raw.iterdir()), toy_options(seed=5)
+    read, reads = ToySource.read, list[int]()
+    last = 0
 
     def works() -> bool:
         from hepfm.ingest.workers import _BUSY
 
         return _BUSY.locked()
 
-    with Client(cluster.scheduler_address) as client:
-        while any(client.run(works).values()):
-            time.sleep(0.01)
-    assert content(out) == content(build(ToySource(), sorted(raw.iterdir()), tmp_path / "other", options).path)
+    def counted(self: ToySource, *arguments: Any) -> pa.RecordBatch:
+        reads.append(1)
+        if len(reads) == last:  # nearly all of the new corpus is there: the old workers go on now, to their end
+            gate.touch()
+            with Client(cluster.scheduler_address) as client:
+                while any(client.run(works).values()):
+                    time.sleep(0.01)
+        return read(self, *arguments)
+
+    monkeypatch.setattr(ToySource, "read", counted)
+    other = content(build(ToySource(), files, tmp_path / "other", options).path)
+    last = len(reads)
+    reads.clear()
+    assert content(build(ToySource(), files, out, options).path) == other
+    assert gate.exists()
