@@ -20,7 +20,7 @@ from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.jobs import write_corpus
 from hepfm.ingest.plan import Job, Plan
 from hepfm.ingest.reader import Reader
-from hepfm.ingest.workers import cores
+from hepfm.ingest.workers import Workers, cores
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 JETS_PER_SHARD = 100_000
@@ -107,7 +107,7 @@ class Read:
 def _jets(out: Path, jets: int, shards: int) -> Corpus:
     jobs = tuple(Job("train", number, None, jets // shards) for number in range(shards))
     plan = Plan({"benchmark": "corpus-scale"}, jobs, "tokens", TOKEN_SCHEMA, (), "", 4096, {}, tokens={"codes": CODES})
-    return write_corpus(out, plan, RandomJets(), processes=cores())
+    return write_corpus(out, plan, RandomJets(), workers=Workers(cores()))
 
 
 def _showers(out: Path) -> Corpus:

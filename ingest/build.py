@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ from hepfm.ingest.tally import OnBad, Tally
 from hepfm.ingest.workers import Workers
 
 BLOCK_RECORDS = {"jets": 2048, "showers": 128, "tokens": 4096}
-# Entries of one file that are held at a time; a shower has a hundred times as many points as a jet.
-PIECE_ENTRIES = {"jets": 4096, "showers": 128}
+# Entries of one file that are held at a time; a shower has hundreds of times as many points as a jet.
+PIECE_ENTRIES = {"jets": 4096, "showers": 16}
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,15 @@ def build(
     check_folder(out)
     source, whole, left_out = bind(source, existing(files), options.on_bad)
     selection.check(source)
-    probed = probe(source, whole, options.on_bad, Workers(processes, scheduler), left_out)
-    plan = make_plan(source, probed, options, selection)
-    for note in plan.provenance["notes"]:
-        say(note)
-    produce = Produce(
-        source, probed.files, probed.repeated, selection, options.on_bad, options.seed, plan.block_records
-    )
-    return write_corpus(out, plan, produce, processes=processes, scheduler=scheduler)
+    with Workers(processes, scheduler) as workers:
+        probed = probe(source, whole, options.on_bad, workers, left_out)
+        plan = make_plan(source, probed, options, selection)
+        for note in plan.provenance["notes"]:
+            say(note)
+        produce = Produce(
+            source, probed.files, probed.repeated, selection, options.on_bad, options.seed, plan.block_records
+        )
+        return write_corpus(out, plan, produce, workers=workers)
 
 
 def bind(source: Source, files: Sequence[Path], on_bad: OnBad) -> tuple[Source, Sequence[Path], list[tuple[str, str]]]:
@@ -227,11 +228,15 @@ class Produce:
         tally = Tally(self.on_bad, {"entries": 0})
         rounds = [pieces for group in job.payload for pieces in group]
         for number, pieces in enumerate(rounds):
-            records = concatenate([self._read(piece, tally) for piece in pieces])
-            order = generator("ingest", self.seed, job.split, job.shard, number).permutation(len(records))
-            for start in range(0, len(records), self.block_records):
-                yield gather(records, order[start : start + self.block_records])
+            yield from self._round(pieces, generator("ingest", self.seed, job.split, job.shard, number), tally)
         return tally
+
+    def _round(self, pieces: list[list[int]], draws: np.random.Generator, tally: Tally) -> Iterator[pa.RecordBatch]:
+        """The records of a round, permuted; none of them is held when the next round is read."""
+        records = concatenate([self._read(piece, tally) for piece in pieces])
+        order = draws.permutation(len(records))
+        for start in range(0, len(records), self.block_records):
+            yield gather(records, order[start : start + self.block_records])
 
     def _read(self, piece: list[int], tally: Tally) -> pa.RecordBatch:
         number, start, stop = piece

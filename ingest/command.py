@@ -16,8 +16,9 @@ from hepfm.core.config import read_yaml
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.ingest.build import BuildOptions, build
-from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.corpus import Corpus, remote_url
 from hepfm.ingest.describe import describe
+from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.hub import local_files
 from hepfm.ingest.jobs import REJECTED
 from hepfm.ingest.manifest import Manifest
@@ -97,6 +98,9 @@ def ingest(config: IngestConfig) -> None:
         corpus = build(chosen, files, config.out, config.layout, config.selection, config.processes, config.scheduler)
     except HepfmError as error:
         raise _better_named(error, chosen, files) from error
+    if corpus.manifest.geometry:
+        geometry = Geometry.from_data(corpus.manifest.geometry)
+        say(f"geometry: {geometry.summary()}; read as {geometry.stored.summary()}")
     for name, split in corpus.manifest.splits.items():
         say(f"{name}: {split.records:,} {corpus.manifest.kind}, {len(split.shards)} shards")
         for label in missing_labels(corpus.manifest, name):
@@ -113,10 +117,13 @@ def _recognised(given: Sequence[Path], selection: JetSelection) -> Source:
     found = {name for path in files for name in recognised(path)[:1]}
     unknown = next((path for path in files if not recognised(path)), None)
     if unknown is not None:
-        fault = contents(unknown).fault
-        if fault:
-            raise HepfmError(fault, unknown, "fetch it again")
+        looked = contents(unknown)
+        if looked.fault:
+            raise HepfmError(looked.fault, unknown, looked.mend)
         raise HepfmError("its format is not recognised", unknown, f"name the source: {', '.join(SOURCES)}")
+    for path in files:
+        if len(fitting := recognised(path)) > 1:
+            raise HepfmError(f"may be of several formats: {', '.join(fitting)}", path, "say hepfm ingest NAME")
     if len(found) > 1:
         raise HepfmError(
             f"the files are of several formats: {', '.join(sorted(found))}", "ingest auto", "one at a time"
@@ -162,18 +169,19 @@ def verify_corpus(config: VerifyConfig) -> None:
     folder = local_folder(config.corpus)
     if not folder.is_dir():
         raise HepfmError("is not a folder" if folder.exists() else "no such folder", folder)
+    name = remote_url(config.corpus) or str(config.corpus)
     problems = verify(folder, config.processes)
     for problem in problems:
         sys.stdout.write(f"{problem}\n")
     if problems:
         raise HepfmError(
             f"{len(problems)} problem{'s' if len(problems) > 1 else ''} found, first: {problems[0]}",
-            config.corpus,
+            name,
             "restore what is damaged from a copy, or build the corpus again",
         )
     corpus = Corpus.open(folder)
     records = sum(split.records for split in corpus.manifest.splits.values())
-    sys.stdout.write(f"{config.corpus}: sound, {records:,} {corpus.manifest.kind}, digest {corpus.digest}\n")
+    sys.stdout.write(f"{name}: sound, {records:,} {corpus.manifest.records_name}, digest {corpus.digest}\n")
 
 
 @dataclass(frozen=True)

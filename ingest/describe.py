@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+import pyarrow as pa
 
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.geometry import Geometry
@@ -18,7 +21,7 @@ def describe(corpus: Corpus) -> str:
         [
             f"{corpus.url or corpus.path}: {manifest.kind}, digest {corpus.digest[:16]}",
             *([f"axis of deta and dphi: {manifest.axis}"] if manifest.axis else []),
-            *([f"geometry: {Geometry.from_data(manifest.geometry).summary()}"] if manifest.geometry else []),
+            *(_geometry(Geometry.from_data(manifest.geometry)) if manifest.geometry else []),
             *([f"tokens: {_pairs(manifest.tokens)}"] if manifest.tokens else []),
         ],
         list(_splits(manifest)),
@@ -28,6 +31,10 @@ def describe(corpus: Corpus) -> str:
         list(_provenance(manifest)),
     ]
     return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def _geometry(geometry: Geometry) -> list[str]:
+    return [f"geometry: {geometry.summary()}", f"stored in the source as: {geometry.stored.summary()}"]
 
 
 def _splits(manifest: Manifest) -> Iterator[str]:
@@ -49,19 +56,27 @@ def _labels(manifest: Manifest) -> Iterator[str]:
 
 
 def _quantities(manifest: Manifest) -> Iterator[str]:
-    rows: list[tuple[str, ...]] = [("quantity", "unit", "min", "max", "mean", "std", "nulls")]
+    rows: list[tuple[str, ...]] = [("quantity", "type", "unit", "min", "max", "mean", "std", "nulls")]
     known = dict(quantities(manifest.schema))
     for name, figures in manifest.statistics.items():
         if "values" in figures:
             continue
-        metadata = known[name].metadata if name in known else None
-        unit = (metadata or {}).get(b"unit", b"").decode()
+        field = known.get(name.removesuffix(".item"))
+        unit = ((field.metadata if field else None) or {}).get(b"unit", b"").decode()
+        kind = type_name(field.type) if field else ""
         if name == manifest.points_column:
-            unit = "per record"
+            kind, unit = "list", "per record"
         numbers = [f"{figures[key]:.5g}" if key in figures else "" for key in ("min", "max", "mean", "std")]
         share = figures["nulls"] / max(1, figures["nulls"] + figures["count"])
-        rows.append((name, unit, *numbers, f"{share:.1%}" if share else ""))
+        rows.append((name, kind, unit, *numbers, f"{share:.1%}" if share else ""))
     return _table(rows)
+
+
+def type_name(kind: pa.DataType) -> str:
+    """A quantity's type as NumPy calls it; of a list that of its values, of names plain text."""
+    if pa.types.is_list(kind):
+        kind = kind.value_type
+    return "name" if pa.types.is_dictionary(kind) else np.dtype(kind.to_pandas_dtype()).name
 
 
 def _names(manifest: Manifest) -> Iterator[str]:
@@ -77,9 +92,7 @@ def _provenance(manifest: Manifest) -> Iterator[str]:
     files = known.get("files", [])
     if "source" in known:
         yield f"source: {known['source']}, {len(files)} files, {sum(file['entries'] for file in files):,} entries"
-    for parent in known.get("parents", []):
-        yield f"parent {parent['digest'][:16]}: {sum(parent['records'].values()):,} records"
-        yield from (f"  {name}: {count:,}" for name, count in parent.get("cut_flow", []))
+    yield from ancestry(known)
     if known.get("selection"):
         yield f"selection: {_pairs(known['selection'])}"
     for name, count in known.get("cut_flow", []):
@@ -89,6 +102,15 @@ def _provenance(manifest: Manifest) -> Iterator[str]:
     if "command" in known:
         yield f"command: {known['command']}"
     yield f"versions: {_pairs(known['versions'])}"
+
+
+def ancestry(known: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    """The corpora that one was made from (its provenance is ``known``), each with its cut flow, and theirs in turn."""
+    for parent in known.get("parents", []):
+        made = f", {parent['command']}" if "command" in parent else ""
+        yield f"{indent}parent {parent['digest'][:16]}: {sum(parent['records'].values()):,} records{made}"
+        yield from (f"{indent}  {name}: {count:,}" for name, count in parent.get("cut_flow", []))
+        yield from ancestry(parent, f"{indent}  ")
 
 
 def _pairs(data: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from hepfm.ingest.weave import (
     tokens_alone,
     woven_jobs,
 )
+from hepfm.ingest.workers import Workers
 
 SAMPLED_BLOCKS = 64  # of a split, to see how much about passes
 
@@ -46,7 +47,7 @@ def filter_corpus(corpus: Corpus, selection: Selection, out: Path, processes: in
     check_folder(out)
     plan = make_plan(corpus, selection)
     produce = Woven((corpus,), Cut(selection), 0, plan.block_records)
-    return write_corpus(out, plan, produce, processes=processes, attached=attached_files([corpus]))
+    return write_corpus(out, plan, produce, workers=Workers(processes), attached=attached_files([corpus]))
 
 
 def holds_showers(manifest: Manifest) -> bool:

@@ -7,13 +7,18 @@ again: page faults of fresh memory would cost more than the copy.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
+from hepfm.core.threads import at_once, threads
 from hepfm.ingest.shards import concatenate
+
+SHARED_COPY_BYTES = 1 << 20  # a copy of at least this size is worth a second thread
 
 
 def gather(batch: pa.RecordBatch, index: np.ndarray) -> pa.RecordBatch:
@@ -77,7 +82,7 @@ class Joined:
                 self._columns.append(_Lists.of(whole) if _is_plain(whole) else whole)
 
     def take(self, index: np.ndarray) -> pa.RecordBatch:
-        """The records at ``index`` (n,), counted through the blocks; a copy."""
+        """The records at ``index`` (n,), counted through the blocks; a copy. Several threads may take at once."""
         rows = pa.array(index)
         return pa.RecordBatch.from_arrays([column.take(rows) for column in self._columns], schema=self._schema)
 
@@ -148,7 +153,8 @@ class _Values:
     @classmethod
     def joined(cls, parts: Sequence[_Values], scratch: Scratch, name: str, alike: _Values | None) -> _Values:
         """All parts in one; ``alike`` has the same nulls, if given."""
-        data = np.concatenate([part.data for part in parts], out=scratch.array(name, sum(len(p.data) for p in parts)))
+        data = scratch.array(name, sum(len(part.data) for part in parts))
+        _copy_into(data, [part.data for part in parts])
         valid = None
         if alike is not None:
             valid = alike.valid
@@ -182,6 +188,19 @@ class _Values:
                 valid = flags[id(self.valid)] = pa.py_buffer(np.packbits(kept, bitorder="little"))
         array = pa.Array.from_buffers(self.type, data.size // self.width, [valid, data])
         return array if self.names is None else pa.DictionaryArray.from_arrays(array, self.names)
+
+
+def _copy_into(out: np.ndarray, parts: Sequence[np.ndarray]) -> None:
+    """All parts, one after another; by several threads if they are large."""
+    workers = min(threads(), len(parts), max(1, len(out) // SHARED_COPY_BYTES))
+    ends = np.cumsum([0, *map(len, parts)]).tolist()
+    edges = [len(parts) * i // workers for i in range(workers + 1)]
+    at_once(
+        [
+            partial(np.concatenate, parts[first:last], out=out[ends[first] : ends[last]])
+            for first, last in itertools.pairwise(edges)
+        ]
+    )
 
 
 def _take_bytes(data: np.ndarray, offsets: np.ndarray, rows: pa.Array) -> pa.Buffer:

@@ -123,6 +123,13 @@ class Stored:
         """Must records keep the incident energy in MeV beside the one in GeV?"""
         return self.incident_unit == "MeV" and np.dtype(self.incident_type).itemsize > 4
 
+    def summary(self) -> str:
+        """What is known of the files, for people."""
+        layout = [f"{name} {value}" for name, value in self.layout.items() if value != ""]
+        energies = f"deposits {self.deposit_unit} {self.deposit_type}"
+        incident = f"incident energies {self.incident_unit} {self.incident_type}"
+        return ", ".join([*layout, energies, incident])
+
     def deposits(self, stored: np.ndarray) -> np.ndarray:
         """Deposits [MeV] from what the files hold."""
         return stored * np.float64(MEV_PER_GEV) if self.deposit_unit == "GeV" else stored

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from hepfm.core.downloads import cache_root
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import atomic_path, digest_of, locked, read_json, write_json
+from hepfm.core.files import atomic_path, digest_of, locked, read_json, sweep, write_json
 from hepfm.core.progress import progress
 
 # Rows of a streamed table, and of a row group of a staged file, so that a build can read one from anywhere.
@@ -76,6 +76,7 @@ def stage_from_hub(
     paths: list[Path] = []
     left = limit
     with locked(folder), progress("streaming", len(remotes), "files") as task:
+        sweep(folder)
         for url in sorted(remotes):
             if left == 0:
                 break
@@ -180,8 +181,6 @@ class _Staging:
     def _stream(self, url: str, path: Path, left: int | None) -> tuple[int, bool]:
         """Stage up to ``left`` rows; gives their number, and whether the remote file has no more."""
         _receipt(path).unlink(missing_ok=True)
-        for stale in path.parent.glob(".*.partial-*"):
-            stale.unlink()  # of a process that was killed: this one holds the lock
         rows, complete = 0, True
         with _told(self.remote.url), atomic_path(path) as partial, closing(_tables(url, self.columns)) as tables:
             first = next(tables)

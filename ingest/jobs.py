@@ -26,6 +26,7 @@ from hepfm.core.files import (
     locked,
     read_json,
     sha256_file,
+    sweep,
     write_bytes,
     write_json,
     write_text,
@@ -52,8 +53,7 @@ def write_corpus(
     plan: Plan,
     produce: Produce,
     *,
-    processes: int = 1,
-    scheduler: str | None = None,
+    workers: Workers | None = None,
     attached: dict[str, Path] | None = None,
 ) -> Corpus:
     """Write the corpus of ``plan``, or continue it where it was interrupted.
@@ -62,10 +62,10 @@ def write_corpus(
         out: its folder: new, empty, or begun with the same plan.
         plan: what it holds.
         produce: gives the records of a job, in batches of any size. Picklable (an instance of a dataclass with
-            ``__call__``): with more than one process it runs in spawned workers. A generator may return a
+            ``__call__``): with more than one process it runs in workers. A generator may return a
             :class:`~hepfm.ingest.tally.Tally`; the sums of its counts over the jobs are the manifest's cut flow, and
             what it rejected is listed in ``rejected.jsonl``.
-        processes, scheduler: see :class:`hepfm.ingest.workers.Workers`.
+        workers: who writes the shards; this process by default.
         attached: files or folders to put into the corpus, by their name inside.
 
     Raises:
@@ -80,7 +80,7 @@ def write_corpus(
     with _told_when_full(out), _claimed(out, plan):
         if not _finished(out, plan):
             with _run_folder(out / BUILD) as within:
-                receipts = _run(out, plan, produce, Workers(processes, scheduler), within)
+                receipts = _run(out, plan, produce, workers or Workers(), within)
             _seal(out, plan, receipts, attached or {})
     return Corpus.open(out)
 
@@ -124,7 +124,7 @@ def _claimed(out: Path, plan: Plan) -> Iterator[None]:
         _end_runs(build)
         if not _finished(out, plan):
             _check_plan(out, plan)
-            _sweep(out)
+            sweep(out)
         yield
         if (out / FILE).is_file():
             shutil.rmtree(build, ignore_errors=True)
@@ -150,12 +150,6 @@ def _end_runs(build: Path) -> None:
         folder.rename(folder.with_name(f"ended-{folder.name}"))  # nobody can begin a file in it any more
     for folder in build.glob("ended-*"):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _sweep(out: Path) -> None:
-    """Remove half-written files of processes that were killed; the caller holds the lock."""
-    for partial in out.rglob(".*.partial-*"):
-        partial.unlink()
 
 
 def _check_plan(out: Path, plan: Plan) -> None:

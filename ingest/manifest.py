@@ -88,6 +88,11 @@ class Manifest:
         return tuple(name for name, _ in quantities(self.schema))
 
     @property
+    def records_name(self) -> str:
+        """What its records are called: jets, showers, or plain records where a record is a sequence of tokens."""
+        return "records" if self.kind == "tokens" else self.kind
+
+    @property
     def points_column(self) -> str:
         """The list column that holds a record's points."""
         return points_column(self.schema)

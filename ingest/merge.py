@@ -29,6 +29,7 @@ from hepfm.ingest.weave import (
     tokens_alone,
     woven_jobs,
 )
+from hepfm.ingest.workers import Workers
 
 
 def merge(corpora: Sequence[Corpus], out: Path, common: bool = False, seed: int = 0, processes: int = 1) -> Corpus:
@@ -60,7 +61,7 @@ def merge(corpora: Sequence[Corpus], out: Path, common: bool = False, seed: int 
     first = np.cumsum([0, *map(len, files)]).tolist()
     fits = tuple(Fit(schema, names, first[number]) for number in range(len(corpora)))
     produce = Woven(tuple(corpora), Fitted(fits), seed, plan.block_records)
-    return write_corpus(out, plan, produce, processes=processes, attached=attached)
+    return write_corpus(out, plan, produce, workers=Workers(processes), attached=attached)
 
 
 def check(corpora: Sequence[Corpus]) -> None:
@@ -138,10 +139,13 @@ def _check_files(corpora: Sequence[Corpus], files: Sequence[Sequence[dict[str, A
 
 
 COLLISION = ("run", "lumi", "event")
+SIMULATED_RUN = 1  # of CMS, in every sample, with events counted from the beginning in each
 
 
 def check_collisions(corpora: Sequence[Corpus]) -> None:
     """No collision may be in two parents, even from different files: it might be in train and in test.
+
+    Simulated ones, whose numbers come again in every sample, are the same if a jet's pt is the same, too.
 
     Raises:
         HepfmError: one is; names it.
@@ -151,24 +155,28 @@ def check_collisions(corpora: Sequence[Corpus]) -> None:
         if not set(COLLISION) <= set(corpus.manifest.schema.names):
             continue
         numbers = np.concatenate(
-            [
-                np.stack([values_of(block.column(name)) for name in COLLISION])
-                for name in corpus.splits()
-                for block in corpus.split(name)
-            ],
+            [_collision_numbers(block) for name in corpus.splits() for block in corpus.split(name)],
             axis=1,
         )
         numbers = numbers[:, numbers[0] > 0]  # there is no run 0: it stands where runs are not known
         keys = key(*numbers)
         again = np.isin(keys, seen)
         if again.any():
-            run, lumi, event = numbers[:, int(np.argmax(again))]
+            run, lumi, event, _ = numbers[:, int(np.argmax(again))]
             raise HepfmError(
                 f"run {run}, luminosity block {lumi}, event {event} is in another of the corpora too",
                 corpus.path,
                 "merge corpora of different collisions",
             )
         seen = np.union1d(seen, keys)
+
+
+def _collision_numbers(block: pa.RecordBatch) -> np.ndarray:
+    """Run, luminosity block, event, and for simulated jets the bits of their pt, else 0: (4, n) int64."""
+    run, lumi, event = (values_of(block.column(name)).astype(np.int64) for name in COLLISION)
+    pt = values_of(block.column("pt")) if "pt" in block.schema.names else np.zeros(len(block))
+    bits = np.where(run == SIMULATED_RUN, pt.astype(np.float64).view(np.int64), 0)
+    return np.stack([run, lumi, event, bits])
 
 
 def meaning_of(corpora: Sequence[Corpus]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,12 +16,13 @@ from tyro.conf import Positional
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.ingest import sophon_groups
-from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.corpus import Corpus, remote_url
 from hepfm.ingest.mixture import TRAIN, Entry, Mixture, define, entry_of
 from hepfm.ingest.reweight import UNLABELLED, Bins, Counts, FlatWeights, Group, count, flat_weights
 
 LABELS, SOPHON = "labels", "sophon"
 MANY_REPEATS = 100
+_OF_FLAT = ("groups", "pt_bins", "mass_bins", "cap_percentile")  # options of flat reweighting alone
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ def _check(config: MixConfig) -> None:
         raise HepfmError("no corpus given", "hepfm corpus mix", "name one or several")
     if config.epoch_records < 0:
         raise HepfmError("must not be negative", "--epoch-records")
+    for setting in fields(MixConfig):
+        given = getattr(config, setting.name) != setting.default
+        if given and setting.name in _OF_FLAT and config.reweight == "none":
+            name = f"--{setting.name.replace('_', '-')}"
+            raise HepfmError("does nothing without reweighting", name, "add --reweight flat, or leave it out")
     if not 0 <= config.cap_percentile <= 100:
         raise HepfmError("must be between 0 and 100", "--cap-percentile")
     for option, (low, high, bins) in (("--pt-bins", config.pt_bins), ("--mass-bins", config.mass_bins)):
@@ -168,7 +174,8 @@ def _tell(mixture: Mixture) -> None:
         share = (entry.share or 0) / total
         often = mixture.epoch_records * share / entry.records
         labels = f" labelled {', '.join(entry.labels)}" if entry.labels else ""
-        say(f"{entry.path}: {share:.2%} of an epoch, {entry.records:,} records{labels}, each {often:.3g} times")
+        name = remote_url(entry.path) or entry.path
+        say(f"{name}: {share:.2%} of an epoch, {entry.records:,} records{labels}, each {often:.3g} times")
     say(f"an epoch has {mixture.epoch_records:,} records")
 
 

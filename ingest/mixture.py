@@ -29,6 +29,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.files import digest_of, read_json, write_text
 from hepfm.core.progress import progress
 from hepfm.ingest.corpus import Corpus, Split, remote_url
+from hepfm.ingest.held_out import check_held_out
 from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.reader import Reader
 from hepfm.ingest.reweight import FlatWeights, Group, flat_from_data, flat_to_data, group_numbers
@@ -192,15 +193,19 @@ def define(entries: Sequence[Entry], out: Path, epoch_records: int, flat: FlatWe
     """
     if out.suffix != ".json":
         raise HepfmError("is no name of a mixture, which is a JSON file", out, "name it *.json")
+    if out.exists() and not _is_mixture(out):
+        raise HepfmError("is there already and is no mixture", out, "name another --out")
     corpora = tuple(Corpus.open(entry.path) for entry in entries)
     kinds = {corpus.manifest.kind for corpus in corpora}
     if len(kinds) > 1:
         raise HepfmError(f"corpora of {' and '.join(sorted(kinds))} cannot be mixed", out)
+    _check_tokenizers(corpora)
     if flat is not None and any(entry.share is not None or entry.labels for entry in entries):
         raise HepfmError("flat reweighting sets how often each record comes", out, "name corpora without '='")
     for number, entry in enumerate(entries):
         if any(_overlap(entry, other) for other in entries[:number]):
             raise HepfmError("is named twice", entry.path, "name a corpus once, or with different labels")
+    check_held_out(corpora, [entry.labels for entry in entries])
     mixture = Mixture(out, tuple(entries), epoch_records, flat, corpora)
     mixture.save()
     return Mixture.open(out)
@@ -212,9 +217,30 @@ def entry_of(path: Path, share: float | None, labels: tuple[str, ...]) -> Entry:
     Raises:
         HepfmError: no corpus, no training split, or a label that it does not have.
     """
+    if path.is_file():
+        raise HepfmError("is a file, not a corpus", path, "name corpora; of a mixture those that it is made of")
     corpus = Corpus.open(path)
     records = _labelled(corpus.manifest, corpus.split(TRAIN).name, labels, path)
     return Entry(path, corpus.digest, labels, share, records)
+
+
+def _is_mixture(path: Path) -> bool:
+    """May it be written anew? A corpus's manifest, say, may not."""
+    try:
+        data = read_json(path)
+    except (HepfmError, OSError):
+        return False
+    return isinstance(data, dict) and data.get("kind") == KIND
+
+
+def _check_tokenizers(corpora: Sequence[Corpus]) -> None:
+    """Ids of two tokenizers are not the same thing."""
+    first = corpora[0]
+    for corpus in corpora:
+        if (corpus.manifest.tokens or {}).get("tokenizer") != (first.manifest.tokens or {}).get("tokenizer"):
+            raise HepfmError(
+                f"was made by another tokenizer than {first.path}", corpus.path, "apply one tokenizer to all corpora"
+            )
 
 
 def _overlap(first: Entry, second: Entry) -> bool:

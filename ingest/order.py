@@ -145,6 +145,10 @@ class Order:
             index = repeated[draws.permutation(len(repeated))]
         return Window(epoch, number, blocks, self.block_starts[blocks], sizes, index)
 
+    def following(self, epoch: int, number: int) -> tuple[int, int]:
+        """Epoch and number of the window after a window."""
+        return (epoch, number + 1) if number + 2 < len(self._epoch(epoch).edges) else (epoch + 1, 0)
+
     def _weights(self, weights: np.ndarray) -> np.ndarray:
         if weights.shape not in ((self.records,), self.block_records.shape):
             raise ValueError(f"{weights.shape} weights for {self.records} records in {len(self.block_records)} blocks")

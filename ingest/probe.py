@@ -159,6 +159,8 @@ def existing(files: Sequence[Path]) -> list[Path]:
     if not files:
         raise HepfmError("no file was given", "ingest", "name at least one")
     for file in files:
+        if file.is_dir():
+            raise HepfmError("is a folder", file, "name the files in it")
         if not file.is_file():
             raise HepfmError("no such file" if not file.exists() else "is not a file", file)
     return [file.resolve() for file in files]

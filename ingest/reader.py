@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
+from hepfm.core.threads import at_once, in_background, threads
 from hepfm.ingest.columns import project, relabel
 from hepfm.ingest.corpus import Split
 from hepfm.ingest.gather import Joined, Scratch, gather_from
@@ -22,8 +24,8 @@ from hepfm.ingest.shards import concatenate
 # A window of at most this size is joined in memory and taken from there; from a larger one (showers) each batch gathers
 # its own records, so that memory stays bounded.
 JOINED_BYTES = 96 << 20
-# Records are taken in stretches of about this size, which are then cut into batches: large enough that the work for a
-# batch does not count, small enough that two of them are no burden.
+# Records are taken in stretches of at most about this size, one a thread at a time, which are then cut into batches:
+# large enough that the work for a batch does not count, small enough that a few of them are no burden.
 STRETCH_BYTES = 4 << 20
 ValueT = TypeVar("ValueT")
 
@@ -119,9 +121,11 @@ class Reader:
         self._stretch_records = self._records_in(STRETCH_BYTES)
         self._scratch = Scratch()
         self._joined = _Recent[Joined](1)  # one, because all use the same scratch
-        self._stretches = _Recent[pa.RecordBatch](2)
+        self._threads = threads()
+        self._stretches = _Recent[pa.RecordBatch](2 * self._threads)
         self._lengths = _Recent[np.ndarray](4)
         self._places: deque[tuple[Window, int]] = deque(maxlen=4)  # windows used last, with their first positions
+        self._ahead: tuple[tuple[int, int], Future[Window]] | None = None  # the window that most likely comes next
         self._lock = Lock()
 
     def take(self, start: int, stop: int) -> Taken:
@@ -151,32 +155,51 @@ class Reader:
             if begin <= position < begin + len(window.index):
                 return window, begin
         (span,) = self.order.spans(position, position + 1)
-        self._places.appendleft((self.order.window(span.epoch, span.window), position - span.start))
+        self._places.appendleft((self._window(span.epoch, span.window), position - span.start))
         return self._places[0]
+
+    def _window(self, epoch: int, number: int) -> Window:
+        """A window; the one after it is drawn meanwhile by another thread, if there are several."""
+        ready = self._ahead is not None and self._ahead[0] == (epoch, number)
+        window = self._ahead[1].result() if self._ahead and ready else self.order.window(epoch, number)
+        if self._threads > 1:
+            following = self.order.following(epoch, number)
+            self._ahead = following, in_background(partial(self.order.window, *following))
+        return window
 
     def _parts(self, window: Window, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """The records at positions ``[start, stop)`` of a window, in order."""
         if not self._is_joined:
             yield gather_from(self._block, *self.order.rows(window.records[start:stop]))
             return
+        stretches = self._stretches_in(window)
+        size = -(-len(window.index) // stretches)
         while start < stop:
-            number, first = divmod(start, self._stretch_records)
-            part = self._stretch(window, number).slice(first, stop - start)
+            number, first = divmod(start, size)
+            part = self._stretch(window, number, size).slice(first, stop - start)
             yield part
             start += len(part)
 
-    def _stretch(self, window: Window, number: int) -> pa.RecordBatch:
-        """Stretch ``number`` of a window."""
+    def _stretch(self, window: Window, number: int, size: int) -> pa.RecordBatch:
+        """Stretch ``number`` of a window, where stretches have ``size`` records; those beside it are taken with it."""
         key = (window.epoch, window.number)
         stretch = self._stretches.get((*key, number))
-        if stretch is None:
-            start = number * self._stretch_records
-            joined = self._joined.get(key)
-            if joined is None:
-                joined = self._joined.put(key, Joined(list(map(self._block, window.blocks.tolist())), self._scratch))
-            taken = joined.take(window.index[start : start + self._stretch_records])
-            stretch = self._stretches.put((*key, number), taken)
-        return stretch
+        if stretch is not None:
+            return stretch
+        joined = self._joined.get(key)
+        if joined is None:
+            joined = self._joined.put(key, Joined(list(map(self._block, window.blocks.tolist())), self._scratch))
+        first = number - number % self._threads
+        starts = range(first * size, min((first + self._threads) * size, len(window.index)), size)
+        taken = at_once([partial(joined.take, window.index[at : at + size]) for at in starts])
+        for beside, batch in enumerate(taken, first):
+            self._stretches.put((*key, beside), batch)
+        return taken[number - first]
+
+    def _stretches_in(self, window: Window) -> int:
+        """How many stretches a window is taken in: all threads get the same number of about the same size."""
+        rounds = -(-len(window.index) // (self._threads * self._stretch_records))
+        return rounds * self._threads
 
     def _window_bytes(self) -> float:
         """Size of the largest window that can occur, judged by the size of the first block."""

@@ -30,7 +30,7 @@ from hepfm.ingest.weave import (
     tokens_alone,
     woven_jobs,
 )
-from hepfm.ingest.workers import in_order
+from hepfm.ingest.workers import Workers, in_order
 
 EVENT_BINS = 1 << 16  # events are dealt in this many bins of about equal size
 _EVENT = ("run", "lumi", "event")
@@ -43,7 +43,7 @@ class SplitOptions:
     """How records are dealt to splits."""
 
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    """Fractions of train, val and test; they are scaled to a sum of one."""
+    """Fractions of train, val and test; they add up to one."""
     seed: int = 0
     """Seed of the splits and of the order of records."""
     records: int | None = None
@@ -70,7 +70,7 @@ def split_corpus(corpus: Corpus, options: SplitOptions, out: Path, processes: in
     deal, kept = dealt(corpus, options, processes)
     plan = make_plan(corpus, options, kept)
     produce = Woven((corpus,), deal, options.seed, plan.block_records)
-    return write_corpus(out, plan, produce, processes=processes, attached=attached_files([corpus]))
+    return write_corpus(out, plan, produce, workers=Workers(processes), attached=attached_files([corpus]))
 
 
 def _check(options: SplitOptions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -147,7 +148,9 @@ def _made(selection: Any) -> dict[str, Any]:
 def _check_labels(labels: tuple[str, ...], source: Source) -> None:
     unknown = set(labels) - set(source.labels)
     if unknown:
-        known = ", ".join(source.labels) or "none"
+        close = get_close_matches(min(unknown), source.labels)
+        shown = close or source.labels[:20]
+        known = ", ".join([*shown, *(["..."] if len(shown) < len(source.labels) else [])]) or "none"
         raise HepfmError(f"{source.name} has no label {', '.join(sorted(unknown))}", "--labels", f"there is: {known}")
 
 

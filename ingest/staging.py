@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from functools import partial as bind
 from pathlib import Path
 from typing import IO
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from hepfm.core.downloads import Remote, Stopped, cache_root, download, read_url
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import CHUNK_BYTES, sha256_file, write_bytes
-from hepfm.core.partial import Stated, Wrong, partial_file
+from hepfm.core.files import CHUNK_BYTES, sha256_file
+from hepfm.core.partial import Stated, Wrong, partial_file, write_shared
 from hepfm.core.progress import progress
 from hepfm.core.transfers import transfer_all
 from hepfm.ingest.corpus import Corpus, remote_url
@@ -31,7 +31,7 @@ from hepfm.ingest.shards import INDEX
 JOBS = 4
 MANIFEST_BYTES = 1 << 30
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MEND = "the copy there is damaged or was replaced, and nothing of it is kept; run again, or open another copy"
+_MEND = "the copy there is damaged or was replaced; run again, or open another copy"
 
 
 def mirror(url: str) -> Path:
@@ -47,7 +47,8 @@ def mirror(url: str) -> Path:
         target = folder / file
         if not (target.is_file() and sha256_file(target) == sha256):
             _fetch(f"{url}/{file}", target, Stated(sha256=sha256), keep=False)
-    write_bytes(folder / FILE, content)
+    if not ((folder / FILE).is_file() and (folder / FILE).read_bytes() == content):
+        write_shared(folder / FILE, content, Stated(), url, "")
     return folder
 
 
@@ -78,13 +79,18 @@ def stage_shard(
     if not there or shard.stat().st_size != entry.bytes:
         _fetch(address, shard, Stated(entry.bytes, sha256=entry.sha256), not there, advance, stop)
     link = folder / entry.name
-    target = os.path.relpath(shard, link.parent)
-    if not (link.is_symlink() and os.readlink(link) == target):
-        link.parent.mkdir(parents=True, exist_ok=True)
-        fresh = link.with_name(f".{link.name}.{os.getpid()}-{threading.get_ident()}")
-        fresh.symlink_to(target)
-        fresh.replace(link)
+    _link(link, os.path.relpath(shard, link.parent))
     return link
+
+
+def _link(link: Path, target: str) -> None:
+    """Make ``link`` a link to ``target``, whatever another process does here meanwhile."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    while not (link.is_symlink() and os.readlink(link) == target):
+        try:
+            link.symlink_to(target)
+        except FileExistsError:
+            link.unlink(missing_ok=True)  # to where the shards once were
 
 
 def stage(corpus: Corpus, jobs: int = JOBS) -> None:
@@ -120,7 +126,7 @@ def _manifest(content: bytes, address: str) -> Manifest:
 
 
 def _read(address: str) -> bytes:
-    if _is_http(address):
+    if _scheme(address) in ("http", "https"):
         return read_url(_quoted(address), limit=MANIFEST_BYTES)
     with _stored(address) as source:
         return source.read(MANIFEST_BYTES)
@@ -135,7 +141,7 @@ def _fetch(
     stop: threading.Event | None = None,
 ) -> None:
     try:
-        if _is_http(address):
+        if _scheme(address) in ("http", "https"):
             download(Remote(_quoted(address), stated), target, advance, stop, keep)
         else:
             _copy(address, target, stated, keep, advance, stop or threading.Event())
@@ -168,7 +174,7 @@ def _stored(address: str) -> Iterator[IO[bytes]]:
     """A file on one of fsspec's stores, opened; what the store raises becomes one line."""
     import fsspec
 
-    scheme = urlsplit(address).scheme
+    scheme = _scheme(address)
     try:
         with fsspec.open(address, "rb") as source:
             yield source
@@ -185,9 +191,9 @@ def _stored(address: str) -> Iterator[IO[bytes]]:
         raise HepfmError(f"cannot be read: {reason}", address, "check the address and your access to it") from error
 
 
-def _is_http(address: str) -> bool:
-    return urlsplit(address).scheme in ("http", "https")
+def _scheme(address: str) -> str:
+    return address.partition("://")[0]
 
 
 def _quoted(address: str) -> str:
-    return quote(address, safe=":/%")
+    return quote(address, safe=":/%@[]")

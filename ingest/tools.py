@@ -163,5 +163,5 @@ def _report(corpus: Corpus) -> None:
     for name in SPLITS:
         if name in corpus.manifest.splits:
             split = corpus.manifest.splits[name]
-            say(f"{name}: {split.records:,} {corpus.manifest.kind}, {len(split.shards)} shards")
+            say(f"{name}: {split.records:,} {corpus.manifest.records_name}, {len(split.shards)} shards")
     sys.stdout.write(f"{corpus.path}\n")

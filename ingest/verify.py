@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,8 @@ from hepfm.core.files import sha256_file
 from hepfm.core.progress import progress
 from hepfm.core.records import lengths_of, offsets_of
 from hepfm.ingest.corpus import Corpus, Split, map_shard
-from hepfm.ingest.manifest import Manifest, ShardEntry
+from hepfm.ingest.entries import Entries, entry_numbers
+from hepfm.ingest.manifest import SPLITS, Manifest, ShardEntry
 from hepfm.ingest.plausible import possible_records
 from hepfm.ingest.shards import decode, member_name, tar_end, tar_header, what_stands
 from hepfm.ingest.summary import Summary, summarise
@@ -29,7 +30,8 @@ def verify(path: Path, processes: int = 1) -> list[str]:
     """Everything that is wrong with a corpus, one line each; empty for a sound one.
 
     A flipped bit anywhere in manifest, table of blocks, shards or attached files is found, and so is anything
-    in a shard but its blocks. Shards are read block by block, so memory does not grow with the corpus.
+    in a shard but its blocks. Shards are read block by block, so memory does not grow with the corpus but for a byte
+    for each entry of the source files, which tells whether two splits hold it.
 
     Args:
         path: its folder.
@@ -38,18 +40,19 @@ def verify(path: Path, processes: int = 1) -> list[str]:
     try:
         manifest = Manifest.load(path)
     except HepfmError as error:
-        return [str(error)]
+        return [_told(error)]
     problems = list(_files(path, manifest))
     try:
         corpus = Corpus.open(path)
     except HepfmError as error:
         # Where the blocks lie is not known, but each shard's own checksum is.
         check: _Blocks | _Bytes = _Bytes(path)
-        problems.append(str(error))
+        problems.append(_told(error))
     else:
         check = _Blocks(corpus)
         problems += _totals(corpus)
     found: dict[str, dict[str, Summary]] = {name: {} for name in manifest.splits}
+    entries = Entries(manifest.provenance.get("files") or ())
     shards = [(name, shard) for name, split in manifest.splits.items() for shard in split.shards]
     with progress("verify", sum(shard.bytes for _, shard in shards), "bytes") as task:
         results = in_order(check, shards, min(processes, len(shards)))
@@ -57,8 +60,21 @@ def verify(path: Path, processes: int = 1) -> list[str]:
             problems += report.problems
             for quantity, summary in report.summaries.items():
                 found[name].setdefault(quantity, Summary()).merge(summary)
+            entries.add(SPLITS.index(name), report.entries)
             task.advance(shard.bytes)
-    return problems or list(_figures(path, manifest, found))
+    return problems or [*_figures(path, manifest, found), *_apart(path, entries)]
+
+
+def _apart(path: Path, entries: Entries) -> Iterator[str]:
+    """What is held out must not be trained on."""
+    count, first = entries.shared()
+    if count:
+        yield f"{path}: {count:,} entries of source files are in more than one split, first {first}"
+
+
+def _told(error: Exception) -> str:
+    """What is wrong and where; the mend is told once, for all problems."""
+    return f"{error.where}: {error.what}" if isinstance(error, HepfmError) else str(error)
 
 
 def _files(path: Path, manifest: Manifest) -> Iterator[str]:
@@ -111,10 +127,12 @@ def _agree(found: object, stated: object, what: str) -> bool:
 
 @dataclass(frozen=True)
 class _Report:
-    """What is wrong with a shard, and the summaries of its quantities."""
+    """What is wrong with a shard, the summaries of its quantities, and the numbers of its entries where files are
+    known."""
 
     problems: list[str]
     summaries: dict[str, Summary]
+    entries: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
 @dataclass(frozen=True)
@@ -129,7 +147,7 @@ class _Bytes:
             map_shard(self.path / entry.name, entry)
             return _Report(list(_altered(self.path / entry.name, entry)), {})
         except (HepfmError, OSError) as error:
-            return _Report([str(error)], {})
+            return _Report([_told(error)], {})
 
 
 @dataclass(frozen=True)
@@ -140,18 +158,18 @@ class _Blocks:
 
     def __call__(self, item: tuple[str, ShardEntry]) -> _Report:
         split, entry = self.corpus.split(item[0]), item[1]
-        path, summaries = self.corpus.path / entry.name, dict[str, Summary]()
+        path, summaries, entries = self.corpus.path / entry.name, dict[str, Summary](), [np.zeros(0, np.int64)]
         try:
             data = map_shard(path, entry)
             problems = list(_altered(path, entry))
         except (HepfmError, OSError) as error:
-            return _Report([str(error)], {})
+            return _Report([_told(error)], {})
         layout = list(_layout(split, data, entry))
         problems += [f"{path}: {problem}" for problem in layout]
         for number, block in enumerate(split.blocks_of(entry.number)):
             where = f"{path}: block {number}"
-            problems += [f"{where}{problem}" for problem in _block(split, block, data, summaries)]
-        return _Report(problems, summaries)
+            problems += [f"{where}{problem}" for problem in _block(split, block, data, summaries, entries)]
+        return _Report(problems, summaries, np.unique(np.concatenate(entries)))
 
 
 def _altered(path: Path, entry: ShardEntry) -> Iterator[str]:
@@ -186,8 +204,10 @@ def _length(split: Split, block: int) -> int:
     return int(split.index.length[block])
 
 
-def _block(split: Split, block: int, data: pa.Buffer, summaries: dict[str, Summary]) -> Iterator[str]:
-    """Does a block hold what table and manifest say? Sound ones are taken into ``summaries``."""
+def _block(
+    split: Split, block: int, data: pa.Buffer, summaries: dict[str, Summary], entries: list[np.ndarray]
+) -> Iterator[str]:
+    """Does a block hold what table and manifest say? Sound ones are taken into ``summaries`` and ``entries``."""
     start, length = int(split.index.offset[block]), _length(split, block)
     if start < 0 or length < 0 or start + length > data.size:
         return  # told by the tar's layout
@@ -206,6 +226,8 @@ def _block(split: Split, block: int, data: pa.Buffer, summaries: dict[str, Summa
     yield from (f": {problem}" for problem in problems)
     if not problems:
         summarise(batch, summaries)
+        if files := split.corpus.manifest.provenance.get("files"):
+            entries.append(entry_numbers(files, batch))
 
 
 def _contents(split: Split, block: int, batch: pa.RecordBatch) -> Iterator[str]:

@@ -41,7 +41,8 @@ def points_from_voxels(dense: np.ndarray, geometry: Geometry) -> Points:
 
 def filled(energies: np.ndarray) -> np.ndarray:
     """Flags of the energies that are not +0.0; those of every other bit pattern (-0.0, NaN) hold something."""
-    return (energies != 0) | np.signbit(energies)
+    found = energies != 0
+    return np.logical_or(found, np.signbit(energies), out=found)
 
 
 def voxelise(batch: pa.RecordBatch, geometry: Geometry) -> np.ndarray:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from typing import Any, TypeVar
@@ -29,9 +29,11 @@ LOCAL = "local"
 CONNECT_S = 30
 
 
-@dataclass(frozen=True)
+@dataclass
 class Workers:
     """How work is spread; no result depends on it.
+
+    As a context, worker processes stay from one piece of work to the next; otherwise they end with each.
 
     Attributes:
         processes: worker processes on this machine; one means this process.
@@ -41,6 +43,17 @@ class Workers:
 
     processes: int = 1
     scheduler: str | None = None
+    _kept: ExitStack | None = field(default=None, init=False, repr=False)
+    _executor: ProcessPoolExecutor | None = field(default=None, init=False, repr=False)
+
+    def __enter__(self) -> Workers:
+        self._kept = ExitStack()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._kept is not None:
+            self._kept.close()
+        self._kept = self._executor = None
 
     def results(
         self, function: Callable[[Item], Result], items: Sequence[Item], where: object
@@ -58,10 +71,30 @@ class Workers:
         """
         if self.scheduler is not None:
             return _cluster(function, items, self, where)
-        processes = min(self.processes, len(items))
-        if processes <= 1:
+        if min(self.processes, len(items)) <= 1:
             return ((item, function(item)) for item in items)
-        return _processes(function, items, processes, where)
+        return self._by_processes(function, items, where)
+
+    def _by_processes(
+        self, function: Callable[[Item], Result], items: Sequence[Item], where: object
+    ) -> Iterator[tuple[Item, Result]]:
+        with ExitStack() as stack, _deaths_told(where):
+            executor = self._pool(stack)
+            futures = {executor.submit(function, item): item for item in items}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            finally:
+                for future in futures:
+                    future.cancel()
+
+    def _pool(self, stack: ExitStack) -> ProcessPoolExecutor:
+        """The processes that are kept, or new ones that end with ``stack``."""
+        if self._kept is None:
+            return stack.enter_context(_pool(self.processes))
+        if self._executor is None:
+            self._executor = self._kept.enter_context(_pool(self.processes))
+        return self._executor
 
 
 def cores() -> int:
@@ -83,7 +116,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], processe
     if processes <= 1:
         yield from map(function, items)
         return
-    with _pool(processes, "") as executor:
+    with _deaths_told(""), _pool(processes) as executor:
         left = iter(items)
         waiting: deque[Future[Result]] = deque(executor.submit(function, item) for item in islice(left, 4 * processes))
         while waiting:
@@ -92,29 +125,25 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], processe
             yield result
 
 
-def _processes(
-    function: Callable[[Item], Result], items: Sequence[Item], processes: int, where: object
-) -> Iterator[tuple[Item, Result]]:
-    with _pool(processes, where) as executor:
-        futures = {executor.submit(function, item): item for item in items}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+@contextmanager
+def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    executor = ProcessPoolExecutor(processes, mp_context=_context(), initializer=_start_worker)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
-def _pool(processes: int, where: object) -> Iterator[ProcessPoolExecutor]:
-    context = _context()
-    executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_start_worker)
+def _deaths_told(where: object) -> Iterator[None]:
     try:
-        yield executor
+        yield
     except BrokenProcessPool as error:
         raise HepfmError(
             "a worker process died (killed, or out of memory)",
             where,
             "run again: it continues; give fewer --processes if memory ran out",
         ) from error
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
 
 
 @cache

@@ -16,6 +16,7 @@ from hepfm.core.nn.ragged import Layout
 from hepfm.core.progress import progress
 from hepfm.core.records import offsets_of
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.held_out import check_held_out
 from hepfm.ingest.mixture import Mixture
 from hepfm.ingest.order import Order
 from hepfm.ingest.reader import Reader
@@ -129,7 +130,8 @@ class TokenCorpora:
         """Open token corpora, or the one mixture file that stands for them.
 
         Raises:
-            HepfmError: none given, one that holds no tokens, two of different tokenizers, or a mixture beside others.
+            HepfmError: none given, one that holds no tokens, two of different tokenizers, one that holds out what
+                another trains on, or a mixture beside others.
         """
         if not paths:
             raise HepfmError("no token corpus given", "", "name one or several")
@@ -149,6 +151,8 @@ class TokenCorpora:
                     corpus.path,
                     "apply one tokenizer to all corpora",
                 )
+        if not mixture:  # which was looked at when it was defined
+            check_held_out(corpora, [()] * len(corpora))
         tokenizer = read_artifact(corpora[0].path / "tokenizer", "tokenizer")
         if tokenizer.hash != first:
             raise HepfmError(

@@ -9,6 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 sys.path.insert(0, str(Path(__file__).parent / "support"))  # rough_server, for tests and their child processes
 

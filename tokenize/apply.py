@@ -23,6 +23,7 @@ from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.jobs import write_corpus
 from hepfm.ingest.plan import Job, Plan, mirror_jobs
 from hepfm.ingest.summary import Summary, summarise
+from hepfm.ingest.workers import Workers
 from hepfm.tokenize.registry import Tokenizer, load_tokenizer, token_type
 
 COLUMN = "tokens"
@@ -68,7 +69,7 @@ def apply(tokenizer_name: str | Path, corpus_path: Path, out: Path, processes: i
     tokenizer.contract.check(corpus.manifest, statistics_of(corpus), corpus.path)
     plan = make_plan(tokenizer, corpus, out)
     produce = Produce(artifact_path, tokenizer.hash, corpus)
-    return write_corpus(out, plan, produce, processes=processes, attached={INSIDE: artifact_path})
+    return write_corpus(out, plan, produce, workers=Workers(processes), attached={INSIDE: artifact_path})
 
 
 def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:

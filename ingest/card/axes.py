@@ -80,7 +80,9 @@ def axis_of(name: str, form: Form, names: Sequence[str], samples: Sequence[np.nd
         return Axis(np.arange(len(codes) + 1) - 0.5, names=tuple(map(str, codes)), codes=codes)
     whole = form == "integer" or (form == "profile" and all((sample == np.round(sample)).all() for sample in samples))
     if whole:
-        return Axis(_integers(min(sample.min() for sample in samples), max(sample.max() for sample in samples), bins))
+        first, last = min(sample.min() for sample in samples), max(sample.max() for sample in samples)
+        # Energy by layer is read layer by layer, however few showers there are.
+        return Axis(_integers(first, last, MOST_BINS if form == "profile" else bins))
     low, high = _range(samples)
     positive = [sample[sample > 0] for sample in samples]
     usual = name.rpartition(".")[2] not in _LINEAR and form == "number"
@@ -100,10 +102,10 @@ def _range(samples: Sequence[np.ndarray], tail: float = TAIL) -> tuple[float, fl
 
 
 def _widened(low: float, high: float, bins: int) -> np.ndarray:
-    """Edges with a little room, or around the one value that there is."""
+    """Edges with a little room, or around the one value that there is, which lies in the middle of a bin."""
     if high - low <= SAME * max(abs(low), abs(high), SAME):
         room = max(0.5 * abs(low), 0.5)
-        return np.linspace(low - room, low + room, bins + 1)
+        return np.linspace(low - room, low + room, (bins | 1) + 1)
     room = 0.02 * (high - low)
     start = max(0.0, low - room) if low >= 0 else low - room
     return np.linspace(start, high + room, bins + 1)

@@ -40,7 +40,7 @@ def classes_of(manifest: Manifest, split: str) -> Classes:
     counts = {label: entry.labels.get(label, 0) for label in manifest.labels}
     present = [label for label, count in counts.items() if count]
     if not present:
-        return Classes((f"all {manifest.kind}",), np.zeros(len(manifest.labels) + 1, dtype=np.int64))
+        return Classes((f"all {manifest.records_name}",), np.zeros(len(manifest.labels) + 1, dtype=np.int64))
     without = sum(counts.values()) < entry.records
     room = MOST - without
     if len(present) <= room:

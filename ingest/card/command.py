@@ -44,8 +44,9 @@ def card(config: CardConfig) -> None:
     """Write the page and its pictures, and print the page's path."""
     if config.plot_records < 1:
         raise HepfmError("must be at least 1", "--plot-records")
-    if config.out is None and remote_url(config.corpus):
-        raise HepfmError("is not on this machine", config.corpus, "say where the card goes: --out FOLDER")
+    url = remote_url(config.corpus)
+    if config.out is None and url:
+        raise HepfmError("is not on this machine", url, "say where the card goes: --out FOLDER")
     corpus = Corpus.open(config.corpus)
     out = config.out or config.corpus
     readme = out / README

@@ -10,6 +10,8 @@ import yaml
 
 from hepfm.core.files import canonical_json
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.describe import ancestry
+from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.schema_json import quantities
 
@@ -112,7 +114,7 @@ def _about(corpus: Corpus) -> str:
     if manifest.tokens:
         text.append(f"Tokenizer: {_pairs(manifest.tokens)}.")
     if manifest.geometry:
-        text.append(f"Geometry of the calorimeter: {_pairs(manifest.geometry)}.")
+        text.append(f"Geometry: {Geometry.from_data(manifest.geometry).summary()} (all of it in `corpus.json`).")
     return "\n".join(text)
 
 
@@ -175,8 +177,8 @@ def _plots(manifest: Manifest, plots: Plots) -> str:
     lines = [
         "## Plots",
         f"One line a class, each scaled by its own number of values; {which} {plots.records:,} "
-        f"{manifest.kind} of the split `{plots.split}`. Nulls are not drawn; their share, and that of values outside "
-        "the axis, stands above a panel.",
+        f"{manifest.records_name} of the split `{plots.split}`. Nulls are not drawn; their share, and that of values "
+        "outside the axis, stands above a panel.",
     ]
     if len([label for label, count in manifest.splits[plots.split].labels.items() if count]) > len(plots.classes):
         lines.append(f"Its labels are too many for one picture and are drawn as {', '.join(plots.classes)}.")
@@ -240,6 +242,8 @@ def _provenance(manifest: Manifest) -> Iterator[str]:
             yield f"and {len(files) - FILES_SHOWN:,} files more, all in `corpus.json`."
     if "command" in known:
         yield f"    {known['command']}"
+    if earlier := list(ancestry(known)):
+        yield "\n".join(("What it was made from, and what was cut there:", "", *(f"    {line}" for line in earlier)))
     if known.get("versions"):
         yield f"Made with {_pairs(known['versions'])}."
 

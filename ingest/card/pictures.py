@@ -17,6 +17,8 @@ from hepfm.ingest.card.panels import Panel
 
 COLUMNS = 3
 PANEL_WIDTH_IN, PANEL_HEIGHT_IN = 3.5, 2.7
+FEWEST_COLUMNS = 2  # a picture is at least as wide, so that the names of the classes do not pile up over one panel
+NAME_WIDTH_IN, NAME_HEIGHT_IN = 2.6, 0.3
 DPI = 110
 LONG_NAME = 5  # characters
 # After the colours of all plots, solid or dashed lines in more that stay apart from them and from each other.
@@ -84,16 +86,17 @@ def picture(panels: Sequence[Panel], classes: Sequence[str], record: str) -> byt
         record: what a record is called (``jet``).
     """
     rows, columns = -(-len(panels) // COLUMNS), min(COLUMNS, len(panels))
-    height = rows * PANEL_HEIGHT_IN + 0.3 * (1 + -(-len(classes) // 4))
+    width = max(columns, FEWEST_COLUMNS) * PANEL_WIDTH_IN
+    across = min(len(classes), int(width / NAME_WIDTH_IN))
+    height = rows * PANEL_HEIGHT_IN + NAME_HEIGHT_IN * (1 + -(-len(classes) // across))
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(columns * PANEL_WIDTH_IN, height), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         grid = np.atleast_1d(figure.subplots(rows, columns)).ravel()
         for axes, panel in zip(grid, panels, strict=False):
             _draw(axes, panel, classes, record)
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         handles, labels = grid[0].get_legend_handles_labels()
-        across = min(len(classes), 4 if columns == COLUMNS else columns)
         figure.legend(handles, labels, loc="outside upper center", ncols=across, frameon=False, handlelength=2.4)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
@@ -121,7 +124,7 @@ def _draw(axes: Axes, panel: Panel, classes: Sequence[str], record: str) -> None
     axes.set_xlim(edges[0], edges[-1])
     if not axis.names and not axis.log:
         whole = panel.quantity.form != "number" and (edges % 1 == 0.5).all()
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, min_n_ticks=1))
         if whole and edges[-1] - edges[0] < 12:
             axes.tick_params(axis="x", which="minor", bottom=False, top=False)
     axes.set_xlabel(title_of(panel, record))

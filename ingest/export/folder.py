@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import atomic_path, locked, read_json, sha256_file, write_json, write_text
+from hepfm.core.files import atomic_path, locked, read_json, sha256_file, sweep, write_json, write_text
 from hepfm.core.progress import progress, say
 from hepfm.core.versions import versions
 from hepfm.ingest.corpus import Corpus
@@ -114,8 +114,7 @@ def _begin(out: Path, request: dict[str, Any]) -> None:
             out,
             "name another --out, or remove this folder",
         )
-    for partial in out.rglob(".*.partial-*"):
-        partial.unlink()  # of a process that was killed
+    sweep(out)
 
 
 @dataclass(frozen=True)

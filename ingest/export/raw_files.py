@@ -15,6 +15,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.records import values_of
 from hepfm.ingest.corpus import Corpus, Split
 from hepfm.ingest.export.format import Format, blocks_of
+from hepfm.ingest.formats.particle_flow import collision_numbers
 from hepfm.ingest.gather import gather_from
 from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.keys import key
@@ -101,10 +102,7 @@ def by_collision(split: Split, shard: ShardEntry) -> Iterator[pa.RecordBatch]:
 @lru_cache(maxsize=1)
 def _collisions(split: Split) -> tuple[np.ndarray, ...]:
     """Of each record (n,): shard that its collision belongs to, block, row; and the order by collision and jet."""
-    numbers = [
-        np.stack([values_of(batch.column(name)).astype(np.int64) for name in _numbering(batch)]) for batch in split
-    ]
-    columns = np.concatenate(numbers, axis=1)
+    columns = np.concatenate([np.vstack([collision_numbers(batch), _jet_numbers(batch)]) for batch in split], axis=1)
     block = np.repeat(np.arange(len(split)), split.block_records)
     row = np.arange(len(block)) - np.repeat(np.cumsum(split.block_records) - split.block_records, split.block_records)
     event = np.unique(key(*columns[:-1]), return_inverse=True)[1]
@@ -113,13 +111,9 @@ def _collisions(split: Split) -> tuple[np.ndarray, ...]:
     return first[event], block, row, np.lexsort(columns[::-1])
 
 
-def _numbering(batch: pa.RecordBatch) -> list[str]:
-    """Columns that number collisions, and last the jet in its collision (where there is none, the entry)."""
-    present = batch.schema.names
-    collision = ["run", "lumi", "event"] if "event" in present else ["source_file"]
-    if "event" not in present:
-        collision.append("event_id" if "event_id" in present else "source_entry")
-    return [*collision, "jet_index" if "jet_index" in present else "source_entry"]
+def _jet_numbers(batch: pa.RecordBatch) -> np.ndarray:
+    """What orders the jets (n,) of a collision."""
+    return values_of(batch.column("jet_index" if "jet_index" in batch.schema.names else "source_entry"))
 
 
 RAW_FORMATS = {

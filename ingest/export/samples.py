@@ -24,12 +24,14 @@ from hepfm.ingest.export.format import KINDS, Format, blocks_of
 from hepfm.ingest.manifest import ShardEntry
 from hepfm.ingest.shards import tar_end, tar_header
 
+_SIGNED = ("charge",)  # integers of which -1 is a value, so that it cannot stand for null
+
 
 @dataclass(frozen=True)
 class SampleFormat(Format):
     """``KEY.npy``: the points, a structured array with a field for each quantity (of tokens: a plain array); null is
-    NaN, for integers -1; species is an index (names in ``export.json``). ``KEY.json``: the other quantities; label is a
-    name."""
+    NaN, for integers -1; charge is a float, since -1 is a charge; species is an index (names in ``export.json``).
+    ``KEY.json``: the other quantities; label is a name."""
 
     opening: str = 'webdataset.WebDataset("DIR/train/000000.tar", shardshuffle=False).decode()'
     kinds: tuple[str, ...] = KINDS
@@ -64,11 +66,15 @@ def _points(column: pa.ListArray) -> np.ndarray:
     flat = column.flatten()
     if not pa.types.is_struct(flat.type):
         return values_of(flat)
-    quantities = {child.name: values_of(flat.field(number)) for number, child in enumerate(flat.type)}
+    quantities = {child.name: _values(child.name, flat.field(number)) for number, child in enumerate(flat.type)}
     points = np.empty(len(flat), dtype=[(name, values.dtype) for name, values in quantities.items()])
     for name, values in quantities.items():
         points[name] = values
     return points
+
+
+def _values(name: str, column: pa.Array) -> np.ndarray:
+    return values_of(column.cast(pa.float32()) if name in _SIGNED else column)
 
 
 @lru_cache(maxsize=4096)

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import tyro
 from tyro.conf import Positional
 
 from hepfm.core.archives import is_archive
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import locked
+from hepfm.core.files import locked, sweep
 from hepfm.core.progress import say
 from hepfm.ingest.fetch.catalogue import DataSet, catalogue, find, is_glob
 from hepfm.ingest.fetch.fetching import fetch_files, unpack_archives, unpacked_folder, write_source
-from hepfm.ingest.fetch.records import Located, RemoteFile, locate
+from hepfm.ingest.fetch.ledger import LEDGER_FILE
+from hepfm.ingest.fetch.records import SOURCE_FILE, Located, RemoteFile, locate
 
 # `--list` and not `--list True`: a flag of its own among the options of hepfm.core.config.
 Switch = Annotated[
@@ -68,12 +70,13 @@ def main(config: FetchConfig) -> None:
         raise HepfmError("needs the name of a data set", "hepfm fetch", f"there is: {', '.join(catalogue())}")
     if config.jobs < 1:
         raise HepfmError("must be at least 1", "--jobs")
-    if config.mirror and not config.mirror.startswith(("http://", "https://")):
-        raise HepfmError("must begin with https:// or http://", "--mirror")
+    if config.mirror and not _is_address(config.mirror):
+        raise HepfmError("must begin with https:// or http:// and name a host", "--mirror")
     data_set, splits = find(config.name)
     located = _chosen(locate(data_set, splits, config.mirror), config.files)
     folder = config.dest / data_set.name
     with locked(folder):
+        sweep(folder, (LEDGER_FILE, SOURCE_FILE))
         ledger = fetch_files(folder, located.files, config.jobs, config.unpack)
         write_source(folder, data_set, located, ledger)
         archives = [file.name for file in located.files if is_archive(file.name)]
@@ -89,6 +92,14 @@ def main(config: FetchConfig) -> None:
     if readable:
         words = [_shell(word) for word in patterns(readable)]
         say(f"next: hepfm ingest {data_set.source} {' '.join(words)} --out corpora/{data_set.name}")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _chosen(located: Located, wanted: Sequence[str]) -> Located:

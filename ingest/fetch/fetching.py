@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hepfm.core.archives import folder_name, is_archive, matches, unpack
+from hepfm.core.archives import discard_unfinished, folder_name, is_archive, matches, unpack
 from hepfm.core.downloads import Remote, download, size_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import read_json, write_json
@@ -36,6 +36,9 @@ def fetch_files(folder: Path, files: Sequence[RemoteFile], jobs: int, room_to_un
     Raises:
         HepfmError: too little disk, or a file that cannot be had or is wrong.
     """
+    for file in files:
+        if is_archive(file.name):  # before the disk is checked
+            discard_unfinished(unpacked_folder(folder, file.name))
     ledger = Ledger(folder)
     missing = [file for file in files if not _is_there(folder, file, ledger)]
     sizes = _sizes(missing, jobs)
@@ -79,16 +82,30 @@ def _fetch_one(
 
 
 def _sizes(files: Sequence[RemoteFile], jobs: int) -> dict[str, int]:
-    """Bytes of each file: as stated, else asked of the server (0 where it does not say)."""
+    """Bytes of each file: as stated, else asked of the server (0 where it does not say).
+
+    Raises:
+        HepfmError: no server can be asked.
+    """
     unknown = [file for file in files if file.stated.bytes is None]
     with ThreadPoolExecutor(jobs) as pool:
-        asked = dict(
-            zip([file.name for file in unknown], pool.map(size_of, [file.url for file in unknown]), strict=True)
-        )
-    silent = [name for name, size in asked.items() if size is None]
+        answers = dict(zip([file.name for file in unknown], pool.map(_ask_size, unknown), strict=True))
+    errors = [answer for answer in answers.values() if isinstance(answer, HepfmError)]
+    if errors and len(errors) == len(files):
+        raise errors[0]
+    silent = [name for name, answer in answers.items() if answer is None]
     if silent:
         say(f"note: the server does not state the size of {len(silent)} files, first: {silent[0]}")
-    return {file.name: file.stated.bytes if file.stated.bytes is not None else asked[file.name] or 0 for file in files}
+    asked = {name: answer if isinstance(answer, int) else 0 for name, answer in answers.items()}
+    return {file.name: asked[file.name] if file.stated.bytes is None else file.stated.bytes for file in files}
+
+
+def _ask_size(file: RemoteFile) -> int | HepfmError | None:
+    """Its size, None where the server does not say, or why it cannot be asked: that holds up no other file."""
+    try:
+        return size_of(file.url)
+    except HepfmError as error:
+        return error
 
 
 def _arrived(folder: Path, name: str) -> int:

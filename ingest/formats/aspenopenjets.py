@@ -19,8 +19,8 @@ from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import atomic_path
 from hepfm.core.progress import say
-from hepfm.ingest.formats.arrays import segment_sums
-from hepfm.ingest.formats.particle_flow import IMPACT, NO_TRACK, PDG
+from hepfm.ingest.formats.arrays import pt_order, segment_sums
+from hepfm.ingest.formats.particle_flow import IMPACT, NO_TRACK, PDG, collision_numbers
 from hepfm.ingest.shards import reblock
 
 CANDIDATES = 150
@@ -91,10 +91,11 @@ def write_aspenopenjets(
     deta and dphi must be about the jet's own eta and phi (axis ``stored``). What the records lack, or have as null, is
     written as -1 (impact parameters, soft-drop mass, tau1 to tau4) or 0 (charge; PDG id of no species); a missing
     constituent energy is that of a massless one, a missing PUPPI weight 1, a missing jet pt that of the constituents'
-    sum. The ParticleNet columns, which records do not carry, are -1. Where there is no event number, ``event_id``
-    stands for it, or else each jet is its own event; then the luminosity block is the number of the source file.
+    sum. The ParticleNet columns, which records do not carry, are -1. For a jet without event number ``event_id``
+    stands for it, or else it is its own event; then the luminosity block is the number of the source file.
 
-    A jet keeps its 150 hardest constituents; how many jets had more is said, and ``nConstituents`` has their number.
+    A jet keeps its 150 hardest constituents, which are then put in order of the pt in the file; how many jets had more
+    is said, and ``nConstituents`` has their number.
 
     Args:
         path: the file; replaced if it exists.
@@ -105,13 +106,13 @@ def write_aspenopenjets(
         Number of jets written.
 
     Raises:
-        HepfmError: no jets; no jet eta and phi; constituents without pt, deta or dphi.
+        HepfmError: no jets; a jet without eta or phi; constituents without pt, deta or dphi.
     """
     written = cut = 0
     with atomic_path(path) as partial:
         with h5py.File(partial, "w", track_order=False) as file:
             for batch in reblock(batches, WRITE_JETS):
-                rows = _rows(batch, written, weights == "applied", path)
+                rows = _rows(batch, weights == "applied", path)
                 if not written:
                     _create(file, rows)
                 for name, values in rows.items():
@@ -139,30 +140,28 @@ def _create(file: h5py.File, rows: dict[str, np.ndarray]) -> None:
         )
 
 
-def _rows(batch: pa.RecordBatch, first: int, applied: bool, path: Path) -> dict[str, np.ndarray]:
-    """The four data sets of a batch; ``first`` is the number of jets before it."""
+def _rows(batch: pa.RecordBatch, applied: bool, path: Path) -> dict[str, np.ndarray]:
+    """The four data sets of a batch."""
     column = batch.column(records.POINTS_COLUMN["jets"])
     points, offsets = column.flatten(), records.offsets_of(column)
     for name in ("pt", "deta", "dphi"):
         if points.type.get_field_index(name) < 0:
             raise HepfmError(f"the records have no constituent {name}", path)
     for name in ("eta", "phi"):
-        if name not in batch.schema.names:
+        if name not in batch.schema.names or batch.column(name).null_count:
             raise HepfmError(f"the records have no jet {name}", path, "AspenOpenJets needs the jet's direction")
     candidates, sums = _candidates(batch, points, offsets, applied)
     lengths = np.diff(offsets)
-    rank = np.arange(len(points)) - np.repeat(offsets[:-1], lengths)
-    jet = np.repeat(np.arange(len(batch)), lengths)
-    kept = rank < CANDIDATES
+    kept = np.minimum(lengths, CANDIDATES)
     padded = np.zeros((len(batch), *SHAPES["PFCands"]), dtype=np.float32)
-    padded[jet[kept], rank[kept]] = candidates[kept]
+    padded[np.arange(CANDIDATES) < kept[:, None]] = _hardest(candidates, lengths, kept)
     kinematics = [_jet(batch, "pt", sums), *(_jet(batch, name) for name in KINEMATICS[1:])]
     tagging = np.full((len(batch), len(TAGGING)), NOT_THERE)
     tagging[:, 0] = lengths
     for name in ("tau1", "tau2", "tau3", "tau4"):
         tagging[:, TAGGING.index(name)] = _jet(batch, name)
     return {
-        "event_info": np.stack(_event_info(batch, first), axis=1).astype(np.int64),
+        "event_info": collision_numbers(batch).T,
         "jet_kinematics": np.stack(kinematics, axis=1).astype(np.float32),
         "PFCands": padded,
         "jet_tagging": tagging.astype(np.float32),
@@ -197,6 +196,15 @@ def _candidates(
     return np.stack([columns[name] for name in CANDIDATE], axis=1), sums
 
 
+def _hardest(candidates: np.ndarray, lengths: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The first ``kept`` (n,) of each jet's candidates, in order of the pt that they are written with."""
+    rank = np.arange(len(candidates)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    candidates = candidates[rank < np.repeat(kept, lengths)]
+    pt = np.hypot(candidates[:, CANDIDATE.index("px")], candidates[:, CANDIDATE.index("py")])
+    order = pt_order(pt.astype(np.float32), np.concatenate([[0], np.cumsum(kept)]))
+    return candidates if order is None else candidates[order]
+
+
 def _pdg(points: pa.StructArray) -> np.ndarray:
     """PDG id (N,) by species and charge; 0 where the species is unknown."""
     index = points.type.get_field_index("species")
@@ -207,22 +215,6 @@ def _pdg(points: pa.StructArray) -> np.ndarray:
     charge = _point(points, "charge")
     sign = np.where(np.isin(pdg, (PDG["electron"], PDG["muon"])), -charge, charge)
     return np.where(sign < 0, -pdg, pdg)
-
-
-def _event_info(batch: pa.RecordBatch, first: int) -> list[np.ndarray]:
-    present = batch.schema.names
-    if "event" in present:
-        return [_whole(batch, name) for name in EVENT_INFO]
-    # The source file stands for the luminosity block, so that entries of several files stay apart.
-    known = next((name for name in ("event_id", "source_entry") if name in present), None)
-    event = np.arange(len(batch)) + first if known is None else _whole(batch, known)
-    return [np.zeros(len(batch), dtype=np.int64), _whole(batch, "source_file"), event]
-
-
-def _whole(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    if name not in batch.schema.names:
-        return np.zeros(len(batch), dtype=np.int64)
-    return batch.column(name).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def _jet(batch: pa.RecordBatch, name: str, otherwise: np.ndarray | float = NOT_THERE) -> np.ndarray:

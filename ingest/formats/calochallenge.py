@@ -44,6 +44,7 @@ class DataSet:
         particle: PDG id of the incident particle (pions of both signs are 211).
         layers: id, ring edges [mm] and number of sectors of each layer that has voxels.
         threshold: readout threshold [MeV] that the challenge's evaluation applies to voxels.
+        incident: least and largest incident energy [GeV].
         regular: one of the data sets of 45 equal layers, hit head-on.
     """
 
@@ -52,6 +53,7 @@ class DataSet:
     particle: int
     layers: tuple[tuple[int, tuple[float, ...], int], ...]
     threshold: float
+    incident: tuple[float, float]
     regular: bool = False
 
     def geometry(self) -> Geometry:
@@ -80,6 +82,8 @@ class DataSet:
 
 
 STORED = Stored("MeV", "<f4", "MeV", "<f4", {"format": FORMAT})
+_POWERS_OF_TWO = (0.256, 4194.304)  # fifteen energies, 2^8 to 2^22 MeV
+_LOG_UNIFORM = (1.0, 1000.0)
 _FRONT = (0.0, 5.0, 10.0, 30.0, 50.0, 100.0, 200.0, 400.0, 600.0)
 _BACK = (0.0, 50.0, 100.0, 200.0, 400.0, 600.0)
 
@@ -108,6 +112,7 @@ DATASETS = {
                 (12, _edges("0 100 200 400 1000 2000"), 1),
             ),
             1.0,
+            _POWERS_OF_TWO,
         ),
         DataSet(
             "1-pions",
@@ -123,6 +128,7 @@ DATASETS = {
                 (14, _edges("0 50 100 150 200 250 300 400 600 1000 2000"), 1),
             ),
             1.0,
+            _POWERS_OF_TWO,
         ),
         DataSet(
             "2",
@@ -130,6 +136,7 @@ DATASETS = {
             11,
             _equal_layers(4.65, 9, 16),
             0.5e-3 / SAMPLING_FRACTION,
+            _LOG_UNIFORM,
             regular=True,
         ),
         DataSet(
@@ -138,6 +145,7 @@ DATASETS = {
             11,
             _equal_layers(2.325, 18, 50),
             0.5e-3 / SAMPLING_FRACTION,
+            _LOG_UNIFORM,
             regular=True,
         ),
     )
@@ -223,8 +231,10 @@ def write_calochallenge(path: Path, batches: Iterable[pa.RecordBatch], geometry:
         Number of showers written.
 
     Raises:
-        HepfmError: no showers, a geometry without cells, or a point in a cell that it does not have.
+        HepfmError: no showers, a geometry without rings and sectors, or a point in a cell that it does not have.
     """
+    if geometry.kind != "cylinder":
+        raise HepfmError("has no rings and sectors", geometry.name, "the other formats of showers can hold it")
     stored = geometry.stored
     if stored.layout.get("format") != FORMAT:
         stored = replace(STORED, deposit_type=stored.deposit_type)

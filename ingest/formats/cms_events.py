@@ -167,7 +167,7 @@ def _jet_cuts(jets: _Table, run: np.ndarray, kept: np.ndarray, cuts: Cuts, flow:
         return kept
     eta = jets[f"{JETS}_eta"]
     if cuts.jet_id:
-        identified = jets[f"{JETS}_jetId"] == selection.JET_ID
+        identified = jets[f"{JETS}_jetId"] & selection.JET_ID == selection.JET_ID
     else:
         columns = {name: jets[f"{JETS}_{name}"] for name in selection.JET_ID_COLUMNS}
         identified = selection.tight_lepton_veto(columns, eta, run[jets.event])

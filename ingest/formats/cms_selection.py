@@ -29,7 +29,7 @@ FILTERS = (
 )
 LEAST_PT = 300.0
 MOST_ETA = 2.5
-JET_ID = 6  # tight and tight lepton veto
+JET_ID = 6  # bits: tight, and tight lepton veto; in 2016 files the loose bit (1) may be set too
 
 # Families of JetHT triggers: name before the threshold [GeV], lowest and highest threshold.
 FAMILIES = {
@@ -116,7 +116,7 @@ class CertifiedRuns:
         content = read_json(path)
         try:
             ranges = sorted(
-                (int(run) << 32 | _block(first), int(run) << 32 | _block(last))
+                (int(run) << 32 | _block(first), int(run) << 32 | _block(last, first))
                 for run, blocks in content.items()
                 for first, last in blocks
             )
@@ -136,8 +136,8 @@ class CertifiedRuns:
         return (at >= 0) & (wanted <= np.asarray(self.stops)[at])
 
 
-def _block(number: Any) -> int:
-    if not isinstance(number, int) or not 0 <= number < 1 << 32:
+def _block(number: Any, least: int = 0) -> int:
+    if type(number) is not int or not least <= number < 1 << 32:
         raise ValueError(number)
     return number
 

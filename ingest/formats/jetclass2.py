@@ -110,6 +110,8 @@ GENERATOR_COLUMNS = (*GENJET_COLUMNS[:-1], *RESONANCE_COLUMNS)
 _POINTS = ("pt", "deta", "dphi", "energy", "d0", "d0err", "dz", "dzerr", "charge", "species")
 _TAUS = ("tau1", "tau2", "tau3", "tau4")
 _JETS = ("pt", "pt_constituents", "eta", "phi", "mass", "softdrop_mass", *_TAUS, "label")
+# Names that records have for the resonances of a jet.
+RESONANCES = ("x", "y1", "y2")
 _GENERATOR = tuple(q.name for q in records.JET if q.name.startswith(("generator_jet_", "resonance_")))
 
 # What records from these files provide, without and with generator-level quantities.
@@ -129,8 +131,8 @@ def write_jetclass2(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
     Equal records give equal bytes. The file appears when it is complete. deta and dphi must be about the jet's own eta
     and phi (axis ``stored``). What the records lack, or have as null, is written as 0, and energies and masses that
     they lack are made as :func:`hepfm.ingest.formats.jetclass.write_jetclass` makes them. ``genjet_*`` are 0 unless
-    the records have the generated jet (0 is read back as null); the lists ``genpart_*`` and ``aux_genpart_*``, which
-    records do not carry, are empty.
+    the records have the generated jet (0 is read back as null); ``aux_genpart_*`` list the resonances X and Y that the
+    records have, no other particles; the lists ``genpart_*``, which records do not carry, are empty.
 
     Args:
         path: the file; replaced if it exists.
@@ -172,7 +174,10 @@ def _file_batch(batch: pa.RecordBatch, path: Path) -> pa.RecordBatch:
         **_genjet(batch),
         "jet_label": _label_indices(batch, path),
     }
-    return pa.RecordBatch.from_arrays([_array(field, values, offsets) for field in FILE_SCHEMA], schema=FILE_SCHEMA)
+    particles, particle_offsets = _resonances(batch)
+    values |= particles
+    arrays = [_array(field, values, particle_offsets if field.name in particles else offsets) for field in FILE_SCHEMA]
+    return pa.RecordBatch.from_arrays(arrays, schema=FILE_SCHEMA)
 
 
 def _array(field: pa.Field, values: dict[str, np.ndarray], offsets: np.ndarray) -> pa.Array:
@@ -183,6 +188,21 @@ def _array(field: pa.Field, values: dict[str, np.ndarray], offsets: np.ndarray) 
         offsets = np.zeros_like(offsets)
     flat = pa.array(values.get(field.name, np.zeros(0)).astype(number.to_pandas_dtype()), number)
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), flat, type=field.type)
+
+
+def _resonances(batch: pa.RecordBatch) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Columns ``aux_genpart_*`` (N,) of the resonances that each jet has (up to three), and their offsets (n + 1,)."""
+    known = np.zeros((len(batch), len(RESONANCES)), dtype=bool)
+    for place, name in enumerate(RESONANCES):
+        if f"resonance_{name}_pdg_id" in batch.schema.names:
+            known[:, place] = batch.column(f"resonance_{name}_pdg_id").is_valid().to_numpy(zero_copy_only=False)
+    columns = {}
+    for column, quantity in zip(AUX_VALUES, ("pt", "eta", "phi", "mass", "pdg_id"), strict=True):
+        values = [jet_column(batch, f"resonance_{name}_{quantity}") for name in RESONANCES]
+        columns[column] = np.stack(values, axis=1)[known]
+    is_x = np.nonzero(known)[1] == RESONANCES.index("x")
+    flags = {**dict.fromkeys(AUX_FLAGS, np.zeros(len(is_x))), "aux_genpart_isResX": is_x, "aux_genpart_isResY": ~is_x}
+    return columns | flags, np.concatenate([[0], np.cumsum(known.sum(axis=1))])
 
 
 def _genjet(batch: pa.RecordBatch) -> dict[str, np.ndarray]:

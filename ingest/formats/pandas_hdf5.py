@@ -2,12 +2,14 @@
 
 Layouts: *fixed*, a group with ``axis1`` (row labels) and for each type of number ``blockN_values`` (rows, columns) and
 ``blockN_items`` (column names); *table*, a group with one compound data set ``table`` whose fields ``values_block_N``
-hold the columns of a type. The names of the latter's columns are pickled attributes. Nothing here unpickles: names
-are None where they are pickled, and blocks of objects are refused.
+hold the columns of a type, with their names in a pickled attribute ``values_block_N_kind``. Nothing here unpickles: a
+pickled list of strings is read from its opcodes, names are None where anything else is pickled, and blocks of objects
+are refused.
 """
 
 from __future__ import annotations
 
+import pickletools
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,9 @@ import numpy as np
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.hdf5_rows import Rows, names_in
 
+# Opcodes of a pickled list, and of the strings in it.
+_LIST = re.compile("PROTO|FRAME|MARK|(EMPTY_)?LIST|APPENDS?|(LONG_)?(BIN)?PUT|MEMOIZE|STOP")
+_STRING = re.compile("(SHORT_)?(BIN)?(STRING|UNICODE)")
 _BLOCK = re.compile(r"block\d+_values|values_block_\d+")
 
 
@@ -46,7 +51,10 @@ class Frame:
             self._parts: tuple[Rows, ...] = (table,)
             self._fields = tuple(sorted(filter(_BLOCK.fullmatch, table.dtype.names or ())))
             kinds = [table.dtype[name] for name in self._fields]
-            self.blocks = tuple(Block(int(np.prod(kind.shape)), None) for kind in kinds)
+            self.blocks = tuple(
+                _table_block(kind, group["table"].attrs.get(f"{name}_kind"))
+                for name, kind in zip(self._fields, kinds, strict=True)
+            )
             _check_numbers([kind.base for kind in kinds], self.key, path)
         else:
             names = sorted(filter(_BLOCK.fullmatch, group))
@@ -103,20 +111,42 @@ def _check_numbers(kinds: list[np.dtype], key: str, path: Path) -> None:
         raise HepfmError(f"data frame '{key}' holds more than numbers", path, "objects are pickled, and not read")
 
 
+def _table_block(kind: np.dtype, pickled: object) -> Block:
+    width = int(np.prod(kind.shape))
+    names = _names_in_pickle(pickled) if isinstance(pickled, bytes) else None
+    return Block(width, names if names and len(names) == width else None)
+
+
+def _names_in_pickle(pickled: bytes) -> tuple[str, ...] | None:
+    """Strings of a pickled list of strings; None if something else is pickled. Nothing is unpickled."""
+    names = []
+    try:
+        for opcode, value, _ in pickletools.genops(pickled):
+            if _STRING.fullmatch(opcode.name):
+                names.append(str(value))
+            elif not _LIST.fullmatch(opcode.name):
+                return None
+    except ValueError:
+        return None
+    return tuple(names)
+
+
 def _fixed_block(group: h5py.Group, name: str, part: Rows, path: Path) -> Block:
     items = group.get(name.replace("values", "items"))
     labels = group.get("axis1")
     rows, width = part.shape if len(part.shape) == 2 else (len(part), -1)
-    expected = (
-        len(labels) if isinstance(labels, h5py.Dataset) else rows,
-        len(items) if isinstance(items, h5py.Dataset) else width,
-    )
-    # A pickled index is one entry of bytes: it says nothing of the number of rows.
-    plain = isinstance(labels, h5py.Dataset) and labels.dtype.kind in "iufS"
-    if width < 0 or expected[1] != width or (plain and expected[0] != rows):
+    expected = (_labels(labels, rows), _labels(items, width))
+    if width < 0 or expected != (rows, width):
         raise HepfmError(
             f"'{group.name}/{name}' is {part.shape}, its labels are for {expected}", path, "fetch it again"
         )
     if isinstance(items, h5py.Dataset) and items.dtype.kind == "S":
         return Block(width, names_in(items, path))
     return Block(width, None)
+
+
+def _labels(index: object, otherwise: int) -> int:
+    """How many labels an index has; a pickled one is a single entry of bytes, and tells nothing."""
+    if isinstance(index, h5py.Dataset) and index.dtype.kind in "iufS":
+        return len(index)
+    return otherwise

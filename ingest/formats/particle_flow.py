@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from hepfm.core.records import SPECIES
+from hepfm.core.records import SPECIES, values_of
 from hepfm.ingest.formats.arrays import pt_order, segment_sums, wrapped
 from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.keys import key
@@ -137,6 +137,21 @@ def collision_columns(run: np.ndarray, lumi: np.ndarray, event: np.ndarray) -> d
     """Columns run, lumi, event and event_id (a hash of the three, equal for the jets of a collision)."""
     event_id = (key(run, lumi, event) >> np.uint64(1)).astype(np.int64)
     return {"run": run, "lumi": lumi, "event": event, "event_id": event_id}
+
+
+def collision_numbers(batch: pa.RecordBatch) -> np.ndarray:
+    """Run, luminosity block and event (3, n) int64 that tell the collision of each jet record.
+
+    Where a jet has none, these are 0, the number of its source file, so that files stay apart, and its ``event_id`` or
+    else its entry in the file.
+    """
+    entry = values_of(batch.column("source_entry"))
+    numbers = np.stack([np.zeros_like(entry), values_of(batch.column("source_file")), entry])
+    for row, names in ((slice(2, 3), ("event_id",)), (slice(3), ("run", "lumi", "event"))):
+        if set(names) <= set(batch.schema.names):
+            known = batch.column(names[-1]).is_valid().to_numpy(zero_copy_only=False)
+            numbers[row] = np.where(known, [values_of(batch.column(name)) for name in names], numbers[row])
+    return numbers
 
 
 def _sums(

@@ -50,6 +50,11 @@ def sliced(column: Column, start: int, stop: int) -> Column:
     return Lists(offsets - offsets[0], column.values[offsets[0] : offsets[-1]])
 
 
+def copied(column: Column) -> Column:
+    """The same column in memory of its own, apart from what it was cut from."""
+    return column.copy() if isinstance(column, np.ndarray) else Lists(column.offsets.copy(), column.values.copy())
+
+
 def joined(parts: Sequence[Column]) -> Column:
     """Stretches of a column, one after another."""
     if len(parts) == 1:

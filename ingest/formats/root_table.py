@@ -10,20 +10,34 @@ from typing import Any
 import numpy as np
 
 from hepfm.core.errors import HepfmError
-from hepfm.ingest.formats.ragged import FETCH_AGAIN, Column, Lists, Table, first_line, joined, not_numbers, sliced
+from hepfm.ingest.formats.ragged import (
+    FETCH_AGAIN,
+    Column,
+    Lists,
+    Table,
+    copied,
+    first_line,
+    joined,
+    not_numbers,
+    sliced,
+)
 from hepfm.ingest.formats.root_files import open_root
+from hepfm.ingest.formats.root_lists import VectorsInRange, is_vector
 from hepfm.ingest.formats.windows import check_range
 
-# A file whose baskets (clusters) are larger than this is decoded in windows, each kept until the next one.
+# A file whose baskets (clusters) are larger than this is decoded in windows, each kept until the next one. A cluster
+# of an RNTuple can only be decoded whole, so its windows are larger.
 SMALL_BASKET_ENTRIES = 4_096
-WINDOW_ENTRIES = 16_384
+WINDOW_ENTRIES = 8_192
+CLUSTER_WINDOW_ENTRIES = 16_384
 
 
 class RootTable(Table):
     """A ROOT tree or RNTuple: the one called ``tree``, or of several the one with most of the columns needed.
 
-    What is stored in baskets (clusters) of more than 4,096 entries is decoded in windows of up to 16,384 entries, and
-    the last window is kept. Memory is a window and the baskets (clusters) under it.
+    What is stored in baskets (clusters) of more than 4,096 entries is decoded in windows of up to 8,192 (16,384)
+    entries, column by column, and the last window is kept. Memory is a window and the baskets (clusters) of one column
+    under it.
     """
 
     def __init__(self, path: Path, needed: Sequence[str], tree: str = "", expected: str = "") -> None:
@@ -81,22 +95,38 @@ class RootTable(Table):
     @cached_property
     def _window_entries(self) -> int:
         """Entries to decode at once; 0 if any range can be decoded by itself."""
-        if hasattr(self._tree, "cluster_summaries"):
+        most = WINDOW_ENTRIES
+        if self._in_clusters:
+            most = CLUSTER_WINDOW_ENTRIES
             largest = max((summary.num_entries for summary in self._tree.cluster_summaries), default=0)
         else:
             baskets = [np.diff(branch.entry_offsets).max(initial=0) for branch in self._tree.branches]
             largest = int(max(baskets, default=0))
-        return 0 if largest <= SMALL_BASKET_ENTRIES else min(largest, WINDOW_ENTRIES)
+        return 0 if largest <= SMALL_BASKET_ENTRIES else min(largest, most)
 
     def _windowed(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
         if self._window is None or self._window[:2] != (start, tuple(names)):
-            self._window = (start, tuple(names), self._decode(names, start, stop))
+            self._window = None  # not held while the next one is made
+            self._window = (start, tuple(names), self._decoded_window(names, start, stop))
         return self._window[2]
+
+    def _decoded_window(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
+        return {name: copied(self._decode([name], start, stop)[name]) for name in names}
+
+    @property
+    def _in_clusters(self) -> bool:
+        """Is it an RNTuple?"""
+        return hasattr(self._tree, "cluster_summaries")
 
     def _decode(self, names: Sequence[str], start: int, stop: int) -> dict[str, Column]:
         try:
             arrays = self._tree.arrays(
-                list(names), entry_start=start, entry_stop=stop, library="ak", how=dict, array_cache=None
+                self._interpreted(names, start, stop),
+                entry_start=start,
+                entry_stop=stop,
+                library="ak",
+                how=dict,
+                array_cache=None,
             )
         except Exception as error:  # uproot and its codecs raise many kinds over a damaged file
             raise HepfmError(
@@ -105,6 +135,19 @@ class RootTable(Table):
                 FETCH_AGAIN,
             ) from error
         return {name: _root_column(arrays[name].layout, name, self.path) for name in names}
+
+    def _interpreted(self, names: Sequence[str], start: int, stop: int) -> list[str] | dict[str, Any]:
+        if not self._vectors:
+            return list(names)
+        return {
+            name: VectorsInRange(self._vectors[name], start, stop) if name in self._vectors else None for name in names
+        }
+
+    @cached_property
+    def _vectors(self) -> dict[str, Any]:
+        """Interpretation of the branches of ``std::vector``, by name."""
+        branches = getattr(self._tree, "branches", ())
+        return {branch.name: branch.interpretation for branch in branches if is_vector(branch.interpretation)}
 
 
 def _root_column(layout: Any, name: str, path: Path) -> Column:

@@ -1,22 +1,26 @@
 """HDF5 files of showers: opened once, checked, read in windows so that no chunk is decoded twice in a pass.
 
 HDF5 decodes a chunk whole, and a chunk may hold the same few voxels of thousands of showers. So the rows of a chunk are
-read at once (a window), stripe by stripe across the chunks, and kept as points. Memory: one stripe
-(:data:`STRIPE_BYTES`, or one column of chunks if that is larger), a few times the points of the window that is being
-read, and the points of the windows used last (:data:`WINDOW_BYTES`, over all files of a process).
+read at once (a window), stripe by stripe across the chunks, and kept as points. The points of the windows used last
+(:data:`WINDOW_BYTES`, over all files of a process) lie in nameless temporary files that are mapped, so that they are
+the page cache's. Memory beyond it: one stripe (:data:`STRIPE_BYTES`, or one column of chunks if that is larger) with
+its points, and the points of the showers that are asked for.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
+from typing import IO
 
 import h5py
 import numpy as np
+import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import atomic_path
@@ -24,9 +28,10 @@ from hepfm.ingest.formats.hdf5_rows import open_hdf5
 from hepfm.ingest.formats.windows import OpenFiles
 
 OPEN_FILES = 16
-STRIPE_BYTES = 64 << 20
-WINDOW_BYTES = 512 << 20
-# A window has at least this many rows: the range that the builder asks for at once.
+STRIPE_BYTES = 8 << 20
+WINDOW_BYTES = 2 << 30
+ALIGNED_BYTES = 64
+# A window has at least this many rows, so that files in chunks of single showers are not read row by row.
 LEAST_ROWS = 128
 CHUNK_BYTES = 1 << 20
 _AGAIN = "the file is damaged: fetch it again"
@@ -40,18 +45,10 @@ class Ragged:
     offsets: np.ndarray
     columns: dict[str, np.ndarray]
 
-    def part(self, start: int, stop: int) -> Ragged:
-        """Showers [start, stop) of the file, which lie in this."""
-        offsets = self.offsets[start - self.start : stop - self.start + 1]
-        here = slice(int(offsets[0]), int(offsets[-1]))
-        return Ragged(start, offsets - offsets[0], {name: values[here] for name, values in self.columns.items()})
 
-    @property
-    def bytes(self) -> int:
-        return self.offsets.nbytes + sum(values.nbytes for values in self.columns.values())
-
-
-Decode = Callable[["ShowerFile", int, int], Ragged]
+# Points of some rows, in their order: the row of each, counted from 0, and columns by name.
+Stripe = tuple[np.ndarray, dict[str, np.ndarray]]
+Decode = Callable[["ShowerFile", int, int], Iterable[Stripe]]
 
 
 class ShowerFile:
@@ -142,7 +139,7 @@ class ShowerFile:
         Args:
             dataset: whose chunks make the windows.
             start, stop: the range.
-            decode: gives the points of a window.
+            decode: gives the points of rows of the file, stripe by stripe.
 
         Raises:
             HepfmError: the range leaves the file.
@@ -151,12 +148,16 @@ class ShowerFile:
         if not 0 <= start <= stop <= entries:
             raise HepfmError(f"entries {start} to {stop} were asked for, it has {entries}", self.path)
         if dataset.chunks is None or start == stop:
-            return decode(self, start, stop)
+            return gathered(start, stop, decode(self, start, stop))
         rows = -(-LEAST_ROWS // dataset.chunks[0]) * dataset.chunks[0]
         parts = []
         for first in range(start // rows * rows, stop, rows):
             last = min(first + rows, entries)
-            window = _WINDOWS.get((id(self), dataset.name, first), partial(decode, self, first, last))
+            key = (id(self), dataset.name, first)
+            window = _WINDOWS.get(key)
+            if window is None:
+                pa.default_memory_pool().release_unused()  # of the blocks before, which Arrow keeps: 100 MB and more
+                window = _WINDOWS.add(key, _Window(first, last, decode(self, first, last)))
             parts.append(window.part(max(start, first), min(stop, last)))
         return joined(parts)
 
@@ -180,11 +181,8 @@ def joined(parts: list[Ragged]) -> Ragged:
     return Ragged(parts[0].start, np.concatenate([[0], np.cumsum(lengths)]), columns)
 
 
-def gathered(start: int, stop: int, stripes: Iterable[tuple[np.ndarray, dict[str, np.ndarray]]]) -> Ragged:
-    """Points of showers [start, stop) from stripes of (shower of each point, counted from 0; columns).
-
-    Within a shower points stand in the order of the stripes.
-    """
+def gathered(start: int, stop: int, stripes: Iterable[Stripe]) -> Ragged:
+    """Points of showers [start, stop) from stripes; within a shower they stand in the order of the stripes."""
     found = list(stripes)
     shower = np.concatenate([rows for rows, _ in found])
     columns = {name: np.concatenate([part[name] for _, part in found]) for name in found[0][1]}
@@ -195,19 +193,72 @@ def gathered(start: int, stop: int, stripes: Iterable[tuple[np.ndarray, dict[str
     return Ragged(start, offsets, columns)
 
 
+class _Window:
+    """Points of showers [start, stop), stripe by stripe, in a mapped file without a name.
+
+    Raises:
+        HepfmError: the temporary folder is full.
+    """
+
+    def __init__(self, start: int, stop: int, stripes: Iterable[Stripe]) -> None:
+        self._start = start
+        offsets, columns = [], []
+        with TemporaryFile() as file:
+            for shower, values in stripes:
+                offsets.append(np.concatenate([[0], np.cumsum(np.bincount(shower, minlength=stop - start))]))
+                columns.append({name: (_appended(file, array), array.dtype) for name, array in values.items()})
+            self.bytes = file.tell()
+            mapped = mmap.mmap(file.fileno(), self.bytes, access=mmap.ACCESS_READ) if self.bytes else b""
+        self._stripes = [
+            (bounds, {name: np.frombuffer(mapped, kind, bounds[-1], at) for name, (at, kind) in places.items()})
+            for bounds, places in zip(offsets, columns, strict=True)
+        ]
+
+    def part(self, start: int, stop: int) -> Ragged:
+        """Showers [start, stop) of the file, which lie in this."""
+        first, last = start - self._start, stop - self._start
+        return gathered(
+            start,
+            stop,
+            (
+                (
+                    np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1])),
+                    {name: values[offsets[first] : offsets[last]] for name, values in columns.items()},
+                )
+                for offsets, columns in self._stripes
+            ),
+        )
+
+
+def _appended(file: IO[bytes], values: np.ndarray) -> int:
+    """Write values at the end of a file and say where they begin."""
+    try:
+        file.write(bytes(-file.tell() % ALIGNED_BYTES))
+        at = file.tell()
+        file.write(np.ascontiguousarray(values).data)
+        file.flush()
+    except OSError as error:
+        mend = "let TMPDIR name a folder with more space"
+        raise HepfmError(f"temporary files cannot be written ({error.strerror})", gettempdir(), mend) from error
+    return at
+
+
 class _Windows:
     """The windows used last, as many as :data:`WINDOW_BYTES` hold, and the newest whatever its size."""
 
     def __init__(self) -> None:
-        self._windows: OrderedDict[tuple[int, str, int], Ragged] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, str, int], _Window] = OrderedDict()
 
-    def get(self, key: tuple[int, str, int], make: Callable[[], Ragged]) -> Ragged:
-        if key not in self._windows:
-            self._windows[key] = make()
-            while len(self._windows) > 1 and sum(window.bytes for window in self._windows.values()) > WINDOW_BYTES:
-                self._windows.popitem(last=False)
-        self._windows.move_to_end(key)
-        return self._windows[key]
+    def get(self, key: tuple[int, str, int]) -> _Window | None:
+        if key in self._windows:
+            self._windows.move_to_end(key)
+        return self._windows.get(key)
+
+    def add(self, key: tuple[int, str, int], window: _Window) -> _Window:
+        self._windows[key] = window
+        while len(self._windows) > 1 and sum(window.bytes for window in self._windows.values()) > WINDOW_BYTES:
+            self._windows.popitem(last=False)
+        return window
 
     def forget(self, file: int) -> None:
         for key in [key for key in self._windows if key[0] == file]:

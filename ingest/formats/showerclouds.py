@@ -63,8 +63,12 @@ def write_showerclouds(path: Path, batches: Iterable[pa.RecordBatch], geometry: 
         Number of showers written.
 
     Raises:
-        HepfmError: no showers, one with more points than rows, or points without a layer where the layout needs it.
+        HepfmError: no showers, one with more points than rows, points without a layer where the layout needs it, or
+            cells of another calorimeter than ILD: such files mean ILD's layers.
     """
+    positions = tuple(layer.position for layer in geometry.layers)
+    if geometry.kind != "points" and positions != DEPTHS_MM[: len(positions)]:
+        raise HepfmError("is not ILD, whose layers this format means", geometry.name, "export it as showerdata")
     stored = geometry.stored
     if stored.layout.get("format") != FORMAT:
         layout: dict[str, str | int] = {"array": EVENTS, "incident": "energy", "rows": 6000, "axis": 1}

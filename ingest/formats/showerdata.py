@@ -31,7 +31,8 @@ IDS, NUM_POINTS, VERSION_ATTRIBUTE = "shower_ids", "num_points", "showerdata_ver
 NUM_LAYERS, SAMPLING_FRACTION = "num_layers", "sampling_fraction"
 COLUMNS = (4, 5)
 STORED = Stored("GeV", "<f4", "GeV", "<f4", {"format": FORMAT})
-WRITE_SHOWERS = 1024
+WRITE_SHOWERS = 32  # held at a time
+CHUNK_SHOWERS = 1024
 _POINTS = h5py.vlen_dtype(np.dtype("<f4"))
 
 
@@ -99,7 +100,7 @@ class _Out:
         if name not in self.arrays:
             row = () if isinstance(values, list) else values.shape[1:]
             self.arrays[name] = self.file.create_dataset(
-                name, (0, *row), kind, maxshape=(None, *row), chunks=(WRITE_SHOWERS, *row)
+                name, (0, *row), kind, maxshape=(None, *row), chunks=(CHUNK_SHOWERS, *row)
             )
         dataset = self.arrays[name]
         dataset.resize(self.count + len(values), axis=0)

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from hepfm.core import draws
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import digest_of, locked, read_json, write_json
+from hepfm.core.files import digest_of, locked, read_json, sweep, write_json
 from hepfm.core.progress import progress
 from hepfm.ingest.formats.jetclass import write_jetclass
 from hepfm.ingest.simulate.detector import detect
@@ -79,8 +79,7 @@ def simulate_jetclass(
     require_pythia()
     with locked(out):
         _claim(out, _identity(labels, jets_per_label, seed, jets_per_file))
-        for leftover in out.glob(".*.partial-*"):
-            leftover.unlink()
+        sweep(out)
         jobs = [
             Job(out / f"{label}_{index:03d}.root", label, index, min(jets_per_file, jets_per_label - first), seed)
             for label in labels

@@ -164,8 +164,11 @@ def _decoded(rows: dict[str, np.ndarray], start: int, puppi: Puppi) -> Decoded:
     whole = ((np.abs(numbers) <= LARGEST_NUMBERS) & (numbers == np.rint(numbers))).all(axis=1)
     faults = {NO_NUMBER: np.bincount(jet[~whole], minlength=size) > 0}
     told = rows["jet_tagging"][:, TAGGING.index("constituents")]
-    many = told > CANDIDATES
-    faults[MISCOUNTED] = (np.bincount(jet, minlength=size) != np.minimum(told, CANDIDATES)) & ~faults[NO_NUMBER]
+    stored_of = np.bincount(jet, minlength=size)
+    # NanoAOD keeps the number in one byte: above 255 it starts again from 0, in jets that are cut anyway.
+    full = stored_of == CANDIDATES
+    many = full & (told != CANDIDATES)
+    faults[MISCOUNTED] = (stored_of != told) & ~full & ~faults[NO_NUMBER]
     faults[TWICE] = rows["twice"] & ~faults[NO_NUMBER] & ~faults[MISCOUNTED]
     bad = np.logical_or.reduce(list(faults.values()))
     kept = ~bad[jet]

@@ -13,15 +13,16 @@ import pyarrow as pa
 
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
-from hepfm.ingest.formats.calochallenge import DATASETS, INCIDENT, SHOWERS, Binning, dataset_of, read_binning
+from hepfm.ingest.formats.calochallenge import DATASETS, INCIDENT, SHOWERS, Binning, DataSet, dataset_of, read_binning
 from hepfm.ingest.formats.shower_batches import shower_batch
-from hepfm.ingest.formats.shower_files import Ragged, ShowerFile, gathered, shower_file
-from hepfm.ingest.geometry import Geometry
+from hepfm.ingest.formats.shower_files import ShowerFile, Stripe, shower_file
+from hepfm.ingest.geometry import MEV_PER_GEV, Geometry
 from hepfm.ingest.sources.contents import Contents
-from hepfm.ingest.sources.shower_source import ShowerSource
+from hepfm.ingest.sources.shower_source import SAMPLE, ShowerSource
 from hepfm.ingest.tally import Tally
 from hepfm.ingest.voxels import filled
 
+ENERGY_ROUNDING = 1e-3
 DIRECTION = ("direction_x", "direction_y", "direction_z")
 
 
@@ -65,6 +66,11 @@ class CaloChallengeSource(ShowerSource):
         geometry = self._binning(showers.shape[1], file.path).geometry
         stored = replace(geometry.stored, deposit_type=_type(showers), incident_type=_type(incident))
         return replace(geometry, stored=stored)
+
+    def check_units(self, file: ShowerFile) -> None:
+        super().check_units(file)
+        if self.binning is None and (dataset := dataset_of(self.bound_geometry.voxels)):
+            _check_incident(file, dataset)
 
     def schema_of(self, geometry: Geometry) -> pa.Schema:
         columns = ("incident_energy", "particle", *(DIRECTION if _head_on(geometry) else ()))
@@ -126,6 +132,27 @@ def _arrays(file: ShowerFile) -> tuple[Any, Any]:
     return showers, incident
 
 
+def _check_incident(file: ShowerFile, dataset: DataSet) -> None:
+    """Judge by the first showers whether incident energies are those of the data set, in MeV.
+
+    Raises:
+        HepfmError: their median lies outside its range.
+    """
+    energies = file.column(INCIDENT, 0, SAMPLE)
+    energies = energies[np.isfinite(energies)]
+    if not len(energies):
+        return  # the builder's to judge
+    typical = float(np.median(energies)) / MEV_PER_GEV
+    least, most = dataset.incident
+    if least * (1 - ENERGY_ROUNDING) <= typical <= most * (1 + ENERGY_ROUNDING):
+        return
+    raise HepfmError(
+        f"its first {len(energies)} incident energies have a median of {typical:.4g} GeV, if they are in MeV",
+        file.path,
+        f"data set {dataset.name} has {least:g} to {most:g} GeV (units?); else give --binning",
+    )
+
+
 def _type(dataset: Any) -> str:
     return f"<f{dataset.dtype.itemsize}"
 
@@ -134,11 +161,7 @@ def _head_on(geometry: Geometry) -> bool:
     return all(layer.position is not None for layer in geometry.layers)
 
 
-def _decoded(file: ShowerFile, start: int, stop: int) -> Ragged:
-    return gathered(start, stop, _stripes(file, start, stop))
-
-
-def _stripes(file: ShowerFile, start: int, stop: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def _decoded(file: ShowerFile, start: int, stop: int) -> Iterator[Stripe]:
     for first, values in file.stripes(file.array(SHOWERS), start, stop, axis=1):
         shower, voxel = np.nonzero(filled(values))
         yield shower, {"voxel": (first + voxel).astype(np.int32), "energy": values[shower, voxel]}

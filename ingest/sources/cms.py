@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import awkward as ak
 import numpy as np
 import pyarrow as pa
 import tyro
 
 from hepfm.core.errors import HepfmError
+from hepfm.core.progress import progress
 from hepfm.ingest.formats import cms_selection as selection
 from hepfm.ingest.formats.cms_events import Cuts, columns_of, decoded
 from hepfm.ingest.formats.cms_file import EventsFile
@@ -45,7 +47,9 @@ class CmsSource(Source):
     Jets without candidates are left out (NanoAODv15 has none beyond abs(eta) 2.5). ``jet_index`` is the index in
     ``FatJet``. Axis: the stored jet axis.
 
-    An event whose index columns point outside their tables, or twice to a candidate from one jet, is a bad entry.
+    An event whose index columns point outside their tables, or twice to a candidate from one jet, is a bad entry, and
+    so is one whose run, luminosity block and event came before: simulated samples number their events alike, so each
+    makes a corpus of its own.
     """
 
     selection: Literal["none", "aspenopenjets"] = "none"
@@ -85,19 +89,18 @@ class CmsSource(Source):
                 or filter that the cuts ask for; collisions without ``--run-json``, simulation with it.
         """
         certified = None if self.run_json is None else selection.CertifiedRuns.load(self.run_json)
-        first: Layout | None = None
-        for path in files:
-            layout = layout_of(_EVENTS.get(path).columns, path)
-            first = first or layout
-            if layout != first:
-                raise HepfmError(
-                    f"provides {_told(layout)}, but {files[0]} {_told(first)}", path, "ingest them as two corpora"
-                )
-        if first is None:
-            return self
-        bound = replace(self, found=Found(first, certified))
-        for path in files:
-            bound._cuts(_EVENTS.get(path))
+        bound = replace(self, found=None)
+        with progress("opening files", len(files), "files", visible=len(files) > OPEN_FILES) as task:
+            for path in files:
+                events = _EVENTS.get(path)
+                layout = layout_of(events.columns, path)
+                if bound.found is None:
+                    bound = replace(self, found=Found(layout, certified))
+                elif layout != bound.found.layout:
+                    told = f"provides {_told(layout)}, but {files[0]} {_told(bound.found.layout)}"
+                    raise HepfmError(told, path, "ingest them as two corpora")
+                bound._cuts(events)
+                task.advance()
         return bound
 
     def settings(self) -> dict[str, Any]:
@@ -118,10 +121,17 @@ class CmsSource(Source):
         return self._opened(path).events.entries
 
     def keys(self, path: Path) -> np.ndarray:
-        """One for each event, of run, luminosity block and event number."""
+        """One for each event, of run, luminosity block and event number; of simulated ones also of their jets' pt.
+
+        Simulated samples all count their events from the beginning of run 1, so the numbers alone do not tell.
+        """
         events = self._opened(path).events
         columns = events.read(EVENT, 0, events.entries)
-        return key(*(np.asarray(columns[name]) for name in EVENT))
+        numbers = [np.asarray(columns[name]) for name in EVENT]
+        if is_simulation(events.columns):
+            pt = f"{JETS}_pt"
+            numbers.append(np.asarray(ak.sum(events.read([pt], 0, events.entries)[pt], axis=1)))
+        return key(*numbers)
 
     def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
         """Jets of events [start, stop).

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from hepfm.core.errors import HepfmError
+
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+HEAD_BYTES = 512
+FETCH_AGAIN = "fetch it again"
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class Contents:
         tables: columns of each ROOT tree, RNTuple or Parquet file (there called ``""``), by name.
         arrays: shape of each HDF5 data set, by path (``30x30/layers``), or array of a .npz file, by name.
         fields: names of the fields of HDF5 data sets of compound type, by path.
-        fault: what is wrong with a file that is empty or damaged.
+        fault: what is wrong with a file that is empty, damaged, or something that often takes a data file's place.
+        mend: what to do about it.
     """
 
     container: str = ""
@@ -27,6 +32,7 @@ class Contents:
     arrays: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
     fault: str = ""
+    mend: str = FETCH_AGAIN
 
     def has(self, table: str, *columns: str) -> bool:
         """Is there such a tree or table, with these columns?"""
@@ -49,7 +55,7 @@ def contents(path: Path) -> Contents:
 @lru_cache(maxsize=64)
 def _contents(path: Path, _size: int, _changed: int) -> Contents:
     with path.open("rb") as file:
-        head = file.read(8)
+        head = file.read(HEAD_BYTES)
     readers = {
         "root": (b"root", _root),
         "hdf5": (HDF5_MAGIC, _hdf5),
@@ -61,9 +67,23 @@ def _contents(path: Path, _size: int, _changed: int) -> Contents:
             try:
                 return read(path)
             except Exception as error:  # a damaged file may fail anywhere
-                what = f"looks like {name} but cannot be read ({type(error).__name__}): truncated or damaged"
-                return Contents(fault=what)
-    return Contents(fault="" if head else "is empty")
+                why = f"truncated or damaged ({type(error).__name__})"
+                told = error.what if isinstance(error, HepfmError) else why
+                return Contents(fault=f"looks like {name} but cannot be read: {told}")
+    return _no_data(head)
+
+
+def _no_data(head: bytes) -> Contents:
+    """What a file of no known container is, by its first bytes."""
+    if not head:
+        return Contents(fault="is empty")
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return Contents(fault="is a web page, not data")
+    if head.startswith(b"version https://git-lfs"):
+        return Contents(fault="is a pointer of Git LFS, not the file itself")
+    if head[257:262] == b"ustar" or head.startswith(b"\x1f\x8b"):
+        return Contents(fault="is an archive", mend="unpack it and name the files in it")
+    return Contents()
 
 
 def _root(path: Path) -> Contents:
@@ -72,10 +92,8 @@ def _root(path: Path) -> Contents:
     tables = {}
     with uproot.open(path) as file:
         for name, kind in file.classnames(cycle=False).items():
-            if kind.startswith("TTree"):
+            if kind.startswith("TTree") or "RNTuple" in kind:
                 tables[name] = frozenset(file[name].keys(recursive=False))
-            elif "RNTuple" in kind:
-                tables[name] = frozenset(key for key in file[name].keys() if "." not in key)  # noqa: SIM118
     return Contents("root", tables=tables)
 
 

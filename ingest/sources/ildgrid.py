@@ -17,7 +17,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.ild import ECAL_LAYERS, ild_grid
 from hepfm.ingest.formats.ildgrid import ENERGY, FORMAT, LAYERS
 from hepfm.ingest.formats.shower_batches import shower_batch
-from hepfm.ingest.formats.shower_files import Ragged, ShowerFile, gathered, shower_file
+from hepfm.ingest.formats.shower_files import ShowerFile, Stripe, shower_file
 from hepfm.ingest.geometry import Geometry, Stored
 from hepfm.ingest.sources.contents import Contents
 from hepfm.ingest.sources.shower_source import ShowerSource
@@ -109,13 +109,16 @@ def _prefix(group: str) -> str:
 
 
 def _group(file: ShowerFile) -> str:
-    """The group that holds the arrays; empty for the root."""
-    groups = _groups(file.names())
-    if not groups and file.has(LAYERS):
-        return ""
-    if PUBLISHED in groups or len(groups) != 1:
-        return PUBLISHED  # without any, the error names what the file lacks
-    return groups[0]
+    """The group that holds the arrays; empty for the root.
+
+    Raises:
+        HepfmError: several do.
+    """
+    groups = [*_groups(file.names()), *([""] if file.has(LAYERS) else [])]
+    if len(groups) > 1:
+        told = ", ".join(f"'{_prefix(group)}{LAYERS}'" for group in groups)
+        raise HepfmError(f"has several grids: {told}", file.path, "leave one of them in the file")
+    return groups[0] if groups else PUBLISHED  # without any, the error names what the file lacks
 
 
 def _arrays(file: ShowerFile, group: str) -> tuple[Any, Any]:
@@ -136,11 +139,7 @@ def _arrays(file: ShowerFile, group: str) -> tuple[Any, Any]:
     return layers, energy
 
 
-def _decoded(group: str, file: ShowerFile, start: int, stop: int) -> Ragged:
-    return gathered(start, stop, _stripes(group, file, start, stop))
-
-
-def _stripes(group: str, file: ShowerFile, start: int, stop: int) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def _decoded(group: str, file: ShowerFile, start: int, stop: int) -> Iterator[Stripe]:
     for first, values in file.stripes(file.array(_prefix(group) + LAYERS), start, stop, axis=1):
         cells = int(np.prod(values.shape[2:]))
         flat = values.reshape(stop - start, -1)

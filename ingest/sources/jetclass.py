@@ -13,7 +13,7 @@ from hepfm.core.records import Kind
 from hepfm.ingest.formats.arrays import pt_order
 from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.four_vectors import origin
-from hepfm.ingest.formats.jetclass import FLAGS, LABEL_BRANCHES, LABELS, PART_FLOATS, SCHEMA, TREE
+from hepfm.ingest.formats.jetclass import FLAGS, LABEL_BRANCHES, LABELS, PART_FLOATS, SCHEMA
 from hepfm.ingest.formats.jetclass_columns import (
     Columns,
     charges,
@@ -54,6 +54,9 @@ BRANCHES = (*PART_BRANCHES, *LABEL_BRANCHES, *JET_FLOATS)
 NEEDED_BRANCHES = ("part_pz", *BRANCHES)
 KEY_BRANCHES = ("jet_pt", "jet_eta", "jet_phi")
 
+# What tells the format, so that a file which lacks another branch is told so.
+SIGNATURE = ("part_px", "part_deta", "jet_pt")
+
 OPEN_FILES = 16
 FORMAT = "JetClass"
 
@@ -64,7 +67,8 @@ class JetClassSource(Source):
     ``deta`` loses the files' factor sign(jet_eta); ``dphi`` is kept; impact parameters become null where all four are
     exactly 0, as they are for neutrals, and as null ones are written; ``mass`` is that of the stored jet four-vector;
     constituents are put in order of pt where they are not. Axis: the stored jet axis. tau1 to tau4 and soft-drop mass
-    are the file's, but a mass between -1 GeV and 0 (rounding) is 0. ``tree`` may be a TTree or an RNTuple.
+    are the file's, but a mass between -1 GeV and 0 (rounding) is 0. The table, ``tree`` in the published files, may be
+    a TTree or an RNTuple and have any name.
     """
 
     name: str = "jetclass"
@@ -75,7 +79,7 @@ class JetClassSource(Source):
 
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
-        return contents.has(TREE, *PART_FLOATS[:2], *LABEL_BRANCHES)
+        return any(names.issuperset(SIGNATURE) and names & {*LABEL_BRANCHES} for names in contents.tables.values())
 
     def bind(self, files: Sequence[Path]) -> JetClassSource:
         """This source, once the convention of ``part_deta`` is checked on the first jets of each file.
@@ -91,7 +95,7 @@ class JetClassSource(Source):
         """Number of jets in a file.
 
         Raises:
-            HepfmError: missing, empty, truncated or not a ROOT file; no such tree; missing branches; no entries.
+            HepfmError: missing, empty, truncated or not a ROOT file; missing branches; no entries.
         """
         return _OPEN.get(path).entries
 
@@ -126,12 +130,12 @@ class JetClassSource(Source):
 
 
 def _open(path: Path) -> RootTable:
-    table = RootTable(path, NEEDED_BRANCHES, TREE, f"JetClass files are ROOT files with a tree '{TREE}'")
+    table = RootTable(path, NEEDED_BRANCHES, expected="JetClass files are ROOT files")
     try:
         if missing := [name for name in NEEDED_BRANCHES if name not in table.names]:
             names = ", ".join(f"'{name}'" for name in missing)
             present = ", ".join(sorted(table.names)) or "no branches"
-            raise HepfmError(f"'{TREE}' has no branch {names}", path, f"it has {present}")
+            raise HepfmError(f"has no branch {names}", path, f"it has {present}")
         if not table.entries:
             raise HepfmError("the tree has no entries", path, "leave the file out")
     except HepfmError:

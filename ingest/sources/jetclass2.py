@@ -51,6 +51,8 @@ from hepfm.ingest.tally import Tally
 OPEN_FILES = 16
 FORMAT = "JetClass-II"
 KEY_COLUMNS = ("jet_pt", "jet_eta", "jet_phi", "jet_energy")
+# What tells the format, so that a file which lacks another column is told so.
+SIGNATURE = ("part_px", "part_deta", "jet_pt", "jet_label")
 LISTS = {*PART_COLUMNS, *RESONANCE_COLUMNS}
 
 _OPEN: OpenFiles[Table] = OpenFiles(OPEN_FILES, partial(open_table, format_name=FORMAT))
@@ -87,7 +89,7 @@ class JetClass2Source(Source):
 
     @classmethod
     def recognises(cls, contents: Contents) -> bool:
-        return any(contents.has(table, *NEEDED_COLUMNS) for table in contents.tables)
+        return any(contents.has(table, *SIGNATURE) for table in contents.tables)
 
     def bind(self, files: Sequence[Path]) -> JetClass2Source:
         """This source: Parquet and ROOT files may stand together. Every file is checked for the columns needed.

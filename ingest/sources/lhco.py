@@ -20,7 +20,7 @@ from hepfm.core.progress import say
 from hepfm.ingest.event_jets import EventJets, cluster
 from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.four_vectors import FourVectors, in_pt_order, kept_entries, origin
-from hepfm.ingest.formats.lhco import FEATURES, KEYS, PARTICLE_COLUMNS, FeatureFile, ParticleFile
+from hepfm.ingest.formats.lhco import FEATURES, PARTICLE_COLUMNS, FeatureFile, ParticleFile
 from hepfm.ingest.formats.windows import OpenFiles, check_range
 from hepfm.ingest.sources.base import Source
 from hepfm.ingest.sources.contents import Contents
@@ -39,9 +39,11 @@ TOLERANCE = 1e-3
 CHECKED_EVENTS = 256
 PIECE_EVENTS = 1_024
 OPEN_FILES = 16
-_PARTICLE_WIDTHS = (PARTICLE_COLUMNS, PARTICLE_COLUMNS + 1, PARTICLE_COLUMNS + len(FEATURES))
 _FEATURE_WIDTHS = (len(FEATURES), len(FEATURES) + 1)
-_TABLE = re.compile(rf"({'|'.join(KEYS)})/table")
+_PARTICLE_WIDTHS = tuple(PARTICLE_COLUMNS + others for others in (0, 1, *_FEATURE_WIDTHS))
+# A table called "table" is the top-tagging landscape's.
+_TABLE = re.compile(r"(?!table/)[^/]+/table")
+_BLOCK = re.compile(r"[^/]+/block\d+_values")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class LhcOlympicsSource(Source):
         """True for features files as well, whose reading says where they belong."""
         if any(_TABLE.fullmatch(path) and "values_block_0" in fields for path, fields in contents.fields.items()):
             return True
-        shapes = [contents.shape(f"{key}/block0_values") for key in KEYS]
+        shapes = [shape for path, shape in contents.arrays.items() if _BLOCK.fullmatch(path)]
         return any(len(shape) == 2 and shape[1] in _PARTICLE_WIDTHS + _FEATURE_WIDTHS for shape in shapes)
 
     def bind(self, files: Sequence[Path]) -> LhcOlympicsSource:
@@ -100,8 +102,10 @@ class LhcOlympicsSource(Source):
             raise HepfmError("is the background's name", "--signal-label", "choose another")
         for path in files:
             opened = _PARTICLES.get(path)
-            if opened.misnamed:
-                say(f"{path.name}: columns are called px, py, pz but hold pt, eta, phi; read as these")
+            if opened.named not in (None, opened.coordinates):
+                say(f"{path.name}: columns are called {opened.named} but hold {opened.coordinates}; read as these")
+            if opened.unread:
+                say(f"{path.name}: not read: {', '.join(opened.unread)}")
         return self if self.features is None else self._bind_features(self.features, files)
 
     def settings(self) -> dict[str, Any]:
@@ -115,6 +119,10 @@ class LhcOlympicsSource(Source):
 
     def entries(self, path: Path) -> int:
         return _PARTICLES.get(path).entries
+
+    def keys(self, path: Path) -> np.ndarray:
+        """Of the bits of the event's two leading particles; the file has to be decoded once for it."""
+        return _PARTICLES.get(path).keys()
 
     def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
         """Jets of events [start, stop), those of an event one after another in descending pt.

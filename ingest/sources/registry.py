@@ -36,7 +36,7 @@ SOURCES: dict[str, Entry] = {
         ("cms", "jets", "CMS Open Data (PFNano, NanoAODv15), ROOT", "CmsSource"),
         ("toplandscape", "jets", "top-tagging landscape, HDF5 or Parquet", "TopLandscapeSource"),
         ("quarkgluon", "jets", "quark-gluon, HDF5, Parquet or npz", "QuarkGluonSource"),
-        ("jetnet", "jets", "JetNet, HDF5", "JetNetSource"),
+        ("jetnet", "jets", "JetNet, HDF5 or Parquet", "JetNetSource"),
         ("hls4ml", "jets", "hls4ml jets, HDF5 or Parquet", "Hls4mlSource"),
         ("lhco", "jets", "LHC Olympics, HDF5", "LhcOlympicsSource"),
         ("calochallenge", "showers", "CaloChallenge, HDF5", "CaloChallengeSource"),

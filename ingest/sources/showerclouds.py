@@ -15,7 +15,7 @@ from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.ild import ALL_LAYERS, ECAL_LAYERS, FRONT_MM, GRID_CELLS, ild_grid, ild_points
 from hepfm.ingest.formats.shower_batches import shower_batch
-from hepfm.ingest.formats.shower_files import Ragged, ShowerFile, gathered, shower_file
+from hepfm.ingest.formats.shower_files import Ragged, ShowerFile, Stripe, shower_file
 from hepfm.ingest.formats.showerclouds import (
     COLUMNS,
     DIRECTION,
@@ -30,7 +30,14 @@ from hepfm.ingest.formats.showerclouds import (
 )
 from hepfm.ingest.geometry import MEV_PER_GEV, Geometry, Stored
 from hepfm.ingest.sources.contents import Contents
-from hepfm.ingest.sources.shower_source import SAMPLE, ShowerSource
+from hepfm.ingest.sources.shower_source import (
+    NO_UNIT_VECTOR,
+    SAMPLE,
+    UNIT_TOLERANCE,
+    ShowerSource,
+    no_unit_vectors,
+    without,
+)
 from hepfm.ingest.tally import Tally
 
 DIRECTIONS = ("direction_x", "direction_y", "direction_z")
@@ -86,6 +93,7 @@ class ShowerCloudsSource(ShowerSource):
 
     def look(self, file: ShowerFile) -> Geometry:
         clouds, array, incident, axis = _clouds(file)
+        _check_incident(file, incident, INCIDENT[array])
         sample = file.showers(clouds, 0, min(SAMPLE, len(clouds)), partial(_decoded, array, axis))
         layout: dict[str, str | int] = {
             "format": FORMAT,
@@ -142,19 +150,17 @@ class ShowerCloudsSource(ShowerSource):
         found = file.showers(clouds, start, stop, partial(_decoded, array, axis))
         points, what, right = self._points(found, geometry)
         entries = np.arange(start, stop)
+        directions = _directions(file, start, stop, str(layout["direction"]))
         columns = {
             "incident_energy": geometry.stored.incident(file.column(incident, start, stop)),
             "particle": np.full(len(entries), self.particle),
-            **_directions(file, start, stop, len(clouds), bool(layout["direction"])),
+            **directions,
             "source_entry": entries,
         }
-        shower = np.repeat(np.arange(len(entries)), np.diff(found.offsets))
-        bad = np.unique(shower[~right])
+        wrong = np.zeros(len(entries), dtype=bool)
+        wrong[np.repeat(np.arange(len(entries)), np.diff(found.offsets))[~right]] = True
         batch = shower_batch(self.schema, found.offsets, points, columns)
-        if len(bad):
-            tally.reject(what, entries[bad], file.path)
-            batch = batch.take(pa.array(np.delete(np.arange(len(entries)), bad)))
-        return batch
+        return without(batch, {what: wrong, NO_UNIT_VECTOR: no_unit_vectors(directions)}, entries, tally, file.path)
 
     def _points(self, found: Ragged, geometry: Geometry) -> tuple[dict[str, np.ndarray], str, np.ndarray]:
         """Quantities of the points; what may be wrong with one; and which are right."""
@@ -213,7 +219,9 @@ class ShowerCloudsSource(ShowerSource):
 
 def _clouds(file: ShowerFile) -> tuple[Any, str, str, int]:
     """The array of clouds, its name, that of the incident energies, and the axis that counts points."""
-    array = SHOWERS if file.has(SHOWERS) and not file.has(EVENTS) else EVENTS
+    if file.has(SHOWERS) and file.has(EVENTS):
+        raise HepfmError(f"has clouds in both '{SHOWERS}' and '{EVENTS}'", file.path, "leave one of them out")
+    array = SHOWERS if file.has(SHOWERS) else EVENTS
     incident = next((name for name in INCIDENT[array] if file.has(name)), INCIDENT[array][0])
     clouds, energy = file.array(array), file.array(incident)
     if file.has("layer_counts"):
@@ -234,6 +242,16 @@ def _clouds(file: ShowerFile) -> tuple[Any, str, str, int]:
     return clouds, array, incident, axes[0]
 
 
+def _check_incident(file: ShowerFile, used: str, others: Sequence[str]) -> None:
+    """Raise a :class:`HepfmError` where an array of another name tells other incident energies."""
+    values = file.read(file.array(used), slice(None)).reshape(-1)
+    for other in others:
+        if other == used or not file.has(other):
+            continue
+        if not np.array_equal(values, file.read(file.array(other), slice(None)).reshape(-1)):
+            raise HepfmError(f"'{used}' and '{other}' differ", file.path, "leave the wrong one out")
+
+
 def _padding(file: ShowerFile, clouds: Any, axis: int) -> str:
     """At which end the first showers are padded; at the end if they do not tell."""
     index = [slice(0, min(SAMPLE, len(clouds))), slice(None), slice(None)]
@@ -242,13 +260,7 @@ def _padding(file: ShowerFile, clouds: Any, axis: int) -> str:
     return "front" if bool(np.any((energy[:, 0] == 0) & (energy[:, -1] != 0))) else "end"
 
 
-def _decoded(array: str, axis: int, file: ShowerFile, start: int, stop: int) -> Ragged:
-    return gathered(start, stop, _stripes(array, axis, file, start, stop))
-
-
-def _stripes(
-    array: str, axis: int, file: ShowerFile, start: int, stop: int
-) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+def _decoded(array: str, axis: int, file: ShowerFile, start: int, stop: int) -> Iterator[Stripe]:
     for _, values in file.stripes(file.array(array), start, stop, axis):
         values = values if axis == 1 else values.transpose(0, 2, 1)
         shower, row = np.nonzero(values[..., COLUMNS - 1])
@@ -266,14 +278,21 @@ def _direction_layout(file: ShowerFile, showers: int) -> str:
     found = file.array(DIRECTION)
     if found.shape not in ((showers, 3), (3, showers)):
         raise HepfmError(f"'{DIRECTION}' has shape {found.shape}", file.path, f"expected ({showers}, 3)")
-    return f"{'r' if found.shape == (showers, 3) else 'c'}<f{found.dtype.itemsize}"
+    rows = found.shape == (showers, 3)
+    if showers == 3:  # the shape does not tell: directions are unit vectors
+        squares = file.read(found, slice(None)).astype(np.float64) ** 2
+        units = [bool(np.all(np.abs(np.sqrt(squares.sum(axis=axis)) - 1) < UNIT_TOLERANCE)) for axis in (1, 0)]
+        if units[0] == units[1]:
+            raise HepfmError(f"'{DIRECTION}' has shape (3, 3)", file.path, "whether rows are showers cannot be told")
+        rows = units[0]
+    return f"{'r' if rows else 'c'}<f{found.dtype.itemsize}"
 
 
-def _directions(file: ShowerFile, start: int, stop: int, showers: int, given: bool) -> dict[str, np.ndarray]:
-    if not given:
+def _directions(file: ShowerFile, start: int, stop: int, layout: str) -> dict[str, np.ndarray]:
+    if not layout:
         values = np.repeat([[0.0], [1.0], [0.0]], stop - start, axis=1)
     else:
-        rows = _direction_layout(file, showers)[:1] == "r"
+        rows = layout[0] == "r"
         found = file.array(DIRECTION)
         index = (slice(start, stop),) if rows else (slice(0, 3), slice(start, stop))
         values = file.read(found, *index)

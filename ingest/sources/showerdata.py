@@ -32,10 +32,9 @@ from hepfm.ingest.formats.showerdata import (
 )
 from hepfm.ingest.geometry import Geometry, Layer, Stored
 from hepfm.ingest.sources.contents import Contents
-from hepfm.ingest.sources.shower_source import SAMPLE, ShowerSource
+from hepfm.ingest.sources.shower_source import NO_UNIT_VECTOR, SAMPLE, ShowerSource, no_unit_vectors, without
 from hepfm.ingest.tally import Tally
 
-UNIT_TOLERANCE = 1e-3
 MOST_LAYERS = 10_000
 
 
@@ -50,7 +49,8 @@ class ShowerDataSource(ShowerSource):
     """
 
     depth: Literal["layer", "mm"] | None = None
-    """What the third column is: layers or mm; by default layers if the first showers have whole numbers there."""
+    """What the third column is: layers or mm; by default layers if the first showers have whole numbers there, and mm
+    if they reach beyond any number of layers."""
     detector: Literal["ild"] | None = None
     """Put the layers of this detector into the geometry, which the files do not tell."""
 
@@ -77,10 +77,10 @@ class ShowerDataSource(ShowerSource):
     def look(self, file: ShowerFile) -> Geometry:
         lists = _lists(file)
         columns = _columns(file)
-        depth: str | None = self.depth
-        if depth is None:
-            points, _, _ = _points(file, lists, 0, min(SAMPLE, len(lists)), columns)
-            depth = "layer" if bool(np.all(points[:, 2] == np.floor(points[:, 2]))) else "mm"
+        layers = file.attribute(NUM_LAYERS) or 0
+        if not 0 <= layers <= MOST_LAYERS or layers != int(layers):
+            raise HepfmError(f"'{NUM_LAYERS}' is {layers:g}", file.path, "it should count layers")
+        depth = self.depth or _depth(_points(file, lists, 0, min(SAMPLE, len(lists)), columns)[0][:, 2], file.path)
         longest = int(file.read(file.array(SHAPE, "iu"), slice(0, 3))[1])
         layout: dict[str, str | int] = {"format": FORMAT, "columns": columns, "depth": depth, "longest": longest}
         stored = replace(STORED, layout=layout)
@@ -88,17 +88,18 @@ class ShowerDataSource(ShowerSource):
         if self.detector == "ild":
             geometry = ild_points(ALL_LAYERS, stored)
             return replace(geometry, depth="z", sampling_fraction=sampling)
-        layers = file.attribute(NUM_LAYERS) or 0
-        if not 0 <= layers <= MOST_LAYERS or layers != int(layers):
-            raise HepfmError(f"'{NUM_LAYERS}' is {layers:g}", file.path, "it should count layers")
         return _unknown(int(layers), sampling, stored)
 
     def common(self, seen: Sequence[Geometry], files: Sequence[Path]) -> Geometry:
-        """The geometry of all files; where one has whole layers and another mm, all are taken as mm."""
-        told: dict[str, str | int] = {"longest": max(int(found.stored.layout["longest"]) for found in seen)}
-        if self.depth is None and any(found.stored.layout["depth"] == "mm" for found in seen):
-            told["depth"] = "mm"
-        stored = [replace(found.stored, layout={**found.stored.layout, **told}) for found in seen]
+        """The geometry of all files; what the first showers of one do not tell, those of the others do."""
+        longest = max(int(found.stored.layout["longest"]) for found in seen)
+        depths = [found.stored.layout["depth"] for found in seen]
+        usual = next((depth for depth in depths if depth), "layer")
+        told: list[dict[str, str | int]] = [{"longest": longest, "depth": depth or usual} for depth in depths]
+        stored = [
+            replace(found.stored, layout={**found.stored.layout, **known})
+            for found, known in zip(seen, told, strict=True)
+        ]
         return super().common([replace(found, stored=each) for found, each in zip(seen, stored, strict=True)], files)
 
     def schema_of(self, geometry: Geometry) -> pa.Schema:
@@ -122,8 +123,8 @@ class ShowerDataSource(ShowerSource):
             counts = file.column(NUM_POINTS, start, stop, "iu")
             faults["'num_points' disagrees with its points"] = whole & (counts != np.diff(offsets))
         direction = file.read(file.array(DIRECTIONS), slice(start, stop))
-        length = np.linalg.norm(direction.astype(np.float64), axis=1)
-        faults["its direction is no unit vector"] = np.abs(length - 1) > UNIT_TOLERANCE
+        directions = dict(zip(("direction_x", "direction_y", "direction_z"), direction.T, strict=True))
+        faults[NO_UNIT_VECTOR] = no_unit_vectors(directions)
         quantities = {"x": points[:, 0], "y": points[:, 1], "z": points[:, 2], "layer": points[:, 2]}
         if geometry.stored.layout["depth"] == "layer":
             faults |= _layer_faults(points[:, 2], offsets, len(geometry.layers))
@@ -133,24 +134,32 @@ class ShowerDataSource(ShowerSource):
         identity = file.column(IDS, start, stop, "iu") if file.has(IDS) else entries
         showers = {
             "incident_energy": file.column(ENERGIES, start, stop),
-            **dict(zip(("direction_x", "direction_y", "direction_z"), direction.T, strict=True)),
+            **directions,
             "particle": file.column(PDG, start, stop, "iu"),
             "shower_id": identity,
             "source_entry": entries,
         }
         batch = shower_batch(self.schema, offsets, quantities, showers)
-        return _without(batch, faults, entries, tally, file.path)
+        return without(batch, faults, entries, tally, file.path)
 
 
-def _without(
-    batch: pa.RecordBatch, faults: dict[str, np.ndarray], entries: np.ndarray, tally: Tally, path: Path
-) -> pa.RecordBatch:
-    """The records without a fault; the others are told to the tally, each once."""
-    good = np.ones(len(entries), dtype=bool)
-    for what, wrong in faults.items():
-        tally.reject(what, entries[good & wrong], path)
-        good &= ~wrong
-    return batch if good.all() else batch.take(pa.array(np.flatnonzero(good)))
+def _depth(values: np.ndarray, path: Path) -> str:
+    """What the third column of the first showers is: layers or mm; empty without a point.
+
+    Raises:
+        HepfmError: they may be either.
+    """
+    if not len(values):
+        return ""
+    if bool(np.all(values == np.floor(values))):
+        return "layer"
+    if values.min() >= 0 and values.max() < ALL_LAYERS:
+        raise HepfmError(
+            f"its third column goes from {values.min():g} to {values.max():g}: layers with a fraction, or mm?",
+            path,
+            "give --depth mm if it is mm; layers have to be whole numbers",
+        )
+    return "mm"
 
 
 def _layer_faults(values: np.ndarray, offsets: np.ndarray, layers: int) -> dict[str, np.ndarray]:

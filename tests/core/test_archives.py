@@ -68,6 +68,8 @@ def test_a_tar_of_the_tar_program_unpacks(tmp_path: Path) -> None:
         (member("../evil"), "leads out of the folder"),
         (member("a/../../evil"), "leads out of the folder"),
         (member("a/.."), "leads out of the folder"),
+        (member("a\nb"), "has a name that cannot be printed"),
+        (member("a\udcffb"), "has a name that cannot be printed"),
         (member("a", tarfile.SYMTYPE, "/etc"), "is a symbolic link"),
         (member("a", tarfile.SYMTYPE, "c"), "is a symbolic link"),
         (member("a", tarfile.LNKTYPE, "c"), "is a hard link"),

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import atomic_path, canonical_json, digest_of, locked, read_json, sha256_file, write_json
+from hepfm.core.files import (
+    atomic_path,
+    canonical_json,
+    digest_of,
+    locked,
+    read_json,
+    sha256_file,
+    sweep,
+    write_json,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -37,6 +51,42 @@ def test_what_was_begun_in_a_folder_that_went_gets_nowhere(tmp_path: Path) -> No
         partial.write_text("later")
     assert file.read_text() == "whole"
     assert not within.exists()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hepfm.core.files import atomic_path
+with atomic_path(Path(sys.argv[1])) as partial:
+    partial.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_killed_processes_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    names = ("a.json", "deep/b.json", "deep/deeper/.c.json")
+    for name in names:
+        assert subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / name)]).returncode == -signal.SIGKILL
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3
+    others = (".mine.partial-results", "run.partial-1-0a", ".a.json", ".a.json.partial-x-0a")
+    for name in others:
+        (tmp_path / name).touch()
+    (tmp_path / ".folder.partial-1-0a").mkdir()
+    sweep(tmp_path, ("b.json",))
+    assert len(list(tmp_path.rglob(".*.json.partial-*-*"))) == 4
+    sweep(tmp_path, ("a.json",))
+    assert len(list(tmp_path.rglob(".*.json.partial-*-*"))) == 3
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(others)
+    sweep(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("number", "named"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.ETIMEDOUT, False)])
+def test_a_full_disk_is_told_with_the_file_that_it_did_not_take(tmp_path: Path, number: int, named: bool) -> None:
+    with pytest.raises(OSError, match=os.strerror(number)) as told, atomic_path(tmp_path / "a.json"):
+        raise OSError(number, os.strerror(number))
+    assert told.value.filename == (str(tmp_path / "a.json") if named else None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_canonical_json_does_not_depend_on_key_order() -> None:

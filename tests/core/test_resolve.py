@@ -71,7 +71,7 @@ def test_a_url_is_downloaded_checked_and_cached(artifact: Path, server: str, cac
 def test_wrong_bytes_are_named_and_never_kept(artifact: Path, server: str, cache: Path) -> None:
     weights = artifact / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    with pytest.raises(HepfmError, match=r"model\.safetensors has sha256"):
+    with pytest.raises(HepfmError, match=r"model\.safetensors: has sha256"):
         resolve(server)
     assert not list(cache.rglob("model.safetensors*"))
 

@@ -171,6 +171,24 @@ def test_jets_cut_to_150_in_the_file_are_counted(altered: Callable[..., Path]) -
     assert tally.flow[source_module.MANY] == 7
 
 
+def test_a_number_of_constituents_beyond_one_byte_counts_from_zero_again(altered: Callable[..., Path]) -> None:
+    """NanoAOD keeps it in one byte, so that a jet of 260 candidates says 4 and has 150 in the file."""
+
+    def change(tagging: np.ndarray) -> np.ndarray:
+        tagging[3, 0] = 260 % 256
+        return tagging
+
+    def fill(candidates: np.ndarray) -> np.ndarray:
+        candidates[3] = candidates[3, :1]
+        return candidates
+
+    tally = Tally()
+    batch = read_all(altered(jet_tagging=change, PFCands=fill), AspenOpenJetsSource(puppi="ignore"), tally)
+    assert len(batch) == JETS
+    assert records.lengths_of(batch.column("constituents"))[3] == 150
+    assert tally.flow[source_module.MANY] == 1
+
+
 def test_jets_of_a_collision_are_known_by_key_id_and_index(raw: dict[str, np.ndarray], good: Path) -> None:
     keys, batch = AspenOpenJetsSource().keys(good), read_all(good)
     info = [tuple(row) for row in raw["event_info"].tolist()]
@@ -273,6 +291,17 @@ def test_more_than_150_constituents_are_cut_and_counted(tmp_path: Path, capsys: 
         assert file["jet_tagging"][0, 0] == size
 
 
+def test_candidates_are_written_in_order_of_the_pt_they_are_written_with(good: Path, tmp_path: Path) -> None:
+    batch = read_all(good)  # in order of the weighted pt
+    write_aspenopenjets(tmp_path / "copy.h5", [batch])
+    with h5py.File(tmp_path / "copy.h5") as file:
+        pt = np.hypot(file["PFCands"][:, :, 0], file["PFCands"][:, :, 1])
+        weighted = pt * file["PFCands"][:, :, 10]
+    assert (np.diff(pt, axis=1) <= 1e-6 * pt[:, 1:]).all()
+    assert (np.diff(weighted, axis=1) > 0).any()
+    assert_same_jets(read_all(tmp_path / "copy.h5"), batch)
+
+
 def test_jets_without_tracks_weights_or_events_can_be_written(good: Path, tmp_path: Path) -> None:
     full = read_all(good)
     points = full.column("constituents").flatten()
@@ -305,6 +334,11 @@ def test_a_write_that_fails_leaves_nothing(good: Path, tmp_path: Path) -> None:
         write_aspenopenjets(tmp_path / "jets.h5", [])
     with pytest.raises(HepfmError, match="no jet eta"):
         write_aspenopenjets(tmp_path / "jets.h5", [read_all(good).drop_columns(["eta"])])
+    batch = read_all(good)  # as merging with jets of known phi leaves those that have none
+    at = batch.schema.get_field_index("phi")
+    unknown = batch.set_column(at, batch.schema.field(at), pa.array([None] * JETS, pa.float32()))
+    with pytest.raises(HepfmError, match="no jet phi"):
+        write_aspenopenjets(tmp_path / "jets.h5", [batch, unknown])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -197,7 +197,7 @@ def test_bad_files_are_named_before_anything_is_built(tmp_path: Path) -> None:
     cases: list[tuple[list[Path], str]] = [
         ([], "no file was given"),
         ([tmp_path / "none.toy"], "none.toy: no such file"),
-        ([tmp_path], "is not a file"),
+        ([tmp_path], "is a folder"),
         ([files[0], files[0]], "000.toy: was given twice"),
         ([files[0], tmp_path / "raw" / ".." / "raw" / "000.toy"], "given twice"),
     ]

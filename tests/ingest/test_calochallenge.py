@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -21,7 +22,6 @@ from hepfm.core.records import lengths_of, points_of
 from hepfm.ingest.formats import shower_files
 from hepfm.ingest.formats.calochallenge import DATASETS, dataset_of, read_binning, write_calochallenge
 from hepfm.ingest.geometry import Geometry
-from hepfm.ingest.sources import shower_source
 from hepfm.ingest.sources.calochallenge import CaloChallengeSource
 from hepfm.ingest.sources.contents import contents
 
@@ -47,11 +47,14 @@ def make(
     return path
 
 
+CHECK_UNITS = CaloChallengeSource.check_units
+
+
 @pytest.fixture(scope="module", autouse=True)
 def any_response() -> Iterator[None]:
     """Energies here are numbers whose bits matter: they are no calorimeter's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shower_source, "LEAST_RESPONSE", 0.0)
+        patch.setattr(CaloChallengeSource, "check_units", lambda self, file: None)
         yield
 
 
@@ -281,6 +284,31 @@ class TestRanges:
         assert sum(key[0] == id(file) for key in shower_files._WINDOWS._windows) == 1
         assert piecewise(source, path, [100, 350], 600).equals(whole)
 
+    def test_windows_are_the_page_cache_s(self, tmp_path: Path) -> None:
+        """Reading a file takes the memory of one window's stripe, however many windows are kept."""
+        path = tmp_path / "full.hdf5"
+        with h5py.File(path, "w") as file:
+            file.create_dataset("showers", data=np.full((4000, 533), 1.0, "f4"), chunks=(400, 533))
+            file["incident_energies"] = np.full((4000, 1), 600.0, "f4")
+        source = CaloChallengeSource().bind([path])
+        tracemalloc.start()
+        try:
+            for start in range(0, 4000, 16):
+                source.read(path, start, start + 16)
+            kept, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        held = shower_files._WINDOWS._windows
+        assert sum(window.bytes for key, window in held.items() if key[0] == id(shower_files.shower_file(path))) > 16e6
+        assert kept < 2e6
+        assert peak < 10e6
+
+    def test_a_full_temporary_folder_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = make(tmp_path / "raw.hdf5", 533, 600, chunks=(200, 20))
+        monkeypatch.setattr(shower_files, "TemporaryFile", lambda: open("/dev/full", "w+b"))  # noqa: SIM115
+        with pytest.raises(HepfmError, match=r"cannot be written \(No space left on device\) \(let TMPDIR name"):
+            read_all(path)
+
     def test_a_range_beyond_the_end(self, pions: Path) -> None:
         with pytest.raises(HepfmError, match="it has 300"):
             CaloChallengeSource().bind([pions]).read(pions, 290, 301)
@@ -371,7 +399,7 @@ class TestResponse:
 
     @pytest.fixture(autouse=True)
     def judged(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(shower_source, "LEAST_RESPONSE", 1e-3)
+        monkeypatch.setattr(CaloChallengeSource, "check_units", CHECK_UNITS)
 
     def make(self, path: Path, response: float) -> Path:
         rng = np.random.default_rng(1)
@@ -394,6 +422,21 @@ class TestResponse:
         with pytest.raises(HepfmError, match=r"deposit 7\.0e-04 of the incident energy.*units right\?") as caught:
             CaloChallengeSource().bind(paths)
         assert caught.value.where == str(paths[1])
+
+    def test_deposits_in_gev_of_a_full_response(self, tmp_path: Path) -> None:
+        with pytest.raises(HepfmError, match=r"deposit 1\.1e-03 .*less than 0\.01"):
+            CaloChallengeSource().bind([self.make(tmp_path / "x.hdf5", 1.1e-3)])
+
+    @pytest.mark.parametrize(("factor", "median"), [(1e-3, "0.0"), (1e3, "[0-9.]+e[+]04")])
+    def test_a_file_in_another_unit_throughout(self, factor: float, median: str, tmp_path: Path) -> None:
+        """Deposits fit the incident energies, but these are not the data set's: GeV or keV where MeV is meant."""
+        rng = np.random.default_rng(1)
+        incident = factor * np.exp(rng.uniform(np.log(1e3), np.log(1e6), (200, 1)))
+        with h5py.File(tmp_path / "x.hdf5", "w") as file:
+            file["showers"] = np.repeat(0.9 * incident / 6480, 6480, axis=1)
+            file["incident_energies"] = incident
+        with pytest.raises(HepfmError, match=f"median of {median}.*data set 2 has 1 to 1000 GeV .units"):
+            CaloChallengeSource().bind([tmp_path / "x.hdf5"])
 
     def test_a_few_showers_that_deposit_nothing(self, tmp_path: Path) -> None:
         path = self.make(tmp_path / "x.hdf5", 0.03)

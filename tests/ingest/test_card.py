@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 from card_showers import showers
@@ -21,7 +23,7 @@ from hepfm.ingest.card.axes import axis_of
 from hepfm.ingest.card.classes import MOST, classes_of
 from hepfm.ingest.card.command import CardConfig, card
 from hepfm.ingest.card.panels import Panel, fill, quantities_of, sampled_blocks
-from hepfm.ingest.card.pictures import LINES, title_of
+from hepfm.ingest.card.pictures import COLUMNS, DPI, LINES, PANEL_HEIGHT_IN, picture, title_of
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.sophon_groups import FAMILIES
 from hepfm.ingest.verify import verify
@@ -100,8 +102,14 @@ def test_the_page_says_what_the_corpus_holds(page: str, toy_corpus: Corpus) -> N
     for name, count in manifest.provenance["cut_flow"]:
         assert f"| {name} | {count:,} |" in page
     assert manifest.provenance["command"] in page
-    for picture in re.findall(r"\]\((card/\w+\.png)\)", page):
-        assert picture in ("card/jets.png", "card/constituents.png")
+    for path in re.findall(r"\]\((card/\w+\.png)\)", page):
+        assert path in ("card/jets.png", "card/constituents.png")
+
+
+def test_the_page_of_showers_tells_their_calorimeter_in_a_line(undrawn: None, tmp_path: Path) -> None:
+    line = next(line for line in written(showers(tmp_path / "c", records=50), tmp_path).splitlines() if "ILD" in line)
+    assert line.startswith("Geometry: ILD electromagnetic calorimeter: 30 layers, points")
+    assert len(line) < 120
 
 
 def test_the_hub_reads_its_front_matter(page: str, undrawn: None, toy_corpus: Corpus, tmp_path: Path) -> None:
@@ -212,7 +220,7 @@ def test_token_corpora_have_cards_too(token_corpus: Callable[..., Path], tmp_pat
     assert "tokenizer/" in page
     assert (tmp_path / "card" / "tokens.png").is_file()
     panels, classes = panels_of(corpus)
-    assert classes == ("all tokens",)
+    assert classes == ("all records",)
     codes = np.concatenate([block["tokens"].flatten().to_numpy() for block in corpus.split("train")])
     shown = panels["tokens.item"].counts[0, 1:-1]
     assert shown.tolist() == np.bincount(codes, minlength=20).tolist()
@@ -285,8 +293,26 @@ def test_axes_are_logarithmic_where_values_span_decades() -> None:
     assert not axis_of("mass", "number", (), [wide], 5000).log
     assert axis_of("constituents.d0", "number", (), [tailed], 5000).log_counts
     assert not axis_of("eta", "number", (), [draws.normal(size=5000)], 5000).log_counts
-    assert not axis_of("pt", "number", (), [np.full(50, 7.0)], 50).log
+    one = axis_of("pt", "number", (), [np.full(50, 7.0)], 50)
+    assert not one.log
+    assert np.abs((one.edges[:-1] + one.edges[1:]) / 2 - 7).min() < 1e-9
     assert axis_of("pt", "number", (), [np.zeros(0)], 0).bins == 1
+
+
+def test_energy_by_layer_has_a_bin_a_layer_however_few_the_showers() -> None:
+    layers = np.arange(30.0)
+    assert axis_of("energy_by_layer", "profile", (), [layers], 30).edges.tolist() == [*(layers - 0.5), 29.5]
+
+
+@pytest.mark.parametrize("panels", [1, 2, 4])
+def test_the_names_of_many_classes_leave_the_panels_their_height(toy_corpus: Corpus, panels: int) -> None:
+    drawn = list(panels_of(toy_corpus)[0].values())[:panels]
+    for panel in drawn:
+        panel.counts = np.tile(panel.counts[:1], (MOST, 1))
+    classes = [f"X to YY, {number} quarks or gluons" for number in range(MOST)]
+    image = matplotlib.image.imread(io.BytesIO(picture(drawn, classes, "jet")))[..., :3]
+    spine = (image.max(axis=2) < 0.25).sum(axis=0).max() / -(-panels // COLUMNS)  # a panel's left side is ink
+    assert spine > 0.6 * PANEL_HEIGHT_IN * DPI
 
 
 def test_a_page_of_somebody_else_is_kept(toy_corpus: Corpus, tmp_path: Path) -> None:

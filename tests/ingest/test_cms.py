@@ -16,12 +16,14 @@ from cms_files import (
     NANOAOD,
     PFNANO,
     Columns,
+    as_collisions,
     columns_of,
     in_2020_layout,
     read_all,
     sample,
     write,
 )
+from uproot.behaviors.RNTuple import HasFields
 
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
@@ -194,6 +196,18 @@ def test_aliases_of_converted_rntuples_are_not_columns(pfnano: Columns, tmp_path
     assert read_all(path).equals(read_all(sample(PFNANO)))
 
 
+def test_of_an_rntuple_only_the_columns_that_are_read_are_looked_into(
+    nanoaod: Columns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """uproot looks through all columns for what lies in one: of thousands, looking into each takes very long."""
+    path = write(tmp_path / "copy.root", nanoaod, rntuple=True)
+    looked, fields = set(), HasFields.fields.fget
+    monkeypatch.setattr(HasFields, "fields", property(lambda table: (looked.add(table.name), fields(table))[1]))
+    assert contents(path).has("Events", "run")
+    assert len(cms_file.EventsFile(path).read(("run", "event"), 0, 9)["event"]) == 9
+    assert looked <= {"Events", "run", "event"}
+
+
 @pytest.mark.parametrize("rntuple", [False, True])
 def test_the_2020_layout_gives_the_same_jets(pfnano: Columns, rntuple: bool, tmp_path: Path) -> None:
     path = write(tmp_path / "2020.root", in_2020_layout(pfnano), rntuple)
@@ -221,6 +235,23 @@ def test_files_of_two_layouts_are_no_one_corpus(pfnano: Columns, tmp_path: Path)
         CmsSource().bind([new, old])
     with pytest.raises(HepfmError, match="layout nanoaod15"):
         CmsSource().bind([new]).entries(sample(NANOAOD))
+
+
+def test_many_files_are_opened_once_to_be_bound(
+    pfnano: Columns, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    columns = {name: array[:2] for name, array in pfnano.items()}
+    files = [write(tmp_path / f"{number}.root", columns) for number in range(4)]
+    opened: list[Path] = []
+
+    def opening(path: Path) -> cms_file.EventsFile:
+        opened.append(path)
+        return cms_file.EventsFile(path)
+
+    monkeypatch.setattr(cms_source, "_EVENTS", OpenFiles(2, opening))
+    bound = CmsSource().bind(files)
+    assert opened == files
+    assert bound == bound.bind(files)
 
 
 def test_a_file_without_candidates_is_told() -> None:
@@ -349,3 +380,17 @@ def test_any_ranges_give_the_same_jets(
     empty = Tally()
     assert len(source.read(path, 3, 3, empty)) == 0
     assert list(empty.flow) == list(once.flow)
+
+
+def test_events_of_two_simulated_samples_differ_in_more_than_their_numbers(pfnano: Columns, tmp_path: Path) -> None:
+    other = {**pfnano, "FatJet_pt": pfnano["FatJet_pt"] * np.float32(1.01)}
+    first, second = write(tmp_path / "one.root", pfnano), write(tmp_path / "two.root", other)
+    again = write(tmp_path / "again.root", pfnano, rntuple=True)
+    source = CmsSource().bind([first, second, again])
+    keys = source.keys(first)
+    assert not np.isin(keys, source.keys(second)).any()
+    assert (keys == source.keys(again)).all()
+    recorded = write(tmp_path / "recorded.root", as_collisions(pfnano))
+    changed = write(tmp_path / "changed.root", as_collisions(other))
+    source = CmsSource().bind([recorded, changed])
+    assert (source.keys(recorded) == source.keys(changed)).all()

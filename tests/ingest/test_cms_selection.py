@@ -98,7 +98,7 @@ def test_the_selection_of_aspenopenjets_counts_what_each_cut_leaves(
 
 def test_stored_jet_ids_are_used_where_there_are_any(pfnano: Columns, tmp_path: Path) -> None:
     ids = ak.to_numpy(ak.flatten(pfnano["FatJet_jetId"])).copy()
-    ids[[0, 7]] = 2, 7  # in events that pass the filters and triggers
+    ids[[0, 7, 8]] = 2, 4, 7  # in events that pass the filters and triggers; with 1 a jet is loose too (2016)
     changed = {**pfnano, "FatJet_jetId": ak.unflatten(ids, ak.num(pfnano["FatJet_jetId"]))}
     batch = read_all(write(tmp_path / "ids.root", changed), CmsSource(selection="aspenopenjets"))
     whole = read_all(sample(PFNANO), CmsSource(selection="aspenopenjets"))
@@ -222,7 +222,11 @@ def test_certified_blocks_are_those_of_the_ranges(ranges: list[tuple[int, int, i
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"1": 3}', '{"1": [[1]]}', '{"1": [[1, "2"]]}', '{"x": [[1, 2]]}', '{"1": [[1, 2.5]]}', "{"]
+    "text",
+    [
+        *("[]", "{}", "{", '{"1": 3}', '{"1": [[1]]}', '{"1": [[5, 2]]}', '{"x": [[1, 2]]}'),
+        *('{"1": [[1, "2"]]}', '{"1": [[1, 2.5]]}', '{"1": [[true, 2]]}'),
+    ],
 )
 def test_a_list_of_runs_that_is_none_is_told(text: str, tmp_path: Path) -> None:
     path = tmp_path / "cert.json"

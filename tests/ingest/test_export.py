@@ -27,6 +27,7 @@ from hepfm.ingest import tools
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.export import parquet_tables
 from hepfm.ingest.export.folder import export
+from hepfm.ingest.export.samples import samples
 from hepfm.ingest.merge import merge
 
 TABLES = ("parquet", "awkward", "datasets", "webdataset")
@@ -172,6 +173,15 @@ def as_rows(points: np.ndarray, names: dict[str, list[str]], column: str) -> lis
                 values[name] = None
         found.append(values)
     return found
+
+
+def test_a_charge_that_is_not_known_is_no_charge() -> None:
+    kind = pa.list_(pa.struct([pa.field("pt", pa.float32()), pa.field("charge", pa.int8())]))
+    jets = pa.array([[{"pt": 2.0, "charge": -1}, {"pt": 1.0, "charge": None}]], kind)
+    ((data, _),) = samples(pa.RecordBatch.from_arrays([jets], names=["constituents"]), "constituents")
+    charge = np.load(io.BytesIO(data), allow_pickle=False)["charge"]
+    assert charge[0] == -1
+    assert np.isnan(charge[1])
 
 
 def test_samples_stand_in_plain_tars_of_anonymous_files(exports: Path) -> None:

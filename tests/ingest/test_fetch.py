@@ -1,18 +1,17 @@
-"""The catalogue says what is true, and ``hepfm fetch`` leaves verified files or none."""
+"""``hepfm fetch`` leaves verified files or none."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
@@ -20,95 +19,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from rough_server import RoughServer, body, cut, rationed, redirect, status, whole
+from rough_server import RoughServer, body, cut, held, redirect, slow, status, whole
 
 from hepfm.core import downloads
 from hepfm.core.config import parse
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.fetch import catalogue as catalogue_module
 from hepfm.ingest.fetch import records
-from hepfm.ingest.fetch.catalogue import DataSet, catalogue, find, is_glob
-from hepfm.ingest.fetch.command import FetchConfig, details, main, patterns, table
-
-NAMES = {
-    "jetclass", "jetclass2", "aspenopenjets", "calochallenge-1-photons", "calochallenge-1-pions", "calochallenge-2",
-    "calochallenge-3", "ild-photons", "jetnet-30", "jetnet-150", "toplandscape", "quarkgluon", "lhco", "lhco-extra",
-    "hls4ml",
-}  # fmt: skip
-SOURCES = {
-    "jetclass", "jetclass2", "aspenopenjets", "calochallenge", "ildgrid", "jetnet", "toplandscape", "quarkgluon",
-    "lhco", "hls4ml",
-}  # fmt: skip
-ASPEN = Path(__file__).resolve().parents[2].parent / "shared/data/catalogue/aspenopenjets_record_16505.tsv"
-
-
-def test_the_catalogue_has_every_data_set() -> None:
-    assert set(catalogue()) == NAMES
-    assert {entry.source for entry in catalogue().values()} == SOURCES
-
-
-@pytest.mark.parametrize("name", sorted(NAMES))
-def test_an_entry_is_complete(name: str) -> None:
-    entry = catalogue()[name]
-    assert entry.name == name
-    assert entry.title
-    assert entry.citation.text
-    assert re.fullmatch(r"CC-BY-4\.0|MIT|as the record states", entry.licence)
-    assert re.fullmatch(r"10\.\d{4,5}/[\w.]+", entry.citation.doi or "10.5281/none")
-    assert re.fullmatch(r"\d{4}\.\d{5}", entry.citation.arxiv)
-    assert entry.splits
-    assert set(entry.default) <= set(entry.splits)
-    names = [file for split in entry.splits.values() for file in split.names()]
-    assert names
-    assert len(names) == len(set(names))
-    for split in entry.splits.values():
-        assert [bool(split.files), bool(split.zenodo), bool(split.huggingface)].count(True) == 1
-        assert bool(split.base) == bool(split.files)
-        assert split.base.startswith("https://" if split.files else "")
-        assert bool(split.patterns) != bool(split.files)
-        assert all("{" not in pattern for pattern in split.names())
-        for file in split.files:
-            assert file.md5 or file.sha256
-            assert re.fullmatch(r"[0-9a-f]{32}", file.md5 or "0" * 32)
-            assert re.fullmatch(r"[0-9a-f]{64}", file.sha256 or "0" * 64)
-            assert file.bytes is None or file.bytes > 0
-    sums = [file.stated.checksums.popitem()[1] for split in entry.splits.values() for file in split.files]
-    assert len(sums) == len(set(sums))
-
-
-def test_aspenopenjets_is_the_published_list() -> None:
-    if not ASPEN.exists():
-        pytest.skip(f"{ASPEN} is not there")
-    text = ASPEN.read_text().splitlines()
-    rows = [line.split("\t") for line in text if not line.startswith("#")]
-    entry = catalogue()["aspenopenjets"]
-    files = [file for split in entry.splits.values() for file in split.files]
-    assert [(file.name, file.md5, file.bytes) for file in files] == [(name, md5, int(size)) for name, md5, size in rows]
-    assert len(files) == 80
-    assert entry.bytes() == sum(int(size) for _, _, size in rows)
-    assert {split.base for split in entry.splits.values()} == {text[1].split(": ")[1]}
-
-
-def test_jetclass2_has_the_published_numbers_of_files() -> None:
-    splits = {name: split.names() for name, split in catalogue()["jetclass2"].splits.items()}
-    assert {name: len(names) for name, names in splits.items()} == {"train": 1340, "val": 335, "test": 335}
-    assert splits["val"][0] == "Res2P_0200.parquet"
-    assert splits["test"][-1] == "QCD_0419.parquet"
-    assert "Res34P_0859.parquet" in splits["train"]
-
-
-def test_the_list_shows_every_data_set_and_where_its_checksums_are(capsys: pytest.CaptureFixture[str]) -> None:
-    main(parse(FetchConfig, ["--list"], "hepfm fetch"))
-    text = capsys.readouterr().out
-    assert text == table()
-    rows = {line.split()[0]: line for line in text.splitlines() if line}
-    assert set(rows) > NAMES
-    assert "207.3 GB" in rows["aspenopenjets"]
-    assert "80" in rows["aspenopenjets"]
-    assert "from the record" in rows["jetclass2"]
-    assert "MD5" in rows["jetclass"]
-    main(parse(FetchConfig, ["lhco", "--list"], "hepfm fetch"))
-    assert capsys.readouterr().out == details(catalogue()["lhco"])
+from hepfm.ingest.fetch.catalogue import catalogue
+from hepfm.ingest.fetch.command import FetchConfig, main, patterns
 
 
 @pytest.mark.parametrize(
@@ -119,6 +38,9 @@ def test_the_list_shows_every_data_set_and_where_its_checksums_are(capsys: pytes
         (["jetclass/valid"], r"jetclass has no split 'valid' \(there is: train, val, test\)"),
         (["jetclass", "--jobs", "0"], "--jobs: must be at least 1"),
         (["jetclass", "--mirror", "ftp://x"], "--mirror: must begin with https"),
+        (["jetclass", "--mirror", "file:///data"], "--mirror: must begin with https"),
+        (["jetclass", "--mirror", "https://"], "--mirror: .* name a host"),
+        (["jetclass", "--mirror", "http://[::1"], "--mirror: .* name a host"),
         (
             ["aspenopenjets", "--files", "nothing*"],
             r"no file is like 'nothing\*' \(there is: RunG_batch0.h5, .*80 in all",
@@ -313,6 +235,19 @@ def test_a_broken_ledger_costs_time_only(toy: RoughServer, tmp_path: Path, ledge
     assert content(tmp_path / "pinned") == ALL
 
 
+def test_what_a_killed_fetch_was_writing_is_swept_and_nothing_of_others(toy: RoughServer, tmp_path: Path) -> None:
+    folder = tmp_path / "pinned"
+    (folder / "inside").mkdir(parents=True)
+    for name in ("..hepfm-fetch.json.partial-2867-e817bcd8", ".hepfm-source.json.partial-12-0123abcd"):
+        (folder / name).write_text("{")
+    others = (".notes.partial-1-0a", "inside/..hepfm-fetch.json.partial-1-0a")
+    for name in others:
+        (folder / name).write_text("not fetch's")
+    fetch("pinned", "--dest", tmp_path)
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob(".*")}
+    assert left == {".lock", ".hepfm-fetch.json", *others}
+
+
 def test_some_of_the_files(toy: RoughServer, tmp_path: Path) -> None:
     fetch("pinned", "--dest", tmp_path, "--files", "*_1.h5", "test_0*")
     assert sorted(content(tmp_path / "pinned")) == ["test_0.h5", "test_1.h5", "train_1.h5"]
@@ -413,15 +348,20 @@ def test_a_hub_that_does_not_answer_is_one_line(toy: RoughServer, tmp_path: Path
     assert "\n" not in str(told.value)
 
 
-def test_sizes_that_are_not_stated_are_asked_and_the_disk_is_checked_first(
-    toy: RoughServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def forget_sizes() -> None:
+    """Take the sizes out of data set ``pinned``."""
     path = catalogue_module.FOLDER / "pinned.yaml"
     data = yaml.safe_load(path.read_text())
     for split in data["splits"].values():
         for file in split["files"]:
             del file["bytes"]
     path.write_text(yaml.safe_dump(data, sort_keys=False))
+
+
+def test_sizes_that_are_not_stated_are_asked_and_the_disk_is_checked_first(
+    toy: RoughServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget_sizes()
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 100_000))
     with pytest.raises(
@@ -433,6 +373,18 @@ def test_sizes_that_are_not_stated_are_asked_and_the_disk_is_checked_first(
     assert len(content(tmp_path / "pinned")) == 2
     fetch("pinned", "--dest", tmp_path, "--files", "t*_[01].h5")  # what is there needs no room
     assert len(content(tmp_path / "pinned")) == 4
+
+
+def test_a_size_that_cannot_be_asked_does_not_hold_up_the_other_files(toy: RoughServer, tmp_path: Path) -> None:
+    forget_sizes()
+    toy.always["/files/train_1.h5"] = status(404)
+    with pytest.raises(HepfmError, match=r"/files/train_1\.h5: cannot be downloaded: no such file there \(404\)"):
+        fetch("pinned", "--dest", tmp_path)
+    assert set(content(tmp_path / "pinned")) == set(ALL) - {"train_1.h5"}
+    for name in ALL:
+        toy.always[f"/files/{name}"] = status(404)
+    with pytest.raises(HepfmError, match=r"/files/train_0\.h5: cannot be downloaded: no such file there \(404\)"):
+        fetch("pinned", "--dest", tmp_path / "other")
 
 
 def tar_of(files: dict[str, bytes], mode: str = "w") -> bytes:
@@ -492,6 +444,22 @@ def test_archives_are_unpacked_on_request_and_once(
     assert capsys.readouterr().out == told.out
 
 
+def test_what_a_killed_unpacking_left_does_not_stand_in_the_way(
+    archived: Callable[[dict[str, bytes]], RoughServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archived({"a.root": b"1"})
+    left = tmp_path / "tars" / ".inside.unpacking"
+    left.mkdir(parents=True)
+    (left / "a.root").write_bytes(b"half")
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 0 if left.exists() else 10**6))
+    fetch("tars", "--dest", tmp_path, "--unpack")
+    assert (tmp_path / "tars" / "inside" / "a.root").read_bytes() == b"1"
+    left.mkdir()
+    fetch("tars", "--dest", tmp_path)
+    assert not left.exists()
+
+
 def test_a_folder_of_the_archives_name_is_not_overwritten(
     archived: Callable[[dict[str, bytes]], RoughServer], tmp_path: Path
 ) -> None:
@@ -520,28 +488,11 @@ def test_two_fetches_into_the_same_folder_are_refused(toy: RoughServer, tmp_path
         fetch("pinned", "--dest", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "title: t\n", "splits: {a: {base: x, colour: red}}\n", "splits: {a: {files: 3}}\n", "a: [\n"]
-)
-def test_a_broken_entry_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "broken.yaml").write_text(text)
-    with pytest.raises(HepfmError, match=r"broken\.yaml"):
-        catalogue_module.read_entry(tmp_path / "broken.yaml")
-
-
-def test_find_takes_the_default_split_where_there_is_one() -> None:
-    assert find("quarkgluon")[1] == ["uds"]
-    assert find("quarkgluon/udscb")[1] == ["udscb"]
-    assert find("jetclass")[1] == ["train", "val", "test"]
-    assert is_glob("a*")
-    assert not is_glob("a.h5")
-    assert isinstance(find("lhco")[0], DataSet)
-
-
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
 from hepfm.core import downloads
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from hepfm.ingest.fetch import catalogue, records
 downloads.CHUNK_BYTES = 1 << 12
 records.ZENODO, catalogue.FOLDER = sys.argv[1], Path(sys.argv[2])
@@ -555,12 +506,13 @@ def command(server: RoughServer, *words: object) -> list[str]:
     return [sys.executable, "-c", SCRIPT, server.url, str(catalogue_module.FOLDER), *map(str, words)]
 
 
-def bytes_there(folder: Path, *suffixes: str) -> int:
+def partial_bytes(folder: Path) -> int:
     total = 0
-    for path in folder.iterdir() if folder.exists() else []:
-        if path.suffix in suffixes:
-            with contextlib.suppress(FileNotFoundError):  # renamed in between
-                total += path.stat().st_size
+    for path in [*folder.glob("*_?.h5"), *folder.glob(".*.part")] if folder.exists() else []:
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:  # renamed in between
+            continue
     return total
 
 
@@ -568,30 +520,34 @@ def bytes_there(folder: Path, *suffixes: str) -> int:
 def test_a_fetch_that_is_killed_at_random_moments_continues(
     toy: RoughServer, tmp_path: Path, deadly: signal.Signals
 ) -> None:
+    gate = threading.Event()
+    for name in ALL:
+        toy.always[f"/files/{name}"] = slow(0.03)
+    toy.always["/files/test_2.h5"] = held(20_000, gate, 0.03)  # so no fetch is done before the signal comes
     words = command(toy, "zenodo", "--dest", tmp_path / "data", "--jobs", 2)
     folder = tmp_path / "data" / "zenodo"
-    total = sum(map(len, ALL.values()))
-    for share in (0.15, 0.4, 0.6):
-        ration = toy.bytes_sent + int(share * total) - bytes_there(folder, ".h5", ".part") + 24_000
-        toy.always |= {f"/files/{name}": rationed(ration) for name in ALL}
+    for share in (0.15, 0.5, 0.87):  # the last time, only a part of the last file is there
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        while bytes_there(folder, ".h5", ".part") < share * total or not bytes_there(folder, ".part"):
-            assert process.poll() is None
+        while process.poll() is None and partial_bytes(folder) < share * sum(map(len, ALL.values())):
             time.sleep(0.005)
         process.send_signal(deadly)
+        if deadly == signal.SIGINT:
+            gate.set()  # it ends when what it waits for comes
         told = process.communicate(timeout=300)[1]
-        assert process.returncode == (130 if deadly == signal.SIGINT else -signal.SIGKILL)
+        gate.clear()
+        assert process.returncode == (130 if deadly == signal.SIGINT else -signal.SIGKILL), told
         assert deadly == signal.SIGKILL or "interrupted; the same command continues" in told
         for name, data in content(folder).items():
             assert data == ALL[name]
-    toy.always.clear()
+    gate.set()
+    toy.requests.clear()
     done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert content(folder) == ALL
     assert [Path(line).name for line in done.stdout.splitlines()] == list(ALL)
-    assert not list(folder.glob(".*.part*"))
-    ranged = [headers["Range"] for path, headers in toy.requests if path.endswith(".h5") and "Range" in headers]
-    assert ranged  # what was there was not fetched again
+    assert {path.name for path in folder.rglob(".*")} == {".lock", ".hepfm-fetch.json"}
+    if deadly == signal.SIGKILL:
+        assert toy.ranges("/files/test_2.h5")[0]  # what was there was not fetched again
 
 
 def test_a_wrong_request_on_the_command_line_is_one_line_and_exit_code_2(toy: RoughServer, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from derived import batch_corpus, content, rows, showers, token_corpus, toy
 from hepfm.core.config import parse
 from hepfm.core.errors import HepfmError
 from hepfm.ingest import shards, tools
+from hepfm.ingest.card.command import CardConfig, card
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.describe import describe
 from hepfm.ingest.filter import filter_corpus
 from hepfm.ingest.selection import JetSelection, ShowerSelection
 from hepfm.ingest.verify import verify
@@ -55,6 +57,28 @@ def test_the_cut_flow_stands_after_the_parents(parent: Corpus, filtered: Corpus)
     assert provenance["parents"][0]["digest"] == parent.digest
     assert provenance["selection"] == SELECTION.settings()
     assert provenance["files"] == parent.manifest.provenance["files"]
+
+
+def test_all_earlier_cuts_are_told_by_inspect_and_on_the_card(
+    parent: Corpus, filtered: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = filter_corpus(filtered, JetSelection(pt_min=800), tmp_path / "again")
+    monkeypatch.setattr("hepfm.ingest.card.pictures.picture", lambda *_: b"")
+    card(CardConfig(again.path, tmp_path / "card"))
+    page = (tmp_path / "card" / "README.md").read_text()
+    for depth, corpus in enumerate((filtered, parent)):
+        assert f"{'  ' * depth}parent {corpus.digest[:16]}: {len(rows(corpus)):,} records" in describe(again)
+        for name, count in corpus.manifest.provenance["cut_flow"]:
+            line = f"{'  ' * depth}  {name}: {count:,}\n"
+            assert line in describe(again)
+            assert f"    {line}" in page
+
+
+def test_inspect_tells_types_and_units(filtered: Corpus) -> None:
+    lines = [line.split() for line in describe(filtered).splitlines()]
+    assert ["constituents.d0", "float32", "mm"] in [line[:3] for line in lines]
+    assert ["source_entry", "int64"] in [line[:2] for line in lines]
+    assert ["constituents", "list", "per", "record"] in [line[:4] for line in lines]
 
 
 def test_blocks_are_filled_again(parent: Corpus, tmp_path: Path) -> None:

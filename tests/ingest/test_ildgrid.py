@@ -190,6 +190,8 @@ class TestBadFiles:
             (lambda file: put(file, "30x30/layers", np.zeros((40, 30, 900))), "shape"),
             (lambda file: put(file, "30x30/layers", np.zeros((40, 30, 30, 30), int)), "int64"),
             (lambda file: put(file, "30x30/energy", np.zeros((39, 1))), "shape"),
+            (lambda file: file.copy("30x30", "10x10"), "several grids: '10x10/layers', '30x30/layers'"),
+            (lambda file: file.copy("30x30/layers", "layers"), "several grids: '30x30/layers', 'layers'"),
             (lambda file: [put(file, name, file[name][:0]) for name in names("30x30")], "no showers"),
         ],
     )

@@ -167,6 +167,12 @@ def test_the_file_follows_the_conventions_of_jetclass(good: Path) -> None:
     assert np.isnan(raw["aux_truth_match"]).all()
 
 
+def test_the_tree_may_have_any_name(good: Path, altered: Callable[..., Path]) -> None:
+    path = altered(tree="Events")
+    assert JetClassSource.recognises(contents(path))
+    assert read_all(path).equals(read_all(good))
+
+
 def test_constituents_out_of_order_are_put_in_order(good: Path, altered: Callable[..., Path]) -> None:
     parts = [name for name in EXPECTED if name.startswith("part_")]
     swapped = read_all(altered(**dict.fromkeys(parts, lambda array: array[:, ::-1])))
@@ -428,8 +434,10 @@ class TestBadFiles:
         (tmp_path / "jets.root").write_bytes(content)
         self.fails(tmp_path / "jets.root", "cannot be decoded|cannot be read")
 
-    def test_another_tree(self, altered: Callable[..., Path]) -> None:
-        self.fails(altered(tree="Events"), "no tree 'tree'.*it has Events")
+    def test_a_tree_of_other_data(self, tmp_path: Path) -> None:
+        with uproot.recreate(tmp_path / "jets.root") as file:
+            file["Events"] = {"run": np.zeros(3)}
+        self.fails(tmp_path / "jets.root", r"has no branch 'part_pz', .*\(it has run\)")
 
     def test_a_missing_branch(self, altered: Callable[..., Path]) -> None:
         self.fails(altered(leave_out="part_d0val"), r"no branch 'part_d0val' \(it has .*part_px")

@@ -8,6 +8,8 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import vector
 from hypothesis import HealthCheck, given, settings
@@ -42,6 +44,21 @@ def write(path: Path, particles: np.ndarray, jets: np.ndarray, **how: Any) -> Pa
     with h5py.File(path, "w") as file:
         file.create_dataset("particle_features", data=particles, **how)
         file.create_dataset("jet_features", data=jets)
+    return path
+
+
+def write_parquet(
+    path: Path, particles: np.ndarray, jets: np.ndarray, form: str = "lists", kinds: np.ndarray | None = None
+) -> Path:
+    """The same, with the features' names as columns: ``lists`` of what is there, or ``masked`` or ``zero`` padding."""
+    there = particles[:, :, 3] == 1 if form == "lists" else np.ones(particles.shape[:2], dtype=bool)
+    names = ("etarel", "phirel", "ptrel", "mask")[: 4 if form == "masked" else 3]
+    columns: dict[str, Any] = {
+        name: [row[mask] for row, mask in zip(particles[:, :, number], there, strict=True)]
+        for number, name in enumerate(names)
+    }
+    columns |= dict(zip(("pt", "eta", "mass", "num_particles"), jets.T, strict=True))
+    pq.write_table(pa.table(columns if kinds is None else {**columns, "type": kinds}), path, row_group_size=33)
     return path
 
 
@@ -104,6 +121,23 @@ def test_a_fifth_feature_in_front_is_the_class(tmp_path: Path) -> None:
     batch = read_all(JetNetSource().bind([path]), path)
     assert label_names(batch) == ["gqtwz"[kind] for kind in kinds]
     assert np.array_equal(batch.column("pt"), jets[:, 0])
+    assert set(label_names(read_all(JetNetSource(label="t"), path))) == {"t"}
+
+
+@pytest.mark.parametrize("form", ["lists", "masked", "zero"])
+def test_parquet_files_of_the_same_jets_give_the_same_records(good: Path, tmp_path: Path, form: str) -> None:
+    path = write_parquet(tmp_path / "g150.parquet", *JETS, form)
+    assert JetNetSource.recognises(contents(path))
+    source = JetNetSource().bind([path])
+    assert read_all(source, path).equals(read_all(source, good))
+    assert np.array_equal(source.keys(path), source.keys(good))
+    check_ranges(source, path, [20, 33, 34, 79])
+
+
+def test_a_column_of_types_is_the_class(tmp_path: Path) -> None:
+    kinds = np.arange(80) % 5
+    path = write_parquet(tmp_path / "all.parquet", *JETS, kinds=kinds)
+    assert label_names(read_all(JetNetSource().bind([path]), path)) == ["gqtwz"[kind] for kind in kinds]
     assert set(label_names(read_all(JetNetSource(label="t"), path))) == {"t"}
 
 
@@ -180,6 +214,21 @@ class TestBad:
         kinds[[8, 9]] = 5, 0.5
         jets = np.column_stack([kinds, JETS[1]])
         self.refused(write(tmp_path / "g.hdf5", JETS[0], jets), "type is not one of g, q, t, w, z", [8, 9])
+
+    def test_masks_and_types_of_parquet_files(self, tmp_path: Path) -> None:
+        particles, kinds = JETS[0].copy(), np.zeros(80)
+        particles[5, 3, 3], particles[70, 0, 3] = 0.5, np.nan
+        self.refused(write_parquet(tmp_path / "g.parquet", particles, JETS[1], "masked"), "mask is neither", [5, 70])
+        kinds[[8, 9]] = 5, 0.5
+        self.refused(write_parquet(tmp_path / "z.parquet", *JETS, kinds=kinds), "type is not one of", [8, 9])
+
+    def test_parquet_lists_of_different_length(self, tmp_path: Path) -> None:
+        table = pq.read_table(write_parquet(tmp_path / "g.parquet", *JETS))
+        lists = table.column("ptrel").to_pylist()
+        lists[9] = [*lists[9], 0.1]
+        pq.write_table(table.set_column(2, "ptrel", pa.array(lists)), tmp_path / "q.parquet")
+        with pytest.raises(HepfmError, match=r"entry 9: 'etarel' has \d+ values and 'ptrel' has"):
+            read_all(JetNetSource(), tmp_path / "q.parquet")
 
     def test_nan_reaches_the_builder(self, tmp_path: Path) -> None:
         jets = JETS[1].copy()

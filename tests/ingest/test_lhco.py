@@ -139,6 +139,35 @@ class TestLayouts:
         path = write_fixed(tmp_path / "a.h5", "df", [([*names, "label"], flat(EVENTS, LABEL))])
         assert read_all(SOURCE, path).equals(self.expected(good))
 
+    def test_columns_wherever_they_stand(self, good: Path, tmp_path: Path) -> None:
+        names = [f"{kind}{number}" for number in range(700) for kind in ("pt", "eta", "phi")]
+        label, ids = LABEL[:, None], np.arange(60)[:, None]
+        layouts: list[list[tuple[Any, np.ndarray]]] = [
+            [(["label", *names], np.column_stack([label, flat(EVENTS)]))],
+            [(["label"], label.astype(bool)), (names, flat(EVENTS))],
+            [(["id"], ids), (["label"], label.astype(np.float32)), (names, flat(EVENTS))],
+            [([*FEATURES, *names, "label"], np.column_stack([features_of(EVENTS), flat(EVENTS), label]))],
+            [([*range(2100), "label"], flat(EVENTS, LABEL))],  # a label given to a frame of numbered columns
+            [([*range(2100)], flat(EVENTS)), (["label"], label.astype(int))],
+        ]
+        for number, blocks in enumerate(layouts):
+            path = write_fixed(tmp_path / f"{number}.h5", "events", blocks)
+            assert LhcOlympicsSource.recognises(contents(path))
+            assert read_all(SOURCE.bind([path]), path).equals(self.expected(good)), number
+
+    def test_names_of_a_table_are_read_without_unpickling(self, good: Path, tmp_path: Path) -> None:
+        values = np.concatenate([LABEL[:, None], flat(EVENTS), features_of(EVENTS)], axis=1)
+        path = write_table(tmp_path / "a.h5", "df", values, names=[["label", *PX_NAMES, *FEATURES]])
+        batch = read_all(LhcOlympicsSource(features=path).bind([path]), path)
+        assert batch.select(SOURCE.schema.names).equals(self.expected(good))
+        assert np.allclose(batch.column("tau2"), [0.2, 1.2] * 60)
+
+    def test_a_column_that_is_not_read_is_told(self, tmp_path: Path, capsys: Any) -> None:
+        names = [f"{kind}{number}" for number in range(700) for kind in ("pt", "eta", "phi")]
+        path = write_fixed(tmp_path / "a.h5", "df", [([*names, "is_signal"], flat(EVENTS, LABEL))])
+        assert set(label_names(read_all(SOURCE.bind([path]), path))) == {None}
+        assert "a.h5: not read: is_signal" in capsys.readouterr().err
+
     def test_without_labels(self, tmp_path: Path) -> None:
         path = write(tmp_path / "black_box.h5", EVENTS, None)
         assert LhcOlympicsSource.recognises(contents(path))
@@ -199,6 +228,30 @@ class TestPxIsPt:
         with pytest.raises(HepfmError, match="neither pt, eta, phi nor px, py, pz"):
             SOURCE.entries(write(tmp_path / "a.h5", np.abs(momenta(EVENTS)), LABEL))
 
+    def test_a_bad_particle_does_not_make_transverse_momenta_momenta(self, good: Path, tmp_path: Path) -> None:
+        events = EVENTS.copy()
+        events[5, 2, 0] *= -1
+        tally = Tally(on_bad="skip")
+        batch = read_all(SOURCE, write(tmp_path / "a.h5", events, LABEL), tally=tally)
+        assert [(rejected.entry, rejected.what) for rejected in tally.rejected] == [(5, "a particle has negative pt")]
+        others = np.delete(np.arange(120), [10, 11])
+        assert batch.column("pt").equals(read_all(SOURCE, good).column("pt").take(pa.array(others)))
+
+    @pytest.mark.parametrize("order", [(2, 0, 1), (1, 0, 2), (2, 1, 0), (1, 2, 0)])
+    def test_numbers_in_another_order_are_refused(self, tmp_path: Path, order: tuple[int, ...]) -> None:
+        with pytest.raises(HepfmError, match="neither pt, eta, phi nor px, py, pz"):
+            SOURCE.entries(write(tmp_path / "a.h5", EVENTS[:, :, order], LABEL))
+
+    def test_padding_with_minus_one_is_refused(self, tmp_path: Path) -> None:
+        events = EVENTS.copy()
+        events[(events == 0).all(axis=2)] = -1
+        with pytest.raises(HepfmError, match="neither pt, eta, phi nor px, py, pz"):
+            SOURCE.entries(write(tmp_path / "a.h5", events, LABEL))
+
+    def test_tev_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(HepfmError, match=r"at most [\d.]+ GeV of transverse momentum \(is the unit GeV"):
+            SOURCE.entries(write(tmp_path / "a.h5", EVENTS * [1e-3, 1, 1], LABEL))
+
     def test_its_own_features(self, extra: Path) -> None:
         batch = read_all(LhcOlympicsSource(features=extra).bind([extra]), extra)
         assert np.allclose(np.asarray(batch.column("tau1")).reshape(60, 2)[:, 0], 0.3 + np.arange(60))
@@ -230,6 +283,20 @@ def test_the_source_can_be_sent_to_another_process(good: Path, features: Path) -
     assert sent == source
     assert (sent.labels, sent.schema) == (source.labels, source.schema)
     assert read_all(sent, good).equals(read_all(source, good))
+
+
+def test_an_event_that_comes_twice_is_found(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = SOURCE.keys(good)
+    assert len(np.unique(keys)) == 60
+    monkeypatch.setattr("hepfm.ingest.formats.lhco.KEY_EVENTS", 7)
+    assert np.array_equal(SOURCE.keys(good), keys)
+    events = EVENTS.copy()
+    events[41] = events[3]
+    events[[50, 51]] = 0  # no repetition of anything
+    path = write(tmp_path / "twice.h5", events, LABEL)
+    assert len(np.unique(SOURCE.keys(path))) == 59
+    with pytest.raises(HepfmError, match=r"entry 41: came before"):
+        built(SOURCE, [path], tmp_path / "corpus")
 
 
 def test_cuts_come_in_the_same_order_from_every_range(good: Path) -> None:

@@ -218,3 +218,24 @@ def test_files_in_blosc_can_be_read_with_its_filter(good: Path, tmp_path: Path) 
     how = hdf5plugin.Blosc(cname="blosclz", clevel=5)
     path = write(tmp_path / "a.h5", EVENTS, LABEL, chunks=(7, 2101), compression=how)
     assert read_all(SOURCE, path).equals(read_all(SOURCE, good))
+
+
+@pytest.mark.filterwarnings("ignore:\\s*your performance may suffer")
+@pytest.mark.parametrize("layout", ["fixed", "table"])
+@pytest.mark.parametrize("complib", [None, "zlib", "blosc"])
+@pytest.mark.parametrize("named", [False, True])
+def test_what_pandas_writes_is_read(good: Path, tmp_path: Path, layout: str, complib: str | None, named: bool) -> None:
+    pytest.importorskip("tables", reason="needs pandas and PyTables")
+    import pandas as pd
+
+    names = [f"{kind}{number}" for number in range(700) for kind in ("px", "py", "pz")]
+    frame = pd.DataFrame(flat(EVENTS), columns=names if named else None)
+    frame["label"] = LABEL.astype(int)  # beside numbered columns: names of two types
+    how = {"complib": complib, "complevel": 9} if complib else {}
+    frame.to_hdf(tmp_path / "events.h5", key="df", format=layout, **how)
+    values = pd.DataFrame(features_of(EVENTS), columns=list(FEATURES))
+    values.assign(label=LABEL).to_hdf(tmp_path / "features.h5", key="df", format=layout, **how)
+    source = LhcOlympicsSource(features=tmp_path / "features.h5").bind([tmp_path / "events.h5"])
+    batch = read_all(source, tmp_path / "events.h5")
+    assert batch.select(SOURCE.schema.names).equals(read_all(SOURCE, good))
+    assert np.allclose(batch.column("tau1"), 0.3 + np.arange(60).repeat(2))

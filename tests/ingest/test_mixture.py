@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from derived import content, origins, token_corpus, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mass_jets import mass_jets
@@ -18,9 +19,12 @@ from mass_jets import mass_jets
 from hepfm.core.config import from_yaml, parse, save_yaml
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.filter import filter_corpus
 from hepfm.ingest.mix_command import MixConfig, mix, parse_share
 from hepfm.ingest.mixture import Mixture, define
+from hepfm.ingest.resplit import SplitOptions, split_corpus
 from hepfm.ingest.reweight import count
+from hepfm.ingest.selection import JetSelection
 
 LABELS = ("qcd", "top", "higgs")
 COLUMNS = ["pt", "softdrop_mass", "label"]
@@ -228,6 +232,8 @@ def test_another_corpus_in_its_place_is_refused(folder: Path, shared: Mixture, t
         (["A", "--reweight", "flat", "--groups", "tops"], "is not understood"),
         (["A", "--reweight", "flat", "--cap-percentile", "101"], "must be between 0 and 100"),
         (["A", "--epoch-records", "-1"], "must not be negative"),
+        (["A", "--groups", "sophon"], "--groups: does nothing without reweighting"),
+        (["A", "--mass-bins", "20", "400", "4"], "--mass-bins: does nothing without reweighting"),
     ],
 )
 def test_what_cannot_be_mixed_is_refused(folder: Path, tmp_path: Path, words: list[str], told: str) -> None:
@@ -243,6 +249,55 @@ def test_one_corpus_may_give_different_labels_different_shares(folder: Path, tmp
     found = Counter(reader.take(0, 4 * mixture.epoch_records).batch["label"].to_pylist())
     assert found["top"] / found["qcd"] == pytest.approx(4, rel=0.05)
     assert set(found) == {"qcd", "top"}
+
+
+def test_a_mixture_is_no_corpus(folder: Path, shared: Mixture, tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match="is a file, not a corpus"):
+        mixed(tmp_path, "again", f"{shared.path}=1", f"{folder / 'a'}=1")
+
+
+def test_nothing_but_a_mixture_is_written_over(folder: Path, tmp_path: Path) -> None:
+    first = mixed(tmp_path, "m", str(folder / "a"))
+    assert mixed(tmp_path, "m", str(folder / "b")).digest != first.digest
+    shutil.copytree(folder / "a", tmp_path / "a")
+    (tmp_path / "torn.json").write_text("{")
+    (tmp_path / "folder.json").mkdir()
+    before = content(tmp_path)
+    for name in ("a/corpus", "torn", "folder"):
+        with pytest.raises(HepfmError, match="is there already and is no mixture"):
+            mixed(tmp_path, name, str(folder / "a"))
+    assert content(tmp_path) == before
+
+
+def test_ids_of_two_tokenizers_are_not_mixed(tmp_path: Path) -> None:
+    corpus = toy(tmp_path, (300,), 1)
+    first, second = (token_corpus(corpus, tmp_path / name / "work", name) for name in "ab")
+    with pytest.raises(HepfmError, match="was made by another tokenizer"):
+        mixed(tmp_path, "ids", str(first.path), str(second.path))
+    assert not (tmp_path / "ids.json").exists()
+
+
+def test_what_one_corpus_holds_out_another_may_not_train_on(tmp_path: Path) -> None:
+    corpus = toy(tmp_path, (800, 800), 1)
+    half, other = (
+        split_corpus(corpus, SplitOptions((0.5, 0.5, 0.0), seed=seed, run_entries=20), tmp_path / f"s{seed}" / "corpus")
+        for seed in (1, 2)
+    )
+    held = set(origins(half, "val"))
+    again = sum(origin in held for origin in origins(other, "train"))
+    with pytest.raises(
+        HepfmError, match=rf"{again} records of its training split come from entries that .*s1/corpus holds"
+    ):
+        mixed(tmp_path, "leak", str(half.path), str(other.path))
+    assert not (tmp_path / "leak.json").exists()
+    # Records of other labels are not read; those of one split are where they were.
+    mixed(tmp_path, "apart", f"{half.path}=1:qcd", f"{other.path}=1:top")
+    hard = filter_corpus(half, JetSelection(pt_min=600), tmp_path / "hard")
+    mixed(tmp_path, "fine", str(half.path), str(hard.path))
+    # Tokens stand for the records that they were made from.
+    tokens = [token_corpus(part, part.path.parent / "work") for part in (half, other)]
+    with pytest.raises(HepfmError, match=f"{again} records"):
+        mixed(tmp_path, "tokens", *(str(part.path) for part in tokens))
 
 
 def test_another_name_than_json_is_refused(folder: Path) -> None:

@@ -30,6 +30,7 @@ from jets_of_sources import (
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import SPECIES, values_of
 from hepfm.ingest.formats.quark_gluon import charge_and_species
+from hepfm.ingest.sources import quarkgluon
 from hepfm.ingest.sources.contents import contents
 from hepfm.ingest.sources.quarkgluon import QuarkGluonSource
 from hepfm.ingest.tally import Tally
@@ -193,11 +194,24 @@ def test_nothing_of_a_large_npz_is_held(tmp_path: Path, compressed: bool) -> Non
     assert most < x.nbytes / 8
 
 
-def test_keys_are_made_where_that_is_cheap(files: dict[str, Path]) -> None:
-    keys = SOURCE.keys(files["parquet"])
+@pytest.mark.parametrize("form", ["npz", "stored", "hdf5", "parquet"])
+def test_keys_tell_jets_apart_and_find_a_jet_again(
+    files: dict[str, Path], form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = SOURCE.keys(files[form])
     assert keys is not None
     assert len(np.unique(keys)) == 90
-    assert SOURCE.keys(files["npz"]) is None
+    monkeypatch.setattr(quarkgluon, "KEY_WINDOW", 20)
+    again = SOURCE.keys(files[form])
+    assert again is not None
+    assert np.array_equal(keys, again)
+
+
+def test_a_jet_that_comes_twice_is_found(tmp_path: Path) -> None:
+    x, y = JETS
+    other = write_npz(tmp_path / "more.npz", np.concatenate([make_jets(20, 8)[0], x[7:8]]), y[:21])
+    with pytest.raises(HepfmError, match="came before"):
+        built(SOURCE, [write_npz(tmp_path / "qg.npz", x, y), other], tmp_path / "corpus")
 
 
 @pytest.mark.parametrize("number", [0, 1, 111, 310, 3122, 12, 999999, 2.5, np.nan, np.inf])

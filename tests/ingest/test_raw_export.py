@@ -16,6 +16,9 @@ from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.export.folder import export
 from hepfm.ingest.export.raw_files import RAW_FORMATS
+from hepfm.ingest.formats.calochallenge import write_calochallenge
+from hepfm.ingest.formats.ild import ild_grid
+from hepfm.ingest.geometry import Stored
 from hepfm.ingest.merge import merge
 from hepfm.ingest.sources.aspenopenjets import AspenOpenJetsSource
 from hepfm.ingest.sources.registry import recognised, source
@@ -75,6 +78,19 @@ def test_showers_come_back(showers: Corpus, name: str, tmp_path: Path) -> None:
     assert totals(again, "energy") == pytest.approx(totals(showers, "energy"), rel=1e-6)
 
 
+def test_a_format_that_would_tell_another_geometry_is_refused(showers: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match="is not ILD, whose layers this format means"):
+        export(showers, "showerclouds", tmp_path / "clouds", ["train"])
+    with pytest.raises(HepfmError, match="is no grid of equal layers"):
+        export(showers, "ildgrid", tmp_path / "grid", ["train"])
+
+
+def test_a_grid_has_no_rings(showers: Corpus, tmp_path: Path) -> None:
+    batch = showers.split("train").read(0)
+    with pytest.raises(HepfmError, match="has no rings and sectors"):
+        write_calochallenge(tmp_path / "x.hdf5", [batch], ild_grid(30, 30, Stored()))
+
+
 def test_a_format_of_another_kind_is_refused(jets: Corpus, tmp_path: Path) -> None:
     with pytest.raises(HepfmError, match=r"holds jets, which calochallenge files cannot \(there is: parquet"):
         export(jets, "calochallenge", tmp_path / "out", ["train"])
@@ -86,11 +102,13 @@ def test_labels_that_the_format_does_not_have_are_told(jets: Corpus, tmp_path: P
         export(jets, "jetclass2", tmp_path / "out", ["train"])
 
 
-def collisions(folder: Path, seed: int, puppi: str, run: int | None = None) -> Corpus:
-    """A corpus of AspenOpenJets, several jets a collision."""
+def collisions(folder: Path, seed: int, puppi: str, run: int | None = None, simulated: bool = False) -> Corpus:
+    """A corpus of AspenOpenJets, several jets a collision; all of run 1 if simulated."""
     folder.mkdir(parents=True)
     arrays = make_raw(400, seed)
     arrays["event_info"][:, 0] += 1000 * (seed if run is None else run)
+    if simulated:
+        arrays["event_info"][:, 0] = 1
     raw = write_raw(folder / "raw.h5", arrays)
     options = BuildOptions(run_entries=30, block_records=32, shard_entries=120)
     return build(AspenOpenJetsSource(puppi=puppi), [raw], folder / "corpus", options)  # type: ignore[arg-type]
@@ -120,6 +138,19 @@ def test_collisions_of_merged_corpora_come_back(puppi: str, tmp_path: Path) -> N
     assert totals(again, "pt") == pytest.approx(totals(merged, "pt"), rel=1e-4)
 
 
+def test_a_jet_without_collision_beside_jets_with_one_is_its_own(jets: Corpus, tmp_path: Path) -> None:
+    known = collisions(tmp_path / "known", 1, "apply")
+    merged = merge([jets, known], tmp_path / "merged")
+    again = back(merged, "aspenopenjets", tmp_path)
+    expected = per_collision(known)
+    found = per_collision(again)
+    assert {event: pt for event, pt in found.items() if event[0] > 0} == expected
+    assert len(found) == len(expected) + 500
+    assert totals(again, "pt") == pytest.approx(totals(merged, "pt"), rel=1e-4)
+    largest = max(AspenOpenJetsSource().entries(path) for path in (tmp_path / "files").glob("*/*.h5"))
+    assert largest < 0.5 * len(totals(merged, "pt"))
+
+
 def test_corpora_whose_pt_means_different_things_are_not_merged(tmp_path: Path) -> None:
     parts = [collisions(tmp_path / puppi, seed, puppi) for seed, puppi in enumerate(("apply", "ignore"))]
     with pytest.raises(HepfmError, match=r"was built with --puppi ignore, .* with --puppi apply"):
@@ -131,3 +162,11 @@ def test_corpora_that_share_a_collision_are_not_merged(tmp_path: Path) -> None:
     with pytest.raises(HepfmError, match=r"run 285\d{3}, luminosity block \d+, event \d+ is in another"):
         merge(parts, tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_simulated_samples_number_their_events_alike_and_are_merged(tmp_path: Path) -> None:
+    parts = [collisions(tmp_path / str(seed), seed, "apply", simulated=True) for seed in (1, 2)]
+    assert not set(per_collision(parts[0])).isdisjoint(per_collision(parts[1]))
+    assert sum(split.records for split in merge(parts, tmp_path / "merged").manifest.splits.values()) == sum(
+        split.records for part in parts for split in part.manifest.splits.values()
+    )

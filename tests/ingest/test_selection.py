@@ -9,6 +9,7 @@ from toy_source import ToySource, write_files
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import lengths_of
+from hepfm.ingest.formats.jetclass2 import LABELS
 from hepfm.ingest.plausible import possible_records
 from hepfm.ingest.selection import JetSelection
 from hepfm.ingest.summary import Summary
@@ -67,6 +68,16 @@ def test_the_leading_constituents_are_kept_and_the_others_counted(batch: pa.Reco
 def test_cuts_that_make_no_sense_are_refused(selection: JetSelection, message: str) -> None:
     with pytest.raises(HepfmError, match=message):
         selection.check(ToySource())
+
+
+def test_of_many_labels_those_like_the_unknown_one_are_told() -> None:
+    many = ToySource(labels=LABELS)
+    with pytest.raises(HepfmError, match="no label X_YY_bbqc") as close:
+        JetSelection(labels=("X_YY_bbqc",)).check(many)
+    assert "X_YY_bbq, " in close.value.mend
+    with pytest.raises(HepfmError, match="no label top") as other:
+        JetSelection(labels=("top",)).check(many)
+    assert other.value.mend == f"there is: {', '.join(LABELS[:20])}, ..."
 
 
 def test_a_value_that_is_not_finite_is_found_but_a_null_is_none(batch: pa.RecordBatch) -> None:

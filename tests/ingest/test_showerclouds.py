@@ -15,6 +15,9 @@ from showers import SAMPLES, built, in_file_order, piecewise, same_files
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import lengths_of, points_of
+from hepfm.ingest import command
+from hepfm.ingest.build import BuildOptions
+from hepfm.ingest.command import IngestConfig, InspectConfig
 from hepfm.ingest.formats.ild import DEPTHS_MM, FRONT_MM, ild_grid
 from hepfm.ingest.formats.showerclouds import depth_of_fraction, fraction_of_depth, write_showerclouds
 from hepfm.ingest.geometry import Geometry, Stored
@@ -216,6 +219,26 @@ class TestRanges:
         assert piecewise(source, path, cuts, 200).equals(source.read(path, 0, 200))
 
 
+class TestCommand:
+    def test_what_was_found_out_is_said(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = make(tmp_path / "raw.h5", clouds(np.random.default_rng(1), 60, 40), last=False)
+        options = BuildOptions(run_entries=20)
+        command.ingest(IngestConfig("auto", (path,), tmp_path / "c", options, processes=1))
+        said = capsys.readouterr().err
+        command.inspect_corpus(InspectConfig(tmp_path / "c"))
+        for text in (said, capsys.readouterr().out):
+            assert "ILD electromagnetic calorimeter: 30 layers, points" in text
+            for found in ("array events", "axis 2", "padding front", "depth layer", "deposits GeV <f4"):
+                assert found in text
+
+    def test_a_file_of_two_formats_is_not_guessed(self, tmp_path: Path) -> None:
+        path = make(tmp_path / "raw.h5", clouds(np.random.default_rng(1), 20, 40))
+        with h5py.File(path, "a") as file:
+            file["layers"] = np.ones((20, 30, 30, 30), "f4")
+        with pytest.raises(HepfmError, match=r"of several formats: ildgrid, showerclouds \(say hepfm ingest NAME"):
+            command.ingest(IngestConfig("auto", (path,), tmp_path / "c", processes=1))
+
+
 class TestWhatIsRefused:
     def test_cells_that_are_none(self, tmp_path: Path) -> None:
         path = make_cells(tmp_path / "raw.h5", 20)
@@ -310,6 +333,45 @@ class TestWhatIsRefused:
             bound(path)
         assert path.name in str(caught.value)
         assert "\n" not in str(caught.value)
+
+    def test_what_cannot_be_told_is_not_guessed(self, tmp_path: Path) -> None:
+        same, other, both = (make_cells(tmp_path / f"{name}.h5", 20) for name in ("same", "other", "both"))
+        for path in (same, other):
+            with h5py.File(path, "a") as file:
+                file["incident_energies"] = file["genE"][:][:, None]
+        assert bound(same).bound_geometry.stored.layout["incident"] == "genE"
+        with h5py.File(other, "a") as file:
+            file["incident_energies"][3] = 1.0
+        with pytest.raises(HepfmError, match="'genE' and 'incident_energies' differ"):
+            bound(other)
+        with h5py.File(both, "a") as file:
+            file["events"] = file["showers"][:]
+        with pytest.raises(HepfmError, match="clouds in both 'showers' and 'events'"):
+            ShowerCloudsSource().entries(both)
+
+    @pytest.mark.parametrize("direction", ["rows", "columns"])
+    def test_directions_of_three_showers(self, direction: str, tmp_path: Path) -> None:
+        path = make(tmp_path / "raw.h5", clouds(np.random.default_rng(0), 3, 30), direction=direction)
+        batch = bound(path).read(path, 1, 2)
+        with h5py.File(path) as file:
+            unit = file["p_norm_local"][:] if direction == "rows" else file["p_norm_local"][:].T
+        assert batch.column("direction_x").to_pylist() == [unit[1, 0]]
+        either = make(tmp_path / "either.h5", clouds(np.random.default_rng(0), 3, 30), direction=direction)
+        with h5py.File(either, "a") as file:
+            put(file, "p_norm_local", np.eye(3))
+        with pytest.raises(HepfmError, match="whether rows are showers cannot be told"):
+            bound(either)
+
+    def test_a_direction_that_is_none(self, tmp_path: Path) -> None:
+        path = make(tmp_path / "raw.h5", clouds(np.random.default_rng(0), 20, 30), direction="rows")
+        with h5py.File(path, "a") as file:
+            file["p_norm_local"][4] *= 2
+            file["p_norm_local"][6, 0] = np.nan
+        tally = Tally("skip")
+        assert len(bound(path).read(path, 0, 20, tally)) == 18
+        assert [(found.entry, found.what) for found in tally.rejected] == [
+            (entry, "its direction is no unit vector") for entry in (4, 6)
+        ]
 
     @pytest.mark.parametrize("share", [0.1, 0.9])
     def test_truncated(self, share: float, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,21 @@ class TestRoundTrip:
         write_showerdata(tmp_path / "back.h5", [source.read(path, 0, 20)], source.bound_geometry)
         same_files(path, tmp_path / "back.h5")
 
+    def test_writing_holds_a_few_showers(self, tmp_path: Path) -> None:
+        """Whole blocks of showers with thousands of points would take a gigabyte."""
+        geometry = DATASETS["3"].geometry()
+        with h5py.File(tmp_path / "raw.hdf5", "w") as file:
+            file.create_dataset("showers", data=np.full((200, 40_500), 0.1, "f4"), chunks=(20, 40_500))
+            file["incident_energies"] = np.full((200, 1), 5000.0, "f4")
+        source = CaloChallengeSource().bind([tmp_path / "raw.hdf5"])
+        batches = [source.read(tmp_path / "raw.hdf5", start, start + 100) for start in (0, 100)]
+        tracemalloc.start()
+        try:
+            assert write_showerdata(tmp_path / "new.h5", batches, geometry) == 200
+            assert tracemalloc.get_traced_memory()[1] < 150e6
+        finally:
+            tracemalloc.stop()
+
     def test_a_corpus_gives_the_file_back(self, tmp_path: Path) -> None:
         files = [make(tmp_path / f"{n}.h5", 90, seed=n) for n in range(2)]
         corpus = built(ShowerDataSource(), files, tmp_path / "corpus", processes=2)
@@ -191,10 +207,29 @@ class TestRecords:
         assert geometry.across == ("x", "y")
         assert bound(pions).bound_geometry.layers == ()
 
-    def test_files_of_layers_and_of_mm_are_taken_as_mm(self, pions: Path, tmp_path: Path) -> None:
+    def test_files_of_layers_and_of_mm_do_not_go_together(self, pions: Path, tmp_path: Path) -> None:
         other = make(tmp_path / "mm.h5", 20, whole=False)
-        source = ShowerDataSource().bind([pions, other])
-        assert [source.read(path, 0, 3).schema for path in (pions, other)] == [source.schema] * 2
+        with pytest.raises(HepfmError, match=r"mm\.h5: holds .*depth mm.*unlike .*depth layer"):
+            ShowerDataSource().bind([pions, other])
+
+    def test_showers_without_points_tell_no_depth(self, tmp_path: Path) -> None:
+        paths = [make(tmp_path / f"{number}.h5", 20, whole=False) for number in range(2)]
+        with h5py.File(paths[0], "a") as file:
+            file["showers"][:] = [np.zeros(0, "f4")] * 20
+            file["num_points"][:] = 0
+        assert ShowerDataSource().bind(paths).bound_geometry.stored.layout["depth"] == "mm"
+        assert bound(paths[0]).bound_geometry.stored.layout["depth"] == "layer"
+
+    def test_layers_with_a_fraction_are_not_taken_as_mm(self, pions: Path, tmp_path: Path) -> None:
+        path = tmp_path / "x.h5"
+        path.write_bytes(pions.read_bytes())
+        with h5py.File(path, "a") as file:
+            for entry, points in enumerate(file["showers"][:]):
+                points.reshape(-1, 5)[:, 2] *= 0.9
+                file["showers"][entry] = points
+        with pytest.raises(HepfmError, match=r"third column goes from 0 to 69\.3: layers with a fraction, or mm\?"):
+            bound(path)
+        assert bound(path, depth="mm").bound_geometry.stored.layout["depth"] == "mm"
 
 
 class TestRanges:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import os
 import pickle
 import shutil
 import subprocess
@@ -25,6 +27,7 @@ from hepfm.ingest import staging
 from hepfm.ingest.command import InspectConfig, inspect_corpus
 from hepfm.ingest.corpus import Corpus, remote_url
 from hepfm.ingest.describe import describe
+from hepfm.ingest.manifest import ShardEntry
 from hepfm.ingest.reader import Reader
 from hepfm.ingest.staging import local_folder, stage
 from hepfm.ingest.verify import verify
@@ -64,6 +67,7 @@ def test_a_remote_corpus_reads_as_the_local_one(url: str, toy_corpus: Corpus, ca
     assert (corpus.digest, corpus.url) == (toy_corpus.digest, url)
     assert corpus.manifest == toy_corpus.manifest
     assert kept(cache) == []  # opening it fetches no shard
+    gc.collect()  # what earlier tests left would be freed meanwhile
     before = pa.total_allocated_bytes()
     held = list(corpus.split("train"))
     assert pa.total_allocated_bytes() <= before  # mapped, not copied
@@ -219,6 +223,49 @@ def test_a_copy_that_went_bad_in_the_cache_is_fetched_again(
     assert verify(folder) == []
 
 
+def test_what_a_killed_process_left_in_the_cache_does_not_stay(url: str, toy_corpus: Corpus, cache: Path) -> None:
+    folder = Corpus.open(url).path
+    whole = {path.name for path in folder.iterdir()}
+    for name in ("corpus.json", "blocks.arrow"):
+        (folder / name).unlink()
+        (folder / f".{name}.part").write_bytes(b"{")
+    assert Corpus.open(url).path == folder
+    assert {path.name for path in folder.iterdir()} == whole
+    assert Corpus.open(folder).digest == toy_corpus.digest
+
+
+def test_a_cache_that_has_all_is_only_read(
+    url: str, toy_corpus: Corpus, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local_folder(url)
+
+    def written(*_: object) -> None:
+        raise AssertionError("something was written")
+
+    monkeypatch.setattr(staging, "write_shared", written)
+    monkeypatch.setattr(staging, "partial_file", written)
+    monkeypatch.setattr(staging, "download", written)
+    monkeypatch.setattr(Path, "symlink_to", written)
+    assert records(Corpus.open(url)) == records(toy_corpus)
+    assert verify(local_folder(url)) == []
+
+
+def test_a_link_to_where_the_shards_once_were_is_made_anew(url: str, toy_corpus: Corpus, cache: Path) -> None:
+    folder = local_folder(url)
+    for link in folder.glob("*/*.tar"):
+        here = os.readlink(link)
+        link.unlink()
+        link.symlink_to(f"/elsewhere/{link.name}")
+        assert staging.stage_shard(url, folder, entry_of(toy_corpus, link)) == link
+        assert os.readlink(link) == here
+    assert verify(folder) == []
+    assert {path.suffix for path in folder.glob("*/.*")} == set()
+
+
+def entry_of(corpus: Corpus, path: Path) -> ShardEntry:
+    return next(shard for shard in corpus.manifest.splits[path.parent.name].shards if path.name in shard.name)
+
+
 def test_a_corpus_that_is_replaced_at_its_address_is_another_corpus(
     url: str, server: RoughServer, token_corpus: Callable[..., Path]
 ) -> None:
@@ -308,6 +355,8 @@ def test_a_store_that_needs_a_package_says_which(monkeypatch: pytest.MonkeyPatch
         Corpus.open("s3://bucket/toy")
     with pytest.raises(HepfmError, match=r"nonsense://bucket/corpus\.json: cannot be read: Protocol not known"):
         Corpus.open("nonsense://bucket")
+    with pytest.raises(HepfmError, match=r"^http://\[::1/corpus\.json: cannot be downloaded: "):
+        Corpus.open("http://[::1")
 
 
 def test_a_manifest_cannot_lead_out_of_the_cache(toy_corpus: Corpus, cache: Path) -> None:

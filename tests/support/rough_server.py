@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import re
 import threading
 import time
@@ -71,8 +70,15 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.send(body)
 
-    def honest(self, content: bytes, stop: int | None = None, pause_s: float = 0.0, ration: float = math.inf) -> None:
-        """What a good server does; with ``stop`` the connection ends after so many bytes of the body."""
+    def honest(
+        self,
+        content: bytes,
+        stop: int | None = None,
+        pause_s: float = 0.0,
+        hold: tuple[int, threading.Event] | None = None,
+    ) -> None:
+        """What a good server does; with ``stop`` the connection ends after so many bytes of the body, with ``hold`` it
+        is silent after so many bytes of the file, until the gate opens."""
         etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(match[1]) if match and self.headers.get("If-Range", etag) == etag else None
@@ -86,19 +92,21 @@ class Handler(BaseHTTPRequestHandler):
         if start is not None:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.end_headers()
-        self.send(body[:stop], pause_s, ration)
+        if hold is not None:
+            before = max(0, hold[0] - (start or 0))
+            self.send(body[:before], pause_s)
+            hold[1].wait()
+            body = body[before:]
+        self.send(body[:stop], pause_s)
         if stop is not None:
             self.close_connection = True
 
-    def send(self, body: bytes, pause_s: float = 0.0, ration: float = math.inf) -> None:
-        at = 0
-        while at < len(body):
-            trickles = self.rough.bytes_sent >= ration
-            part = body[at : at + (1 << 10 if trickles else 1 << 14)]
-            self.wfile.write(part)
-            self.rough.bytes_sent += len(part)
-            at += len(part)
-            time.sleep(0.1 if trickles else pause_s)
+    def send(self, body: bytes, pause_s: float = 0.0) -> None:
+        step = 1 << 14
+        for at in range(0, len(body), step):
+            self.wfile.write(body[at : at + step])
+            self.rough.bytes_sent += len(body[at : at + step])
+            time.sleep(pause_s)
 
 
 def cut(after: int) -> Fault:
@@ -161,9 +169,9 @@ def slow(pause_s: float) -> Fault:
     return lambda handler, content: handler.honest(content, pause_s=pause_s)
 
 
-def rationed(ration: int) -> Fault:
-    """Honest until the server has sent so many bytes in all; from then on they trickle, 10 kB a second."""
-    return lambda handler, content: handler.honest(content, ration=ration)
+def held(after: int, gate: threading.Event, pause_s: float = 0.0) -> Fault:
+    """Honest, but a client gets only so many bytes of the file until the gate opens: it cannot be done before."""
+    return lambda handler, content: handler.honest(content, pause_s=pause_s, hold=(after, gate))
 
 
 class QuietServer(ThreadingHTTPServer):

@@ -52,14 +52,13 @@ def unpack(archive: Path, folder: Path, advance: Callable[[int], None] = lambda 
         The files, in the archive's order.
 
     Raises:
-        HepfmError: no readable tar, a member that is absolute, leads outside, is a link or a device, or comes twice;
-            the folder exists; the disk has too little room.
+        HepfmError: no readable tar, a member that is absolute, leads outside, has a name that cannot be printed, is a
+            link or a device, or comes twice; the folder exists; the disk has too little room.
     """
     if folder.exists() or folder.is_symlink():
         raise HepfmError("exists already", folder, "move it away, or unpack elsewhere")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.unpacking")  # what a killed call left is removed
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = discard_unfinished(folder)
     try:
         with tarfile.open(archive, "r:*") as tar:
             members = _checked(tar, archive)
@@ -82,6 +81,13 @@ def unpack(archive: Path, folder: Path, advance: Callable[[int], None] = lambda 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [folder / path for path, member in members if not member.isdir()]
+
+
+def discard_unfinished(folder: Path) -> Path:
+    """Remove what a killed :func:`unpack` into ``folder`` left; gives the place where it was."""
+    partial = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(partial, ignore_errors=True)
+    return partial
 
 
 def _checked(tar: tarfile.TarFile, archive: Path) -> list[tuple[PurePosixPath, tarfile.TarInfo]]:
@@ -110,6 +116,8 @@ def _fault(member: tarfile.TarInfo, path: PurePosixPath) -> str:
         return "has an absolute path"
     if ".." in path.parts:
         return "leads out of the folder"
+    if not member.name.isprintable():
+        return "has a name that cannot be printed"
     if not (member.isreg() or member.isdir()):
         return f"is {_KINDS.get(member.type, 'of an unknown kind')}"
     return ""

@@ -29,7 +29,7 @@ from hepfm.core.progress import say
 
 ResultT = TypeVar("ResultT")
 
-CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 16  # what a connection that stalls can lose
 ATTEMPTS = 6  # in a row without a byte gained
 FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 120.0
@@ -94,9 +94,8 @@ def download(
         transfer = _Transfer(remote, partial, advance, stop or threading.Event())
         advance(partial.length)
         transfer.run()
-        mend = "the partial file is removed; try again later, take another mirror, or tell the owner of the data"
         try:
-            return partial.finish(remote.url, mend)
+            return partial.finish(remote.url, transfer.mend)
         except Wrong:
             if not transfer.resumed:
                 raise
@@ -105,7 +104,7 @@ def download(
     with partial_file(path, remote.stated) as partial:
         transfer = _Transfer(remote, partial, advance, stop or threading.Event())
         transfer.run()
-        return partial.finish(remote.url, mend)
+        return partial.finish(remote.url, transfer.mend)
 
 
 def read_url(url: str, limit: int | None = None) -> bytes:
@@ -120,7 +119,7 @@ def read_url(url: str, limit: int | None = None) -> bytes:
         with _response(session, url, {}) as response:
             _check_status(response, url)
             data = bytearray()
-            for chunk in _chunks(response):
+            for chunk in _chunks(response, decode=True):
                 data += chunk
                 if limit is not None and len(data) > limit:
                     raise HepfmError(f"has more than {limit:,} bytes", url, "check the address")
@@ -152,7 +151,14 @@ class _Transfer:
         self.remote, self.partial, self.advance, self.stop = remote, partial, advance, stop
         self.stated = remote.stated
         self.session = _session()
-        self.resumed = partial.length > 0
+        self.resumed, self.is_page = partial.length > 0, False
+
+    @property
+    def mend(self) -> str:
+        """What to do if the bytes that came are wrong."""
+        page = "it came as a web page: open the address in a browser to see what it says, or take a mirror"
+        other = "try again later, take another mirror, or tell the owner of the data"
+        return f"the partial file is removed; {page if self.is_page else other}"
 
     def run(self) -> None:
         length, origin = self.partial.length, self.partial.origin
@@ -167,19 +173,14 @@ class _Transfer:
 
     def _attempt(self) -> None:
         headers = {}
+        if self.partial.length and not (self._validator() or self.stated.checksums):
+            self._restart({})  # nothing would tell whether the rest is of the same version
         if self.partial.length:
             headers["Range"] = f"bytes={self.partial.length}-"
             if self._validator():
                 headers["If-Range"] = self._validator()
         with _response(self.session, self.remote.url, headers) as response:
             total = self._begin(response)
-            if self.stated.bytes is not None and total not in (None, self.stated.bytes):
-                self._drop()
-                raise Wrong(
-                    f"the server's file has {total:,} bytes, expected {self.stated.bytes:,}",
-                    self.remote.url,
-                    "it was replaced, or this is a login page: open the address in a browser, or take a mirror",
-                )
             self._receive(response, total if total is not None else self.stated.bytes)
 
     def _validator(self) -> str:
@@ -190,25 +191,54 @@ class _Transfer:
 
     def _begin(self, response: requests.Response) -> int | None:
         """Decide with the server where its bytes go; gives the length of the whole file."""
-        if response.status_code == 206 and self.partial.length:
-            start, total = _content_range(response)
-            validator = _validator(response)
-            changed = bool(self._validator() and validator and validator != self._validator())
-            if start != self.partial.length or changed:
-                self._restart({})
-                raise _Interrupted("the file changed on the server while it was downloaded")
-            self.resumed = True
-            return total
-        if response.status_code == 416:  # what is here is longer than what is there
+        if self.partial.length and response.status_code == 206:
+            return self._continue(response)
+        if self.partial.length and response.status_code == 416:  # what is here is longer than what is there
             self._restart({})
             raise _Interrupted("the server has fewer bytes than were downloaded (416)")
         _check_status(response, self.remote.url)
         total = _content_length(response)
+        # Before what has arrived gives way to it: this may be a page that tells of maintenance.
+        self._check_total(total)
+        self.is_page = _is_page(response, self.remote.url)
+        if self.is_page and self.partial.length and self.stated.checksums:
+            raise HepfmError(
+                "the server sends a web page in the place of the rest of the file",
+                self.remote.url,
+                f"open it in a browser to see what it says; later, {CONTINUE}",
+            )
         framed = total is not None or "chunked" in response.headers.get("Transfer-Encoding", "").lower()
         if not framed and self.stated == Stated():
             raise HepfmError("the server states no length and no checksum is known", self.remote.url, "take a mirror")
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding.lower() != "identity" and not self.stated.checksums:
+            raise HepfmError(f"is sent as {encoding}, which was not asked for", self.remote.url, "take a mirror")
         self._restart({"url": self.remote.url, "validator": _validator(response)})
         return total
+
+    def _continue(self, response: requests.Response) -> int | None:
+        start, total = _content_range(response)
+        mine, theirs = self._validator(), _validator(response)
+        # With a checksum, silence about the version will do; without one, only the same version will.
+        same = (not mine or not theirs or mine == theirs) if self.stated.checksums else mine == theirs
+        if start != self.partial.length or not same:
+            self._restart({})
+            raise _Interrupted("the file changed on the server while it was downloaded")
+        try:
+            self._check_total(total)
+        except Wrong:
+            self._drop()
+            raise
+        self.resumed = True
+        return total
+
+    def _check_total(self, total: int | None) -> None:
+        if self.stated.bytes is not None and total not in (None, self.stated.bytes):
+            raise Wrong(
+                f"the server's file has {total:,} bytes, expected {self.stated.bytes:,}",
+                self.remote.url,
+                "it was replaced, or this is a login page: open the address in a browser, or take a mirror",
+            )
 
     def _receive(self, response: requests.Response, total: int | None) -> None:
         for chunk in _chunks(response):
@@ -322,10 +352,10 @@ def _check_status(response: requests.Response, url: str) -> None:
     raise HepfmError(f"cannot be downloaded: the server answers {status} {response.reason}", url, "check the address")
 
 
-def _chunks(response: requests.Response) -> Iterator[bytes]:
-    """The body as sent, in pieces; a cut is an interruption."""
+def _chunks(response: requests.Response, decode: bool = False) -> Iterator[bytes]:
+    """The body as sent (or without its ``Content-Encoding``), in pieces; a cut is an interruption."""
     try:
-        yield from response.raw.stream(CHUNK_BYTES, decode_content=False)
+        yield from response.raw.stream(CHUNK_BYTES, decode_content=decode)
     except (urllib3.exceptions.HTTPError, requests.RequestException, ConnectionError, TimeoutError) as error:
         raise _Interrupted(f"the connection broke ({_short(error)})") from error
 
@@ -347,6 +377,12 @@ def _validator(response: requests.Response) -> str:
     """What names this version of the file: a strong ETag, else the time of its last change (RFC 9110, 13.1.5)."""
     etag = response.headers.get("ETag", "")
     return etag if etag.startswith('"') else response.headers.get("Last-Modified", "")
+
+
+def _is_page(response: requests.Response, url: str) -> bool:
+    """Is this a page for people, where a file was asked for?"""
+    kind = response.headers.get("Content-Type", "").lower()
+    return kind.startswith("text/html") and not urlsplit(url).path.endswith((".html", ".htm"))
 
 
 def _retry_after(response: requests.Response) -> float | None:

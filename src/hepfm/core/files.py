@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 from hepfm.core.errors import HepfmError
 
 CHUNK_BYTES = 1 << 20
+_TEMPORARY = re.compile(r"\.(.+)\.partial-\d+(?:-[0-9a-f]+)?")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def canonical_json(data: Any) -> str:
@@ -53,6 +57,9 @@ def atomic_path(path: Path, within: Path | None = None) -> Iterator[Path]:
         path: the file; its folder is made.
         within: folder of the temporary file, on the same file system; beside ``path`` by default. It is not made: once
             it has been removed, nothing that was begun in it can get to ``path`` any more.
+
+    A killed process leaves the temporary file behind: who begins work in a folder that it has locked calls
+    :func:`sweep`.
     """
     if within is None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,8 +72,32 @@ def atomic_path(path: Path, within: Path | None = None) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.replace(path)
         fsync_folder(path.parent)
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:
+            error.filename = str(path)  # the system does not say what could not be written
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Has it the name of a file that :func:`atomic_path` had not finished?"""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def sweep(folder: Path, names: Container[str] | None = None) -> None:
+    """Remove what killed processes left of :func:`atomic_path` in a folder and below it.
+
+    Only for the holder of a lock that all who write there must hold: a living process's file would be lost to it.
+
+    Args:
+        folder: need not exist.
+        names: of the files that were to be written, directly in ``folder``; by default any, at any depth.
+    """
+    for path in folder.glob(".*.partial-*") if names is not None else folder.rglob(".*.partial-*"):
+        temporary = _TEMPORARY.fullmatch(path.name)
+        if temporary and (names is None or temporary[1] in names) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes, within: Path | None = None) -> None:

@@ -13,8 +13,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import CHUNK_BYTES, fsync_folder
@@ -88,7 +89,7 @@ class Partial:
         origin: what :meth:`restart` was told of the remote file that they come from.
     """
 
-    def __init__(self, target: Path, part: Path, file: IO[bytes], stated: Stated) -> None:
+    def __init__(self, target: Path, part: Path, file: FileIO, stated: Stated) -> None:
         self.target, self.stated = target, stated
         self._part, self._note, self._file = part, part.with_name(f"{part.name}.json"), file
         self._hashes = Hashes(stated)
@@ -120,7 +121,9 @@ class Partial:
             HepfmError: the disk is full or fails.
         """
         with self._told():
-            self._file.write(data)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self._file.write(rest) :]
         self._hashes.update(data)
         self.length += len(data)
 
@@ -137,7 +140,6 @@ class Partial:
             self.discard()
             raise
         with self._told():
-            self._file.flush()
             os.fsync(self._file.fileno())
         self._note.unlink(missing_ok=True)
         self._part.replace(self.target)
@@ -145,9 +147,10 @@ class Partial:
         return checksums
 
     def discard(self) -> None:
-        """Remove what is there."""
-        self._note.unlink(missing_ok=True)
-        self._part.unlink(missing_ok=True)
+        """Remove what is there, unless it has its final name."""
+        if _is_still(self._part, self._file):
+            self._note.unlink(missing_ok=True)
+            self._part.unlink()
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -162,7 +165,13 @@ class Partial:
 
 @contextmanager
 def partial_file(target: Path, stated: Stated) -> Iterator[Partial]:
-    """Hold the part of ``target`` that has arrived; a second process or thread waits until the first is done."""
+    """Hold the part of ``target`` that has arrived; a second process or thread waits until the first is done.
+
+    Raises:
+        HepfmError: ``target`` is a folder.
+    """
+    if target.is_dir():
+        raise HepfmError("is a folder, and a file should go there", target, "move it away")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     with _locked(part) as file:
@@ -170,24 +179,43 @@ def partial_file(target: Path, stated: Stated) -> Iterator[Partial]:
         try:
             yield partial
         finally:
-            # Bytes still in Python's buffer would be lost to a reader that opens the file before it is closed.
-            file.flush()
             if not partial.length:
                 partial.discard()
 
 
+def write_shared(target: Path, data: bytes, stated: Stated, where: object, mend: str) -> None:
+    """Verify and write a small file that several processes may bring at once; a killed one leaves nothing that lasts.
+
+    Args:
+        target: its name; replaced if it exists.
+        data: its content.
+        stated: what is known of it.
+        where, mend: for the message if the content is wrong: where it is from, what to do.
+
+    Raises:
+        HepfmError: it is not what was stated; the disk is full or fails.
+    """
+    with partial_file(target, stated) as partial:
+        partial.restart({})
+        partial.write(data)
+        partial.finish(where, mend)
+
+
 @contextmanager
-def _locked(part: Path) -> Iterator[IO[bytes]]:
-    """``part`` opened to read and write under a lock that goes with the process, however that ends."""
+def _locked(part: Path) -> Iterator[FileIO]:
+    """``part`` opened to read and write under a lock that goes with the process, however that ends.
+
+    Without a buffer: what a full disk did not take would be written once more, and fail, when the file is closed.
+    """
     while True:
-        with os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b") as file:
+        with FileIO(os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if _is_still(part, file):  # whoever held it before may have renamed or removed it
                 yield file
                 return
 
 
-def _is_still(part: Path, file: IO[bytes]) -> bool:
+def _is_still(part: Path, file: FileIO) -> bool:
     try:
         return os.path.samestat(part.stat(), os.fstat(file.fileno()))
     except FileNotFoundError:

@@ -6,7 +6,6 @@ in them is unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -15,7 +14,8 @@ from pathlib import Path
 from hepfm.core.artifacts import locate
 from hepfm.core.downloads import cache_root, read_url
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import sha256_file, write_bytes
+from hepfm.core.files import sha256_file
+from hepfm.core.partial import Stated, write_shared
 from hepfm.core.progress import progress
 
 HUB_ID = re.compile(r"^(?:hub:)?([\w.-]+/[\w.-]+)$")
@@ -88,17 +88,11 @@ def collect(read: Callable[[str], bytes], name: str) -> Path:
                 raise HepfmError(f"names a file outside its folder: {file}", name, "do not use this artifact")
             _collect_file(folder / file, sha256, read, file, name)
             task.advance()
-    write_bytes(folder / "config.json", config)
+    write_shared(folder / "config.json", config, Stated(), name, "")
     return folder
 
 
 def _collect_file(target: Path, sha256: str, read: Callable[[str], bytes], file: str, name: str) -> None:
     if target.is_file() and sha256_file(target) == sha256:
         return
-    data = read(file)
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise HepfmError(
-            f"{file} has sha256 {found[:12]}..., expected {sha256[:12]}...", name, "try again, or tell its owner"
-        )
-    write_bytes(target, data)
+    write_shared(target, read(file), Stated(sha256=sha256), f"{name}: {file}", "try again, or tell its owner")

@@ -12,7 +12,7 @@ import yaml
 
 from hepfm.core.config import save_yaml, to_dict
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import write_text
+from hepfm.core.files import is_temporary, write_text
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class RunFolder:
                     "name another --out, or remove this folder",
                 )
             return
-        if self.path.exists() and any(item.name != ".lock" for item in self.path.iterdir()):
+        # A process may have been killed while it wrote the configuration, the first file of a run.
+        if self.path.exists() and not all(item.name == ".lock" or is_temporary(item) for item in self.path.iterdir()):
             raise HepfmError("is not empty and not a run", self.path, "name another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         save_yaml(config, self.config)

@@ -9,6 +9,8 @@ import pyarrow as pa
 
 from hepfm.core.records import schema
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.formats.ild import ild_points
+from hepfm.ingest.geometry import Stored
 from hepfm.ingest.jobs import write_corpus
 from hepfm.ingest.plan import Job, Plan
 
@@ -58,6 +60,8 @@ def shower_batch(records: int, seed: int, slope: float = 0.2) -> pa.RecordBatch:
 
 def showers(folder: Path, records: int = 400) -> Corpus:
     """A corpus of showers with the split train only."""
-    plan = Plan({}, (Job("train", 0, None, size=records),), "showers", SCHEMA, LABELS, "", 64, {"versions": {}})
+    geometry = ild_points(30, Stored()).to_data()
+    jobs = (Job("train", 0, None, size=records),)
+    plan = Plan({}, jobs, "showers", SCHEMA, LABELS, "", 64, {"versions": {}}, geometry=geometry)
     write_corpus(folder, plan, lambda job: [shower_batch(job.size, 1)])
     return Corpus.open(folder)
