@@ -241,7 +241,7 @@ class Produce:
     def _read(self, piece: list[int], tally: Tally) -> pa.RecordBatch:
         number, start, stop = piece
         file = self.files[number]
-        if file.path.stat().st_size != file.bytes:
+        if not file.unchanged():
             raise HepfmError("changed while it was being read", file.path, "run again")
         tally.file = number
         tally.count("entries", stop - start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import xxhash
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import sha256_file
 from hepfm.ingest.manifest import Manifest, ShardEntry
-from hepfm.ingest.shards import INDEX, Index, decode, read_index
+from hepfm.ingest.shards import INDEX, Index, decode, is_member, member_name, read_index, what_stands
 
 OPEN_SHARDS = 64
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/{1,2}([^/].*)")
@@ -144,19 +145,25 @@ class Split:
     def read(self, block: int) -> pa.RecordBatch:
         """The records of a block: columns lie in the mapped shard, nothing is copied.
 
-        The checksum is compared when this process first touches the block.
+        When this process first touches the block, its checksum is compared, and its member of the tar has to be a plain
+        file of the block's name: links, devices and foreign paths are refused.
 
         Raises:
             HepfmError: the shard is missing, cut short or altered; names it, the block and both checksums.
         """
         shard = int(self.index.shard[block])
         start, length = int(self.index.offset[block]), int(self.index.length[block])
-        data = self._map(shard).slice(start, length)
+        mapped = self._map(shard)
+        data = mapped.slice(start, length)
         if not self._checked[block]:
+            number = block - self.blocks_of(shard).start
             found, expected = xxhash.xxh64_intdigest(data), int(self.index.xxh64[block])
             if found != expected:
-                number = block - self.blocks_of(shard).start
                 raise self._altered(shard, f"block {number} was altered: xxh64 {found:016x}, expected {expected:016x}")
+            name = member_name(shard, number)
+            header = mapped.slice(start - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE).to_pybytes()
+            if not is_member(header, name):
+                raise self._altered(shard, f"before block {number} {what_stands(header, name)}")
             self._checked[block] = True
         return decode(data)
 

@@ -1,15 +1,16 @@
 """Writing a corpus as independent shard jobs: in parallel, whole or absent, continued after any interruption.
 
 A shard is a pure function of (plan, shard), so its bytes do not depend on processes or interruptions. While a corpus is
-being written its folder holds ``.build/``: the plan, a lock, and a receipt for each finished shard. When all are there,
-``blocks.arrow`` and then ``corpus.json`` are written and ``.build/`` goes; a folder without ``corpus.json`` is never a
-corpus.
+being written its folder holds ``.build/``: the plan, a lock, a receipt for each finished shard, and the folder of the
+run, which half-written shards lie in. When all are there, ``blocks.arrow`` and then ``corpus.json`` are written and
+``.build/`` goes; a folder without ``corpus.json`` is never a corpus.
 """
 
 from __future__ import annotations
 
 import errno
 import math
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,7 @@ from hepfm.ingest.tally import Tally
 from hepfm.ingest.workers import Workers
 
 BUILD = ".build"
+RUN = "run-"  # with a random number: folder of one run
 REJECTED = "rejected.jsonl"  # the quarantine: what was left out, file by file, and why
 Produce = Callable[[Job], Iterable[pa.RecordBatch]]
 
@@ -77,7 +79,8 @@ def write_corpus(
         return Corpus.open(out)
     with _told_when_full(out), _claimed(out, plan):
         if not _finished(out, plan):
-            receipts = _run(out, plan, produce, workers or Workers())
+            with _run_folder(out / BUILD) as within:
+                receipts = _run(out, plan, produce, workers or Workers(), within)
             _seal(out, plan, receipts, attached or {})
     return Corpus.open(out)
 
@@ -118,12 +121,35 @@ def _claimed(out: Path, plan: Plan) -> Iterator[None]:
     build = out / BUILD
     check_folder(out)
     with locked(build):
+        _end_runs(build)
         if not _finished(out, plan):
             _check_plan(out, plan)
             sweep(out)
         yield
         if (out / FILE).is_file():
             shutil.rmtree(build, ignore_errors=True)
+
+
+@contextmanager
+def _run_folder(build: Path) -> Iterator[Path]:
+    """The folder in which the workers of this run write what is then moved to its place. It ends with the run."""
+    folder = build / f"{RUN}{secrets.token_hex(8)}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        _end_runs(build)
+
+
+def _end_runs(build: Path) -> None:
+    """From here on no worker of a run before, wherever it still lives, puts anything into the corpus.
+
+    Those of a killed process live on for a moment, those of a cluster to the end of their work.
+    """
+    for folder in build.glob(f"{RUN}*"):
+        folder.rename(folder.with_name(f"ended-{folder.name}"))  # nobody can begin a file in it any more
+    for folder in build.glob("ended-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_plan(out: Path, plan: Plan) -> None:
@@ -157,9 +183,10 @@ def _check_plan(out: Path, plan: Plan) -> None:
 
 @dataclass(frozen=True)
 class _Work:
-    """Makes one shard and its receipt; sent to worker processes."""
+    """Makes one shard and its receipt, by way of the run's folder ``within``; sent to worker processes."""
 
     out: Path
+    within: Path
     plan: str
     schema: pa.Schema
     block_records: int
@@ -169,7 +196,7 @@ class _Work:
         path, summaries = self.out / job.name, dict[str, Summary]()
         produced = _Counted(self.produce(job))
         with _told_when_full(path):
-            written = write_shard(path, job.shard, self._checked(produced, job, summaries))
+            written = write_shard(path, job.shard, self._checked(produced, job, summaries), self.within)
             receipt = Receipt(
                 plan=self.plan,
                 bytes=written.bytes,
@@ -179,15 +206,13 @@ class _Work:
                 cut_flow=produced.tally.flow,
                 rejected=tuple(produced.tally.rejected),
             )
-            if job.expected is not None and receipt.records != job.expected:
-                path.unlink(missing_ok=True)
-                raise HepfmError(f"got {receipt.records} records, expected {job.expected}", path)
-            receipt.save(_receipt_path(self.out, job))
+            receipt.save(_receipt_path(self.out, job), self.within)
         return receipt
 
     def _checked(
         self, batches: Iterable[pa.RecordBatch], job: Job, summaries: dict[str, Summary]
     ) -> Iterator[pa.RecordBatch]:
+        records = 0
         for batch in reblock(batches, self.block_records):
             if not batch.schema.equals(self.schema):
                 raise HepfmError(f"records have schema {batch.schema}, planned {self.schema}", self.out / job.name)
@@ -196,7 +221,10 @@ class _Work:
             for name, summary in summaries.items():
                 if not math.isfinite(summary.mean):
                     raise HepfmError(f"{name} is not finite in a record", self.out / job.name, "leave it out")
+            records += len(batch)
             yield batch
+        if job.expected is not None and records != job.expected:
+            raise HepfmError(f"got {records} records, expected {job.expected}", self.out / job.name)
 
 
 @dataclass
@@ -214,9 +242,9 @@ def _receipt_path(out: Path, job: Job) -> Path:
     return out / BUILD / job.split / f"{job.shard:06d}.json"
 
 
-def _run(out: Path, plan: Plan, produce: Produce, workers: Workers) -> list[Receipt]:
+def _run(out: Path, plan: Plan, produce: Produce, workers: Workers, within: Path) -> list[Receipt]:
     """Receipts of all jobs, in order; those that a former run left are checked against their shards and kept."""
-    work = _Work(out.resolve(), plan.digest, plan.schema, plan.block_records, produce)
+    work = _Work(out.resolve(), within.resolve(), plan.digest, plan.schema, plan.block_records, produce)
     receipts: dict[str, Receipt] = {}
     with progress("corpus", sum(job.size for job in plan.jobs), plan.unit) as task:
         for job in plan.jobs:
@@ -231,7 +259,6 @@ def _run(out: Path, plan: Plan, produce: Produce, workers: Workers) -> list[Rece
         for job, receipt in workers.results(work, lacking, out) if lacking else ():
             receipts[job.name] = receipt
             task.advance(job.size)
-    sweep(out)
     return [receipts[job.name] for job in plan.jobs]
 
 

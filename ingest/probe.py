@@ -24,16 +24,22 @@ SMALL_BYTES = 32 << 20  # files of less in all are read here: calling workers wo
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A raw file: where it lies now, and what identifies it wherever it lies."""
+    """A raw file: where it lies now and when it was last changed, and what identifies it wherever it lies."""
 
     path: Path
     name: str
     sha256: str
     bytes: int
     entries: int
+    modified_ns: int
 
     def identity(self) -> dict[str, Any]:
         return {"name": self.name, "sha256": self.sha256, "bytes": self.bytes, "entries": self.entries}
+
+    def unchanged(self) -> bool:
+        """Is it, by size and time, the file whose checksum was taken?"""
+        found = self.path.stat()
+        return (found.st_size, found.st_mtime_ns) == (self.bytes, self.modified_ns)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def probe(
             if looked.fault:
                 left_out.append((name, looked.fault))
             else:
-                good.append(SourceFile(path, name, looked.sha256, looked.bytes, looked.entries))
+                good.append(SourceFile(path, name, looked.sha256, looked.bytes, looked.entries, looked.modified_ns))
             if looked.keys is not None:
                 tables[path] = _Keys.write(scratch, looked.keys, source.shares_events)
             task.advance()
@@ -115,11 +121,12 @@ def probe(
 
 @dataclass(frozen=True)
 class _Looked:
-    """What is found in a file: checksum, size, entries and their keys; or what is wrong with it."""
+    """What is found in a file: checksum, size, entries and their keys, time; or what is wrong with it."""
 
     sha256: str = ""
     bytes: int = 0
     entries: int = 0
+    modified_ns: int = 0
     keys: np.ndarray | None = None
     fault: str = ""
 
@@ -132,13 +139,14 @@ class _Look:
     on_bad: OnBad
 
     def __call__(self, path: Path) -> _Looked:
+        found = path.stat()
         try:
             entries, keys = self.source.entries(path), self.source.keys(path)
         except HepfmError as error:
             if self.on_bad == "stop":
                 raise
             return _Looked(fault=error.what)
-        return _Looked(sha256_file(path), path.stat().st_size, entries, keys)
+        return _Looked(sha256_file(path), found.st_size, entries, found.st_mtime_ns, keys)
 
 
 def existing(files: Sequence[Path]) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import digest_of, read_json, write_json
+from hepfm.core.files import canonical_json, digest_of, read_json, write_bytes
 from hepfm.ingest.shards import Block
 from hepfm.ingest.summary import Summary
 from hepfm.ingest.tally import Rejected
@@ -33,8 +33,8 @@ class Receipt:
     def points(self) -> int:
         return sum(block.points for block in self.blocks)
 
-    def save(self, path: Path) -> None:
-        """Write it atomically, with a digest of itself."""
+    def save(self, path: Path, within: Path) -> None:
+        """Write it with a digest of itself, atomically, by a temporary file in the folder ``within``."""
         content = {
             "plan": self.plan,
             "bytes": self.bytes,
@@ -45,7 +45,7 @@ class Receipt:
             "cut_flow": [[name, count] for name, count in self.cut_flow.items()],
             "rejected": [vars(entry) for entry in self.rejected],
         }
-        write_json(path, {**content, "digest": digest_of(content)})
+        write_bytes(path, canonical_json({**content, "digest": digest_of(content)}).encode(), within)
 
     @classmethod
     def load(cls, path: Path) -> Receipt | None:

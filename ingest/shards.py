@@ -92,11 +92,12 @@ def decode(data: pa.Buffer) -> pa.RecordBatch:
         return reader.read_next_batch()
 
 
-def write_shard(path: Path, shard: int, batches: Iterable[pa.RecordBatch]) -> Written:
+def write_shard(path: Path, shard: int, batches: Iterable[pa.RecordBatch], within: Path | None = None) -> Written:
     """Write a shard whole or not at all; without any record no file is made.
 
     Args:
         path: the tar.
+        within: folder of the temporary file; see :func:`hepfm.core.files.atomic_path`.
         shard: its number, part of every member's name.
         batches: blocks in order, all of one schema.
     """
@@ -105,7 +106,7 @@ def write_shard(path: Path, shard: int, batches: Iterable[pa.RecordBatch]) -> Wr
     if first is None:
         return Written(0, "", ())
     blocks: list[Block] = []
-    with atomic_path(path) as partial, partial.open("wb") as file:
+    with atomic_path(path, within) as partial, partial.open("wb") as file:
         tar = _Tar(file)
         for batch in chain([first], batches):
             blocks.append(tar.add(member_name(shard, len(blocks)), batch))
@@ -118,6 +119,26 @@ def tar_header(name: str, size: int) -> bytes:
     header = tarfile.TarInfo(name)
     header.size, header.mode = size, 0o644
     return header.tobuf(tarfile.USTAR_FORMAT)
+
+
+def is_member(header: bytes, name: str) -> bool:
+    """Does a plain file of this name follow a tar's header?"""
+    return header[:100].rstrip(b"\0") == name.encode() and header[156:157] == tarfile.REGTYPE
+
+
+def what_stands(header: bytes, expected: str) -> str:
+    """What stands in the place of the header of the member ``expected``."""
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.TarError as error:
+        return f"there is no tar header: {error}"
+    what = next(
+        (name for name, holds in (("a link", member.islnk() or member.issym()), ("a device", member.isdev())) if holds),
+        "a file" if member.isfile() else f"a member of type {member.type!r}",
+    )
+    if not member.isfile() or member.name != expected:
+        return f"stands {what}, {member.name!r}, which is no block"
+    return "stands a header with other owner, time, mode or size"
 
 
 def tar_end(written: int) -> int:

@@ -21,7 +21,7 @@ from hepfm.ingest.corpus import Corpus, Split, map_shard
 from hepfm.ingest.entries import Entries, entry_numbers
 from hepfm.ingest.manifest import SPLITS, Manifest, ShardEntry
 from hepfm.ingest.plausible import possible_records
-from hepfm.ingest.shards import decode, member_name, tar_end, tar_header
+from hepfm.ingest.shards import decode, member_name, tar_end, tar_header, what_stands
 from hepfm.ingest.summary import Summary, summarise
 from hepfm.ingest.workers import in_order
 
@@ -192,7 +192,7 @@ def _layout(split: Split, data: pa.Buffer, entry: ShardEntry) -> Iterator[str]:
             return
         header = data.slice(at, tarfile.BLOCKSIZE).to_pybytes()
         if header != tar_header(name, length):
-            yield f"before block {number} {_member(header, name)}"
+            yield f"before block {number} {what_stands(header, name)}"
         at = start + length + -length % tarfile.BLOCKSIZE
         if data.slice(start + length, at - start - length).to_pybytes().strip(b"\0"):
             yield f"after block {number} there is something in the padding"
@@ -202,21 +202,6 @@ def _layout(split: Split, data: pa.Buffer, entry: ShardEntry) -> Iterator[str]:
 
 def _length(split: Split, block: int) -> int:
     return int(split.index.length[block])
-
-
-def _member(header: bytes, expected: str) -> str:
-    """What stands in the place of a member's header."""
-    try:
-        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-    except tarfile.TarError as error:
-        return f"there is no tar header: {error}"
-    what = next(
-        (name for name, holds in (("a link", member.islnk() or member.issym()), ("a device", member.isdev())) if holds),
-        "a file" if member.isfile() else f"a member of type {member.type!r}",
-    )
-    if not member.isfile() or member.name != expected:
-        return f"stands {what}, {member.name!r}, which is no block"
-    return "stands a header with other owner, time, mode or size"
 
 
 def _block(

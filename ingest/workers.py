@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -65,7 +66,8 @@ class Workers:
             where: what is worked on, for messages.
 
         Raises:
-            HepfmError: a worker died (on a cluster: four of them over the same item), or no scheduler answers.
+            HepfmError: a worker died (on a cluster: four of them over the same item) or has other versions than this
+                process, or no scheduler answers (any more).
         """
         if self.scheduler is not None:
             return _cluster(function, items, self, where)
@@ -179,7 +181,7 @@ def _cluster(
     with ExitStack() as stack:
         client = _client(workers, stack)
         # Keys are new in each run: a scheduler that lives on must not answer with results of an older one.
-        futures = client.map(_Alone(function), items, pure=False)
+        futures = client.map(_Alone(function, versions()), items, pure=False)
         of = {future.key: item for future, item in zip(futures, items, strict=True)}
         try:
             for future in as_done(futures):
@@ -190,17 +192,31 @@ def _cluster(
                 where,
                 "look at the memory of the workers; run again: it continues",
             ) from error
+        except CancelledError as error:
+            raise HepfmError("the Dask scheduler is gone", where, "start it and run again: it continues") from error
         finally:
             client.cancel(futures)
 
 
 @dataclass(frozen=True)
 class _Alone:
-    """The same function, one call at a time in a process: what it keeps open is not made for several threads."""
+    """The same function, one call at a time in a process: what it keeps open is not made for several threads.
+
+    Asked of each worker at work, because workers come and go: does it have the versions of the process that asks?
+    """
 
     function: Callable[[Any], Any]
+    versions: dict[str, str]
 
     def __call__(self, item: Any) -> Any:
+        here = versions()
+        changed = sorted(name for name in here.keys() | self.versions if here.get(name) != self.versions.get(name))
+        if changed:
+            raise HepfmError(
+                f"has another {', '.join(changed)}",
+                f"the Dask worker on {socket.gethostname()}",
+                "workers need the environment of this process: the bytes depend on it",
+            )
         with _BUSY:
             return self.function(item)
 
@@ -218,17 +234,8 @@ def _client(workers: Workers, stack: ExitStack) -> Any:
     except (OSError, ValueError) as error:
         where = f"--scheduler {workers.scheduler}"
         raise HepfmError(f"no Dask scheduler answers: {error}", where, "give the address of one that runs") from error
-    here = versions()
-    found = client.run(versions)
-    for worker, there in found.items():
-        changed = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
-        if changed:
-            raise HepfmError(
-                f"worker {worker} has another {', '.join(changed)}",
-                f"--scheduler {workers.scheduler}",
-                "workers need the environment of this process: the bytes depend on it",
-            )
-    say(f"{len(found)} workers at {workers.scheduler}")
+    found = len(client.scheduler_info(n_workers=-1)["workers"])
+    say(f"{found} workers at {workers.scheduler}" + ("" if found else ": waiting for some"))
     return client
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -32,6 +35,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         raise RuntimeError
     assert read_json(file) == {"x": 1}
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_was_begun_in_a_folder_that_went_gets_nowhere(tmp_path: Path) -> None:
+    within, file = tmp_path / "run", tmp_path / "deep" / "file"
+    within.mkdir()
+    with atomic_path(file, within) as partial:
+        assert partial.parent == within
+        partial.write_text("whole")
+    assert file.read_text() == "whole"
+    with pytest.raises(FileNotFoundError), atomic_path(file, within) as partial:
+        partial.write_text("late")
+        shutil.rmtree(within)
+    with pytest.raises(FileNotFoundError), atomic_path(file, within) as partial:
+        partial.write_text("later")
+    assert file.read_text() == "whole"
+    assert not within.exists()
 
 
 KILLED = """
@@ -94,3 +113,22 @@ def test_a_second_writer_is_turned_away(tmp_path: Path) -> None:
         pass
     with locked(tmp_path):
         pass
+
+
+def test_a_lock_on_a_folder_that_went_holds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock, calls = fcntl.flock, []
+
+    def late(file: IO[str], operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:  # who held it has just removed the folder
+            shutil.rmtree(tmp_path / "c")
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with (
+        locked(tmp_path / "c"),
+        pytest.raises(HepfmError, match="another process is writing here"),
+        locked(tmp_path / "c"),
+    ):
+        pass
+    assert len(calls) == 3

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,35 +121,46 @@ def test_tokens_of_another_tokenizer_are_refused(
     assert not (tmp_path / "run" / "artifact").exists()
 
 
-def run_with_kills(words: tuple[object, ...], seed: int, longest_s: float) -> int:
-    """Start a command, kill -9 its whole process group after a random time, and again until it ends by itself."""
+def run_with_kills(words: tuple[object, ...], out: Path, seed: int) -> int:
+    """Start a command, kill -9 its whole process group after some changes of its folder, until it ends by itself."""
     draws, kills = random.Random(seed), 0
-    for _ in range(60):
+    while True:
         process = subprocess.Popen(
             [sys.executable, "-m", "hepfm.cli", *map(str, words)],
             start_new_session=True,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
-        try:
-            # Starting takes a few seconds; every attempt must get somewhere.
-            process.communicate(timeout=4 + draws.uniform(0, longest_s) + kills)
-        except subprocess.TimeoutExpired:
+        changes = draws.randint(1, 10) + 5 * kills  # every attempt gets further than the one before
+        before = sizes(out)
+        while process.poll() is None and changes:
+            now = sizes(out)
+            changes -= now != before
+            before = now
+            time.sleep(0.01)
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
             kills += 1
-            time.sleep(0.1)
-            continue
-        assert process.returncode == 0
-        return kills
-    raise AssertionError("never finished")
+        elif process.returncode == 0:
+            return kills
+        assert process.wait() in (0, -signal.SIGKILL)
+
+
+def sizes(folder: Path) -> dict[Path, int]:
+    """Size of every file below a folder; files come and go meanwhile."""
+    found = {}
+    for inside, _, names in os.walk(folder):
+        for file in (Path(inside, name) for name in names):
+            with suppress(FileNotFoundError):
+                found[file] = file.stat().st_size
+    return found
 
 
 @pytest.mark.slow
 def test_killed_stages_end_the_same(thread: Path, jetclass_files: list[Path], tmp_path: Path) -> None:
     kills = {}
     for number, (name, words) in enumerate(commands(jetclass_files, tmp_path).items()):
-        kills[name] = run_with_kills(words, number, longest_s=4)
+        kills[name] = run_with_kills(words, tmp_path / name, number)
     assert tree(tmp_path / "corpus") == tree(thread / "corpus")
     assert losses(tmp_path / "tok") == losses(thread / "tok")
     assert losses(tmp_path / "run") == losses(thread / "run")

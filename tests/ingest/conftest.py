@@ -38,4 +38,5 @@ def toy_corpus(tmp_path_factory: pytest.TempPathFactory, toy_options: Callable[.
 @pytest.fixture(scope="session")
 def subprocess_env() -> dict[str, str]:
     """Environment in which a child process finds the toy source."""
-    return {**os.environ, "PYTHONPATH": str(SUPPORT)}
+    path = [str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

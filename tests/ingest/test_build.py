@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from toy_source import LABELS, ToySource, write_files
 
 from hepfm.core.errors import HepfmError
+from hepfm.ingest import build as build_module
 from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.selection import JetSelection
@@ -223,6 +225,24 @@ def test_a_value_that_is_not_finite_stops_or_is_left_out(tmp_path: Path, toy_opt
     flow = dict(corpus.manifest.provenance["cut_flow"])
     assert flow == {"entries": 300, "read": 300, "rejected: pt is not finite": 1, "possible": 299}
     assert verify(corpus.path) == []
+
+
+@pytest.mark.parametrize("change", ["longer", "as long"])
+def test_a_file_that_changes_while_it_is_read_stops_the_build(
+    tmp_path: Path, toy_options: Options, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    files, make_plan = write_files(tmp_path / "raw", (300,)), build_module.make_plan
+
+    os.utime(files[0], (0, 0))  # so that the change is in another tick of the clock
+
+    def meanwhile(*arguments: Any) -> Any:
+        text = files[0].read_text()
+        files[0].write_text(text + " " if change == "longer" else text.replace("qcd", "top"))
+        return make_plan(*arguments)
+
+    monkeypatch.setattr(build_module, "make_plan", meanwhile)
+    with pytest.raises(HepfmError, match=r"000.toy: changed while it was being read \(run again\)"):
+        build(ToySource(), files, tmp_path / "c", toy_options())
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_what_the_page_tells_to_type_works(
         assert len(snippets) == 2
         checks = ["assert len(values)", "assert len(batch) == min(256, reader.records)", "print(corpus.digest)"]
         code += "\n".join([f"os.chdir({str(corpus.path)!r})", *snippets, *checks, ""])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [corpus.digest for corpus in corpora]
 

@@ -42,7 +42,7 @@ def test_reading_a_block_copies_nothing(toy_corpus: Corpus) -> None:
     split = toy_corpus.split("train")
     before = pa.total_allocated_bytes()
     batches = list(split)
-    assert pa.total_allocated_bytes() == before
+    assert pa.total_allocated_bytes() <= before
     assert batches[0].schema.equals(toy_corpus.manifest.schema, check_metadata=True)
 
 

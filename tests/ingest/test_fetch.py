@@ -533,7 +533,7 @@ def test_a_fetch_that_is_killed_at_random_moments_continues(
         process.send_signal(deadly)
         if deadly == signal.SIGINT:
             gate.set()  # it ends when what it waits for comes
-        told = process.communicate(timeout=120)[1]
+        told = process.communicate(timeout=300)[1]
         gate.clear()
         assert process.returncode == (130 if deadly == signal.SIGINT else -signal.SIGKILL), told
         assert deadly == signal.SIGKILL or "interrupted; the same command continues" in told
@@ -541,7 +541,7 @@ def test_a_fetch_that_is_killed_at_random_moments_continues(
             assert data == ALL[name]
     gate.set()
     toy.requests.clear()
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert content(folder) == ALL
     assert [Path(line).name for line in done.stdout.splitlines()] == list(ALL)
@@ -553,7 +553,7 @@ def test_a_fetch_that_is_killed_at_random_moments_continues(
 def test_a_wrong_request_on_the_command_line_is_one_line_and_exit_code_2(toy: RoughServer, tmp_path: Path) -> None:
     toy.always["/files/train_0.h5"] = status(404)
     words = command(toy, "pinned/train", "--dest", tmp_path, "--files", "train_0.h5")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"hepfm: {toy.url}/files/train_0.h5: cannot be downloaded: no such file there (404)")

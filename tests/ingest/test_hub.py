@@ -236,8 +236,7 @@ stage_from_hub([sys.argv[1]], Path(sys.argv[2]))
 def test_after_a_kill_finished_files_are_kept_and_the_rest_is_streamed(remote: Path, tmp_path: Path) -> None:
     folder = tmp_path / "staged"
     process = subprocess.Popen([sys.executable, "-c", KILLED, f"{remote}/*.parquet", str(folder)])
-    until = time.monotonic() + 60
-    while not staged_files(folder) and process.poll() is None and time.monotonic() < until:
+    while not staged_files(folder) and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -335,7 +334,7 @@ def ask(remote: Path, tmp_path: Path) -> Iterator[Ask]:
             "HEPFM_CACHE": str(tmp_path / "cache"),
         }
         command = [sys.executable, "-c", ASK, *addresses]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
     make.asked = handler.asked  # type: ignore[attr-defined]
     yield make

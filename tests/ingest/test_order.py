@@ -59,16 +59,22 @@ def test_the_world_may_change_its_size(
     assert read == whole
 
 
-def test_seed_epoch_and_corpus_each_change_the_order() -> None:
-    sizes = np.full(40, 25)
-    first = records(Order(sizes, 1), 0, 1000)
-    assert records(Order(sizes, 1), 0, 1000) == first
-    others = [
-        records(Order(sizes, 2), 0, 1000),
-        records(Order(sizes, 1, identity="other"), 0, 1000),
-        [(0, record) for _, record in records(Order(sizes, 1), 1000, 2000)],
-    ]
-    assert all(other != first for other in others)
+# Of blocks of one record each only the order of blocks can change, of one block only that of its records.
+@pytest.mark.parametrize("sizes", [np.full(40, 25), np.full(40, 1), np.full(1, 40)])
+def test_seed_epoch_and_corpus_each_change_the_order(sizes: np.ndarray) -> None:
+    def read(seed: int, identity: str = "", epoch: int = 0) -> list[int]:
+        total = int(sizes.sum())
+        found = records(Order(sizes, seed, window=1, identity=identity), epoch * total, (epoch + 1) * total)
+        return [record for _, record in found]
+
+    first = read(1)
+    assert read(1) == first
+    assert all(other != first for other in (read(2), read(1, "other"), read(1, epoch=1)))
+
+
+def test_each_window_is_permuted_in_its_own_way() -> None:
+    _, _, row = Order(np.full(2, 100), 1, window=1).locate(0, 200)
+    assert row[:100].tolist() != row[100:].tolist()
 
 
 def test_records_of_many_blocks_are_mixed() -> None:
@@ -104,6 +110,8 @@ def test_weights_hold_on_average() -> None:
     assert np.abs(counts - [0.25, 1.0, 1.5, 0.0]).max() < 0.03
     assert counts[1] == 1.0
     assert counts[3] == 0.0
+    again = np.array([record for _, record in records(order, len(found), len(found) + order.epoch_records(1))])
+    assert set(again) != set(found)  # drawn anew in each epoch
 
 
 @given(blocks, seeds, st.data())

@@ -297,7 +297,7 @@ def test_processes_that_stage_the_same_corpus_share_the_work(
     for path in server.files:
         server.always[path] = slow(0.002)
     processes = [subprocess.Popen([sys.executable, "-c", SCRIPT, url]) for _ in range(3)]
-    assert [process.wait(timeout=60) for process in processes] == [0, 0, 0]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0, 0]
     asked = [path for path, _ in server.requests if path.endswith(".tar")]
     assert len(asked) == len(set(asked)) == len(shards(toy_corpus))
     assert kept(cache) == shards(toy_corpus)

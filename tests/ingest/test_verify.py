@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import json
 import random
 import shutil
 import tarfile
@@ -164,6 +166,22 @@ def restated(folder: Path, **changes: Any) -> list[str]:
         path.write_text(whole)
 
 
+def test_a_manifest_that_says_the_same_in_other_bytes_is_altered_too(copy: Path) -> None:
+    path = copy / "corpus.json"
+    whole = path.read_text()
+    manifest = Manifest.load(copy)
+    try:
+        replace(manifest, provenance={**manifest.provenance, "small": 1e-9}).save(copy)
+        assert verify(copy) == []
+        text = path.read_text()
+        for altered in (text.replace('"small": 1e-09', '"small": 1E-09'), json.dumps(json.loads(text)), text + " "):
+            assert altered != text
+            path.write_text(altered)
+            assert verify(copy) == [f"{path}: was altered: its own digest disagrees"]
+    finally:
+        path.write_text(whole)
+
+
 def test_figures_that_are_not_those_of_the_records_are_found(copy: Path) -> None:
     manifest = Manifest.load(copy)
     pt = manifest.statistics["pt"]
@@ -294,13 +312,8 @@ def test_a_tar_that_holds_anything_but_its_blocks_is_found(copy: Path, kind: str
     changes, message = FOREIGN[kind]
     shard = copy / "test" / "000001.tar"
     whole = shard.read_bytes()
-    with tarfile.open(shard) as tar:
-        member = next(iter(tar))
-    for name, value in changes.items():
-        setattr(member, name, value)
-    header = member.tobuf(tarfile.USTAR_FORMAT)
     try:
-        shard.write_bytes(header + whole[len(header) :])
+        shard.write_bytes(with_header(whole, changes))
         problems = restated(copy, splits=with_sha256(Manifest.load(copy), "test", 1, shard))
         assert [problem for problem in problems if "sha256" in problem] == []
         assert len(problems) == 1
@@ -308,6 +321,32 @@ def test_a_tar_that_holds_anything_but_its_blocks_is_found(copy: Path, kind: str
         assert problems[0].startswith(f"{shard}: before block 0 stands ")
     finally:
         shard.write_bytes(whole)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FOREIGN if kind not in ("owner", "time", "mode")])
+def test_reading_from_a_tar_that_holds_anything_else_is_an_error(copy: Path, kind: str) -> None:
+    changes, message = FOREIGN[kind]
+    shard = copy / "test" / "000001.tar"
+    whole = shard.read_bytes()
+    try:
+        shard.write_bytes(with_header(whole, changes))
+        split = Corpus.open(copy).split("test")
+        with pytest.raises(HepfmError) as error:
+            split.read(split.blocks_of(1).start)
+        assert error.value.what.startswith(f"before block 0 stands {message}")
+        assert error.value.where == str(shard)
+    finally:
+        shard.write_bytes(whole)
+
+
+def with_header(tar: bytes, changes: dict[str, Any]) -> bytes:
+    """A tar whose first member has something else in its header."""
+    with tarfile.open(fileobj=io.BytesIO(tar)) as file:
+        member = next(iter(file))
+    for name, value in changes.items():
+        setattr(member, name, value)
+    header = member.tobuf(tarfile.USTAR_FORMAT)
+    return header + tar[len(header) :]
 
 
 @pytest.mark.parametrize("where", ["padding", "end"])

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +15,7 @@ import pytest
 from toy_source import ToySource, write_files
 
 from hepfm.core.errors import HepfmError
+from hepfm.core.versions import versions
 from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.tally import Tally
 from hepfm.ingest.verify import verify
@@ -36,6 +40,35 @@ class OnceDyingSource(ToySource):
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().read(path, start, stop, tally)
+
+
+@dataclass(frozen=True)
+class OnceKillingSource(ToySource):
+    """Kills another process, once."""
+
+    mark: str = ""
+    victim: int = 0
+
+    def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
+        mark = Path(self.mark)
+        if not mark.exists():
+            mark.touch()
+            os.kill(self.victim, signal.SIGKILL)
+        return super().read(path, start, stop, tally)
+
+
+# A scheduler with a worker; says its address when both are there.
+SCHEDULER = """
+import sys, time
+from pathlib import Path
+from distributed import LocalCluster
+
+if __name__ == "__main__":
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs="CRITICAL") as cluster:
+        Path(sys.argv[1]).with_suffix(".new").write_text(cluster.scheduler_address)
+        Path(sys.argv[1]).with_suffix(".new").rename(sys.argv[1])
+        time.sleep(10**6)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +121,35 @@ def test_a_scheduler_that_does_not_answer_is_told(
     files = write_files(tmp_path / "raw", (100,))
     with pytest.raises(HepfmError, match=r"--scheduler tcp://127.0.0.1:9: no Dask scheduler answers"):
         build(ToySource(), files, tmp_path / "c", toy_options(), scheduler="tcp://127.0.0.1:9")
+
+
+def test_a_worker_with_other_versions_is_told(
+    cluster: Any, tmp_path: Path, toy_options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hepfm.ingest.workers.versions", lambda: {**versions(), "numpy": "0.1"})
+    files = write_files(tmp_path / "raw", (100,))
+    with pytest.raises(HepfmError, match=r"the Dask worker on .*: has another numpy \(workers need the environment"):
+        build(ToySource(), files, tmp_path / "c", toy_options(), scheduler=cluster.scheduler_address)
+
+
+def test_a_scheduler_that_goes_leaves_a_corpus_that_continues(
+    whole: tuple[list[Path], dict[str, bytes]], tmp_path: Path, toy_options: Options, subprocess_env: dict[str, str]
+) -> None:
+    files, expected = whole
+    out, address = tmp_path / "c", tmp_path / "address"
+    scheduler = subprocess.Popen([sys.executable, "-c", SCHEDULER, str(address)], env=subprocess_env)
+    try:
+        while not address.exists():
+            assert scheduler.poll() is None
+            time.sleep(0.05)
+        # The process that kills the scheduler is a worker, in the midst of its work.
+        source = OnceKillingSource(mark=str(tmp_path / "killed"), victim=scheduler.pid)
+        with pytest.raises(HepfmError, match=r"the Dask scheduler is gone \(start it and run again: it continues\)"):
+            build(source, files, out, toy_options(), scheduler=address.read_text())
+    finally:
+        scheduler.kill()
+        scheduler.wait()
+    assert content(build(ToySource(), files, out, toy_options()).path) == expected
 
 
 def test_an_error_in_a_cluster_is_the_readers(cluster: Any, tmp_path: Path, toy_options: Options) -> None:

@@ -50,19 +50,26 @@ def fsync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is synced and renamed, on failure removed.
+def atomic_path(path: Path, within: Path | None = None) -> Iterator[Path]:
+    """Yield a temporary path; on success it is synced and renamed to ``path``, on failure removed.
+
+    Args:
+        path: the file; its folder is made.
+        within: folder of the temporary file, on the same file system; beside ``path`` by default. It is not made: once
+            it has been removed, nothing that was begun in it can get to ``path`` any more.
 
     A killed process leaves the temporary file behind: who begins work in a folder that it has locked calls
     :func:`sweep`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if within is None:
+        path.parent.mkdir(parents=True, exist_ok=True)
     # Processes of two machines may write the same file, so the process id does not tell them apart.
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}")
+    partial = (within or path.parent) / f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.replace(path)
         fsync_folder(path.parent)
     except OSError as error:
@@ -93,9 +100,9 @@ def sweep(folder: Path, names: Container[str] | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` atomically."""
-    with atomic_path(path) as partial:
+def write_bytes(path: Path, data: bytes, within: Path | None = None) -> None:
+    """Write ``data`` atomically; see :func:`atomic_path`."""
+    with atomic_path(path, within) as partial:
         partial.write_bytes(data)
 
 
@@ -126,10 +133,15 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         HepfmError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise HepfmError("another process is writing here", folder, "wait for it, or stop it first") from error
-        yield
+    lock = folder / ".lock"
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise HepfmError("another process is writing here", folder, "wait for it, or stop it first") from error
+            # Who held it before may have removed the folder after this file was opened: it would hold nothing.
+            if lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                yield
+                return

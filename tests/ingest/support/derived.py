@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class OtherSource(ToySource):
     schema: pa.Schema = OTHER_SCHEMA
 
     def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
-        batch = replace(ToySource(), delay_s=self.delay_s).read(path, start, stop, tally)
+        batch = ToySource().read(path, start, stop, tally)
         fitted = Fit(self.schema, {"label": ("qcd", "top", "zprime")}, 0)
         renamed = pa.DictionaryArray.from_arrays(
             batch["label"].indices, pa.array(("qcd", "top", "zprime"), pa.string())

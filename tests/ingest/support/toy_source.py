@@ -32,7 +32,6 @@ SCHEMA = records.schema("jets", ("pt", "deta", "dphi", "d0", "species"), ("pt", 
 class ToySource(Source):
     """Jets whose every value is a function of (file's seed, entry, constituent)."""
 
-    delay_s: float = 0.0
     name: str = "toy"
     kind: records.Kind = "jets"
     axis: str = "stored"
@@ -48,7 +47,6 @@ class ToySource(Source):
 
     def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
         header = self._header(path)
-        time.sleep(self.delay_s)
         entry = np.arange(start, stop)
         if header.get("events"):  # an event gives none, one or two jets
             entry = np.repeat(entry, entry % 3)
@@ -100,6 +98,50 @@ class DyingSource(ToySource):
         assert multiprocessing.parent_process() is not None, "would kill the test itself"
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("unreachable")
+
+
+@dataclass(frozen=True)
+class KillingSource(ToySource):
+    """Kills the build whose worker reads with it, before one of that worker's reads and writes; the worker goes on."""
+
+    events: int = 1
+
+    def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
+        if not _EVENTS:
+            fsync = os.fsync
+
+            def counted(descriptor: int) -> None:
+                self._count()
+                fsync(descriptor)
+
+            os.fsync = counted
+        self._count()
+        return super().read(path, start, stop, tally)
+
+    def _count(self) -> None:
+        _EVENTS.append(1)
+        parent = multiprocessing.parent_process()
+        assert parent is not None, "would kill the test itself"
+        if len(_EVENTS) == self.events:
+            assert parent.pid is not None
+            os.kill(parent.pid, signal.SIGKILL)
+
+
+_EVENTS: list[int] = []  # reads and writes of this worker process so far
+
+
+@dataclass(frozen=True)
+class GatedSource(ToySource):
+    """Says that it begins to read, by a file, and then waits until another one is there."""
+
+    begun: str = ""
+    gate: str = ""
+
+    def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
+        Path(self.begun).touch()
+        while not Path(self.gate).exists():
+            time.sleep(0.01)
+        return super().read(path, start, stop, tally)
 
 
 def write_files(folder: Path, entries: tuple[int, ...], **extra: Any) -> list[Path]:
