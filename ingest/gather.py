@@ -7,18 +7,13 @@ again: page faults of fresh memory would cost more than the copy.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import numpy as np
 import pyarrow as pa
 
-from hepfm.core.threads import at_once, threads
 from hepfm.ingest.shards import concatenate
-
-SHARED_COPY_BYTES = 1 << 20  # a copy of at least this size is worth a second thread
 
 
 def gather(batch: pa.RecordBatch, index: np.ndarray) -> pa.RecordBatch:
@@ -63,8 +58,8 @@ class Joined:
 
     Args:
         blocks: at least one.
-        scratch: where lists of numbers are joined: with the next use of it this object is void. None takes them where
-            they are (for a single block) or joins them in fresh memory.
+        scratch: where lists of numbers of several blocks are joined: with the next use of it this object is void. None
+            joins them in fresh memory. Those of a single block are taken where they are.
     """
 
     def __init__(self, blocks: Sequence[pa.RecordBatch], scratch: Scratch | None = None) -> None:
@@ -73,13 +68,10 @@ class Joined:
         for at, name in enumerate(self._schema.names):
             columns = [block.column(at) for block in blocks]
             plain = all(map(_is_plain, columns)) and _same_names(columns)
-            if plain and len(columns) == 1:
-                self._columns.append(_Lists.of(columns[0]))
-            elif plain and scratch is not None:
-                self._columns.append(_Lists.joined([_Lists.of(column) for column in columns], scratch, name))
-            else:
-                whole = columns[0] if len(columns) == 1 else pa.concat_arrays(columns)
-                self._columns.append(_Lists.of(whole) if _is_plain(whole) else whole)
+            if not plain and len(columns) > 1:
+                columns = [pa.concat_arrays(columns)]
+                plain = _is_plain(columns[0])
+            self._columns.append(_Lists.of(columns, scratch or Scratch(), name) if plain else columns[0])
 
     def take(self, index: np.ndarray) -> pa.RecordBatch:
         """The records at ``index`` (n,), counted through the blocks; a copy. Several threads may take at once."""
@@ -153,8 +145,7 @@ class _Values:
     @classmethod
     def joined(cls, parts: Sequence[_Values], scratch: Scratch, name: str, alike: _Values | None) -> _Values:
         """All parts in one; ``alike`` has the same nulls, if given."""
-        data = scratch.array(name, sum(len(part.data) for part in parts))
-        _copy_into(data, [part.data for part in parts])
+        data = np.concatenate([part.data for part in parts], out=scratch.array(name, sum(len(p.data) for p in parts)))
         valid = None
         if alike is not None:
             valid = alike.valid
@@ -190,19 +181,6 @@ class _Values:
         return array if self.names is None else pa.DictionaryArray.from_arrays(array, self.names)
 
 
-def _copy_into(out: np.ndarray, parts: Sequence[np.ndarray]) -> None:
-    """All parts, one after another; by several threads if they are large."""
-    workers = min(threads(), len(parts), max(1, len(out) // SHARED_COPY_BYTES))
-    ends = np.cumsum([0, *map(len, parts)]).tolist()
-    edges = [len(parts) * i // workers for i in range(workers + 1)]
-    at_once(
-        [
-            partial(np.concatenate, parts[first:last], out=out[ends[first] : ends[last]])
-            for first, last in itertools.pairwise(edges)
-        ]
-    )
-
-
 def _take_bytes(data: np.ndarray, offsets: np.ndarray, rows: pa.Array) -> pa.Buffer:
     strings = pa.Array.from_buffers(
         pa.large_binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
@@ -210,9 +188,18 @@ def _take_bytes(data: np.ndarray, offsets: np.ndarray, rows: pa.Array) -> pa.Buf
     return strings.take(rows).buffers()[2] or pa.py_buffer(b"")
 
 
+def _flat_values(column: pa.ListArray, offsets: np.ndarray) -> list[_Values]:
+    """The values of each quantity of a list column, where they are."""
+    found: list[_Values] = []
+    for child in _children(column):
+        values = _Values.of(child, int(offsets[0]), int(offsets[-1]))
+        found.append(values.sharing(found[-1]) if found else values)
+    return found
+
+
 @dataclass(frozen=True)
 class _Lists:
-    """A list column: offsets (n + 1,) int64 from 0, lengths (n,), and the values of each quantity."""
+    """List columns: offsets (n + 1,) int64 from 0, lengths (n,) int32, and the values of each quantity."""
 
     type: pa.DataType
     offsets: np.ndarray
@@ -227,26 +214,21 @@ class _Lists:
         return self._in_bytes[width]
 
     @classmethod
-    def of(cls, column: pa.ListArray) -> _Lists:
-        offsets = column.offsets.to_numpy().astype(np.int64)
-        first, stop = int(offsets[0]), int(offsets[-1])
-        offsets -= first
-        values = [_Values.of(child, first, stop) for child in _children(column)]
-        for i in range(1, len(values)):
-            values[i] = values[i].sharing(values[i - 1])
-        return cls(column.type, offsets, np.diff(offsets), tuple(values))
-
-    @classmethod
-    def joined(cls, parts: Sequence[_Lists], scratch: Scratch, name: str) -> _Lists:
-        lengths = np.concatenate([part.lengths for part in parts])
+    def of(cls, columns: Sequence[pa.ListArray], scratch: Scratch, name: str) -> _Lists:
+        """Columns, one after another; the values of a single one stay where they are."""
+        bounds = [column.offsets.to_numpy() for column in columns]
+        lengths = np.concatenate([bound[1:] - bound[:-1] for bound in bounds])
         offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
+        parts = [_flat_values(column, bound) for column, bound in zip(columns, bounds, strict=True)]
+        if len(parts) == 1:
+            return cls(columns[0].type, offsets, lengths, tuple(parts[0]))
         values: list[_Values] = []
-        for i in range(len(parts[0].values)):
-            mine = [part.values[i] for part in parts]
-            shared = i > 0 and all(part.values[i - 1].valid is part.values[i].valid for part in parts)
+        for i in range(len(parts[0])):
+            shared = i > 0 and all(part[i - 1].valid is part[i].valid for part in parts)
+            mine = [part[i] for part in parts]
             values.append(_Values.joined(mine, scratch, f"{name} {i}", values[-1] if shared else None))
-        return cls(parts[0].type, offsets, lengths, tuple(values))
+        return cls(columns[0].type, offsets, lengths, tuple(values))
 
     def take(self, rows: pa.Array) -> pa.ListArray:
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)

@@ -159,13 +159,14 @@ class Reader:
         return self._places[0]
 
     def _window(self, epoch: int, number: int) -> Window:
-        """A window; the one after it is drawn meanwhile by another thread, if there are several."""
         ready = self._ahead is not None and self._ahead[0] == (epoch, number)
-        window = self._ahead[1].result() if self._ahead and ready else self.order.window(epoch, number)
-        if self._threads > 1:
-            following = self.order.following(epoch, number)
+        return self._ahead[1].result() if self._ahead and ready else self.order.window(epoch, number)
+
+    def _look_ahead(self, window: Window) -> None:
+        """Let a helper thread draw the order of the next window, while this one's records are being used."""
+        following = self.order.following(window.epoch, window.number)
+        if self._threads > 1 and (self._ahead is None or self._ahead[0] != following):
             self._ahead = following, in_background(partial(self.order.window, *following))
-        return window
 
     def _parts(self, window: Window, start: int, stop: int) -> Iterator[pa.RecordBatch]:
         """The records at positions ``[start, stop)`` of a window, in order."""
@@ -194,6 +195,7 @@ class Reader:
         taken = at_once([partial(joined.take, window.index[at : at + size]) for at in starts])
         for beside, batch in enumerate(taken, first):
             self._stretches.put((*key, beside), batch)
+        self._look_ahead(window)
         return taken[number - first]
 
     def _stretches_in(self, window: Window) -> int:
