@@ -29,8 +29,8 @@ from hepfm.ingest.reader import Reader
 from hepfm.ingest.sources.jetclass import JetClassSource
 from hepfm.ingest.workers import cores
 
-JETS = 400_000
-JETS_PER_SHARD = 50_000
+JETS = 2_000_000
+JETS_PER_SHARD = 100_000
 JETS_ALONE = 4_000  # with a tar member each: enough to measure, as they are a thousand times slower
 SLICE = BATCH = 1_024
 FULL_JETS, FULL_FILES, FULL_BATCH = 40_000, 4, 512  # jets with all that JetClass has; weaver's batch size

@@ -170,22 +170,32 @@ class _Values:
         ``bounds`` gives the offsets in bytes of values of a width; ``flags`` remembers the validity bits that were
         taken for these rows, by the identity of :attr:`valid`.
         """
-        data = _take_bytes(self.data, bounds(self.width), rows)
-        valid = None
+        return self.restored(_take_strings(self.data, bounds(self.width), rows), bounds, rows, flags)
+
+    def restored(
+        self,
+        strings: pa.Array,
+        bounds: Callable[[int], np.ndarray],
+        rows: pa.Array,
+        flags: dict[int, pa.Buffer],
+    ) -> pa.Array:
+        """The values that the strings taken for the rows are made of; the rest as for :meth:`take`."""
+        data, valid = strings.buffers()[2] or pa.py_buffer(b""), None
         if self.valid is not None:
             valid = flags.get(id(self.valid))
             if valid is None:
-                kept = np.frombuffer(_take_bytes(self.valid, bounds(1), rows), dtype=np.uint8)
+                taken = _take_strings(self.valid, bounds(1), rows).buffers()[2] or b""
+                kept = np.frombuffer(taken, dtype=np.uint8)
                 valid = flags[id(self.valid)] = pa.py_buffer(np.packbits(kept, bitorder="little"))
         array = pa.Array.from_buffers(self.type, data.size // self.width, [valid, data])
         return array if self.names is None else pa.DictionaryArray.from_arrays(array, self.names)
 
 
-def _take_bytes(data: np.ndarray, offsets: np.ndarray, rows: pa.Array) -> pa.Buffer:
+def _take_strings(data: np.ndarray, offsets: np.ndarray, rows: pa.Array) -> pa.Array:
     strings = pa.Array.from_buffers(
         pa.large_binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
     )
-    return strings.take(rows).buffers()[2] or pa.py_buffer(b"")
+    return strings.take(rows)
 
 
 def _flat_values(column: pa.ListArray, offsets: np.ndarray) -> list[_Values]:
@@ -199,11 +209,10 @@ def _flat_values(column: pa.ListArray, offsets: np.ndarray) -> list[_Values]:
 
 @dataclass(frozen=True)
 class _Lists:
-    """List columns: offsets (n + 1,) int64 from 0, lengths (n,) int32, and the values of each quantity."""
+    """List columns: offsets (n + 1,) int64 from 0, and the values of each quantity."""
 
     type: pa.DataType
     offsets: np.ndarray
-    lengths: np.ndarray
     values: tuple[_Values, ...]
     _in_bytes: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -217,26 +226,38 @@ class _Lists:
     def of(cls, columns: Sequence[pa.ListArray], scratch: Scratch, name: str) -> _Lists:
         """Columns, one after another; the values of a single one stay where they are."""
         bounds = [column.offsets.to_numpy() for column in columns]
-        lengths = np.concatenate([bound[1:] - bound[:-1] for bound in bounds])
-        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-        np.cumsum(lengths, out=offsets[1:])
         parts = [_flat_values(column, bound) for column, bound in zip(columns, bounds, strict=True)]
         if len(parts) == 1:
-            return cls(columns[0].type, offsets, lengths, tuple(parts[0]))
+            return cls(columns[0].type, _joined_offsets(bounds), tuple(parts[0]))
         values: list[_Values] = []
         for i in range(len(parts[0])):
             shared = i > 0 and all(part[i - 1].valid is part[i].valid for part in parts)
             mine = [part[i] for part in parts]
             values.append(_Values.joined(mine, scratch, f"{name} {i}", values[-1] if shared else None))
-        return cls(columns[0].type, offsets, lengths, tuple(values))
+        return cls(columns[0].type, _joined_offsets(bounds), tuple(values))
 
     def take(self, rows: pa.Array) -> pa.ListArray:
-        offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-        np.cumsum(self.lengths[rows.to_numpy()], out=offsets[1:])
+        flags: dict[int, pa.Buffer] = {}
+        first, *others = self.values
+        strings = _take_strings(first.data, self._bounds(first.width), rows)
+        offsets = np.frombuffer(strings.buffers()[1], dtype=np.int64, count=len(rows) + 1) >> (
+            first.width.bit_length() - 1
+        )
         if offsets[-1] > np.iinfo(np.int32).max:
             raise OverflowError(f"{offsets[-1]} points in one batch")
-        flags: dict[int, pa.Buffer] = {}
-        taken = [values.take(self._bounds, rows, flags) for values in self.values]
+        taken = [first.restored(strings, self._bounds, rows, flags)]
+        taken += [values.take(self._bounds, rows, flags) for values in others]
         item = self.type.value_type
         inner = pa.StructArray.from_arrays(taken, fields=list(item)) if pa.types.is_struct(item) else taken[0]
         return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), inner, type=self.type)
+
+
+def _joined_offsets(bounds: Sequence[np.ndarray]) -> np.ndarray:
+    """Offsets (n + 1,) int64 from 0 of lists one after another, from those of each part, which begin anywhere."""
+    joined = np.zeros(1 + sum(len(bound) - 1 for bound in bounds), dtype=np.int64)
+    at = 0
+    for bound in bounds:
+        stop = at + len(bound)
+        np.add(bound, joined[at] - bound[0], out=joined[at:stop])
+        at = stop - 1
+    return joined
