@@ -12,14 +12,13 @@ from tempfile import TemporaryDirectory
 import uproot
 
 from hepfm.benchmarks.memory import peak_anonymous_mb
-from hepfm.benchmarks.synthetic import LARGE_BASKET_ENTRIES, jetclass_files
+from hepfm.benchmarks.synthetic import jetclass_files
 from hepfm.benchmarks.workload import Way, Workload
 from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.formats.jetclass import TREE
 from hepfm.ingest.sources.jetclass import BRANCHES, JetClassSource
 
 FILES, JETS_PER_FILE = 16, 40_000
-LARGE_BASKET_FILES = 4
 STEP = 16_384  # entries that uproot decodes at a time; larger steps gain nothing
 # What a data set of more than 820,000 jets has by default; the small one here stands for such.
 OPTIONS = BuildOptions(run_entries=4096)
@@ -45,22 +44,16 @@ def corpus_build() -> Iterator[Workload]:
         folder, jets = Path(name), FILES * JETS_PER_FILE
         files = tuple(jetclass_files(folder / "raw", FILES, JETS_PER_FILE))
         (large,) = jetclass_files(folder / "large", 1, jets // 2)
-        optimized = tuple(jetclass_files(folder / "baskets", LARGE_BASKET_FILES, JETS_PER_FILE, LARGE_BASKET_ENTRIES))
         yield Workload(
             unit="jets/s",
             ways={
                 "uproot_decode": Way(lambda: decode(files), jets),
                 "one_process": Way(Build(files, folder / "one"), jets),
                 "two_processes": Way(Build(files, folder / "two", 2), jets),
-                "uproot_decode_large_baskets": Way(
-                    lambda: decode(optimized, LARGE_BASKET_ENTRIES), LARGE_BASKET_FILES * JETS_PER_FILE
-                ),
-                "large_baskets": Way(Build(optimized, folder / "from baskets"), LARGE_BASKET_FILES * JETS_PER_FILE),
             },
             value="one_process",
             ratios={
                 "uproot_decode": ("one_process", "uproot_decode"),
-                "uproot_decode_large_baskets": ("large_baskets", "uproot_decode_large_baskets"),
                 "two_processes": ("two_processes", "one_process"),
             },
             figures={
@@ -74,14 +67,14 @@ def corpus_build() -> Iterator[Workload]:
         )
 
 
-def decode(files: Sequence[Path], step: int = STEP) -> int:
-    """The reference: uproot decodes the branches that a corpus needs, ``step`` entries at a time, and that is all."""
+def decode(files: Sequence[Path]) -> int:
+    """The reference: uproot decodes the branches that a corpus needs, and nothing else happens."""
     entries = 0
     for path in files:
         with uproot.open(path) as file:
             tree = file[TREE]
-            for start in range(0, tree.num_entries, step):
-                stop = min(start + step, tree.num_entries)
+            for start in range(0, tree.num_entries, STEP):
+                stop = min(start + STEP, tree.num_entries)
                 tree.arrays(list(BRANCHES), entry_start=start, entry_stop=stop, how=dict, array_cache=None)
                 entries += stop - start
     return entries

@@ -21,10 +21,9 @@ TOKEN_SCHEMA = pa.schema(
     [pa.field("tokens", TOKENS, nullable=False), *(quantity.field() for quantity in ORIGIN)],
     metadata={"kind": "tokens"},
 )
-# ROOT's default basket holds 32,000 bytes. Once it has written 30 MB, it makes them as large as what came so far
-# (TTree::OptimizeBaskets): in a file of 100,000 JetClass jets the first 22,800 are in small baskets, the rest in large.
+# ROOT's default basket holds 32,000 bytes. Only the first 30 MB of a file are in such baskets, then ROOT enlarges them,
+# which uproot decodes faster: docs/figures.md has the rates for a file that ROOT wrote.
 BASKET_ENTRIES = 32_000 // (4 * MEAN)
-LARGE_BASKET_ENTRIES = 20_000
 
 
 def multiplicities(draws: np.random.Generator, jets: int) -> np.ndarray:
@@ -32,12 +31,12 @@ def multiplicities(draws: np.random.Generator, jets: int) -> np.ndarray:
     return np.clip(draws.normal(MEAN, SPREAD, jets), FEWEST, MOST).astype(np.int64)
 
 
-def jetclass_files(folder: Path, files: int, jets: int, basket_entries: int = BASKET_ENTRIES) -> list[Path]:
-    """``files`` JetClass ROOT files with ``jets`` jets each, so many in a basket; one class a file in turn."""
+def jetclass_files(folder: Path, files: int, jets: int) -> list[Path]:
+    """``files`` JetClass ROOT files with ``jets`` jets each, one class a file in turn."""
     paths = [folder / f"{LABELS[number % len(LABELS)]}_{number:03d}.root" for number in range(files)]
     with progress("making files to read", files, "files") as task:
         for number, path in enumerate(paths):
-            write_jetclass(path, _batches(number, jets), basket_entries)
+            write_jetclass(path, _batches(number, jets), BASKET_ENTRIES)
             task.advance()
     return paths
 

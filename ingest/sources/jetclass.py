@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,23 +80,16 @@ class JetClassSource(Source):
     def recognises(cls, contents: Contents) -> bool:
         return any(names.issuperset(SIGNATURE) and names & {*LABEL_BRANCHES} for names in contents.tables.values())
 
-    def bind(self, files: Sequence[Path]) -> JetClassSource:
-        """This source, once the convention of ``part_deta`` is checked on the first jets of each file.
-
-        Raises:
-            HepfmError: as for :meth:`entries`; ``part_deta`` that is not multiplied by the sign of ``jet_eta``.
-        """
-        for file in files:
-            check_axis(_OPEN.get(file))
-        return self
-
     def entries(self, path: Path) -> int:
-        """Number of jets in a file.
+        """Number of jets in a file, once the convention of ``part_deta`` is checked on its first jets.
 
         Raises:
-            HepfmError: missing, empty, truncated or not a ROOT file; missing branches; no entries.
+            HepfmError: missing, empty, truncated or not a ROOT file; no such tree; missing branches; no entries;
+                ``part_deta`` that is not multiplied by the sign of ``jet_eta``.
         """
-        return _OPEN.get(path).entries
+        table = _OPEN.get(path)
+        check_axis(table)
+        return table.entries
 
     def keys(self, path: Path) -> np.ndarray:
         """One for each jet, of the bits of its pt, eta and phi."""
