@@ -18,10 +18,11 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do the work: a call, and how many units it does."""
+    """One way to do the work: a call, how many units it does, and what is done before it, untimed."""
 
     call: Callable[[], object]
     units: float
+    before: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
     with progress(f"bench {name}", (repeats + 1) * len(rates), "runs") as task:
         for repeat in range(repeats + 1):
             for label, way in workload.ways.items():
+                way.before()
                 started = time.perf_counter()
                 way.call()
                 seconds = time.perf_counter() - started
