@@ -27,7 +27,7 @@ JETS_PER_SHARD = 100_000
 SHARDS = (1, 10, 100, 1_000)
 SHARDED_JETS = 4_096_000  # a whole block a shard where there are most
 BATCH = 1_024
-READ = 300_000  # jets that are read to measure a rate
+READ = 2_000_000  # jets that are read to measure a rate: enough that opening the corpus does not count
 SHOWERS, POINTS = 2_000, 3_000
 SHOWER_SCHEMA = schema("showers", ("x", "y", "z", "energy"), ("incident_energy",))
 
