@@ -97,9 +97,9 @@ def write_shard(path: Path, shard: int, batches: Iterable[pa.RecordBatch], withi
 
     Args:
         path: the tar.
-        within: folder of the temporary file; see :func:`hepfm.core.files.atomic_path`.
         shard: its number, part of every member's name.
         batches: blocks in order, all of one schema.
+        within: folder of the temporary file; see :func:`hepfm.core.files.atomic_path`.
     """
     batches = iter(batches)
     first = next(batches, None)
