@@ -11,6 +11,7 @@ from importlib import metadata
 
 from hepfm.core.errors import HepfmError
 
+HELP = ("-h", "--help")
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -54,15 +55,22 @@ COMMANDS = (
 )
 
 
-def usage() -> str:
+def usage(commands: Sequence[Command] = COMMANDS) -> str:
     """The table of commands."""
-    width = max(len(command.words) for command in COMMANDS)
-    rows = "\n".join(f"  hepfm {command.words:<{width}}  {command.help}" for command in COMMANDS)
+    width = max(len(command.words) for command in commands)
+    rows = "\n".join(f"  hepfm {command.words:<{width}}  {command.help}" for command in commands)
     return (
         f"hepfm {metadata.version('hepfm')}: corpora, tokens and pretrained backbones for collider data\n\n{rows}\n\n"
         "hepfm COMMAND --help tells a command's options, with units and defaults;\n"
         "hepfm COMMAND --config FILE.yaml takes them from a file, flags override it.\n"
     )
+
+
+def beginning_with(word: str) -> list[Command]:
+    """The commands of a group (``corpus``, ``tokenizer``, ...); none if the word is a command itself or unknown."""
+    if any(command.words == word for command in COMMANDS):
+        return []
+    return [command for command in COMMANDS if command.words.split()[0] == word]
 
 
 def find(arguments: Sequence[str]) -> tuple[Command, list[str]]:
@@ -100,8 +108,11 @@ def main() -> None:
     # GNU OpenMP's threads spin at barriers; beside other work on the same cores that costs more than half the speed.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in HELP:
         sys.stdout.write(usage())
+        return
+    if len(arguments) == 2 and arguments[1] in HELP and beginning_with(arguments[0]):
+        sys.stdout.write(usage(beginning_with(arguments[0])))
         return
     if arguments[0] == "--version":
         sys.stdout.write(f"hepfm {metadata.version('hepfm')}\n")

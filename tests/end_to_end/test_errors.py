@@ -45,6 +45,14 @@ def test_help_names_every_command(hepfm: Hepfm) -> None:
     assert all(f"hepfm {command.words} " in shown.out for command in COMMANDS)
 
 
+def test_help_of_a_group_names_its_commands_alone(hepfm: Hepfm) -> None:
+    shown = hepfm("corpus", "--help")
+    assert shown.code == 0
+    assert all(f"hepfm corpus {name} " in shown.out for name in ("verify", "inspect", "card", "merge", "mix"))
+    assert "hepfm pretrain" not in shown.out
+    refused(hepfm("nonsense", "--help"), "no command 'hepfm nonsense --help'")
+
+
 def test_missing_file(hepfm: Hepfm, tmp_path: Path) -> None:
     refused(hepfm("ingest", "jetclass", tmp_path / "none.root", "--out", tmp_path / "c"), "none.root")
     assert not (tmp_path / "c").exists()
