@@ -45,7 +45,7 @@ class RootTable(Table):
         self._file = open_root(path, expected)
         try:
             self._tree, self.names = self._chosen(needed, tree)
-            self.entries = int(self._tree.num_entries)
+            self.tree, self.entries = str(self._tree.name), int(self._tree.num_entries)
         except HepfmError:
             self._file.close()
             raise

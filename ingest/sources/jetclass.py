@@ -127,7 +127,7 @@ def _open(path: Path) -> RootTable:
         if missing := [name for name in NEEDED_BRANCHES if name not in table.names]:
             names = ", ".join(f"'{name}'" for name in missing)
             present = ", ".join(sorted(table.names)) or "no branches"
-            raise HepfmError(f"has no branch {names}", path, f"it has {present}")
+            raise HepfmError(f"its tree '{table.tree}' has no branch {names}", path, f"it has {present}")
         if not table.entries:
             raise HepfmError("the tree has no entries", path, "leave the file out")
     except HepfmError:
