@@ -77,7 +77,12 @@ def test_a_truncated_root_file(hepfm: Hepfm, tmp_path: Path, jetclass_files: lis
 def test_a_tree_of_something_else_is_told_with_what_it_has(hepfm: Hepfm, tmp_path: Path) -> None:
     with uproot.recreate(tmp_path / "a.root") as file:
         file.mktree("Events", {"x": np.arange(3)})
-    refused(hepfm("ingest", "jetclass", tmp_path / "a.root", "--out", tmp_path / "c"), "tree 'Events'", "part_px", "it has x")
+    refused(
+        hepfm("ingest", "jetclass", tmp_path / "a.root", "--out", tmp_path / "c"),
+        "tree 'Events'",
+        "part_px",
+        "it has x",
+    )
 
 
 def test_a_missing_branch_is_named(hepfm: Hepfm, tmp_path: Path) -> None:
