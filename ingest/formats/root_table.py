@@ -33,18 +33,21 @@ CLUSTER_WINDOW_ENTRIES = 16_384
 
 
 class RootTable(Table):
-    """A ROOT tree or RNTuple: the one called ``tree``, or of several the one with most of the columns needed.
+    """A ROOT tree or RNTuple; of several in a file the one with most of the columns needed.
+
+    Attributes:
+        tree: its name.
 
     What is stored in baskets (clusters) of more than 4,096 entries is decoded in windows of up to 8,192 (16,384)
     entries, column by column, and the last window is kept. Memory is a window and the baskets (clusters) of one column
     under it.
     """
 
-    def __init__(self, path: Path, needed: Sequence[str], tree: str = "", expected: str = "") -> None:
+    def __init__(self, path: Path, needed: Sequence[str], expected: str = "") -> None:
         self.path = path
         self._file = open_root(path, expected)
         try:
-            self._tree, self.names = self._chosen(needed, tree)
+            self._tree, self.names = self._chosen(needed)
             self.tree, self.entries = str(self._tree.name), int(self._tree.num_entries)
         except HepfmError:
             self._file.close()
@@ -54,15 +57,10 @@ class RootTable(Table):
             raise HepfmError(f"its tree cannot be read ({type(error).__name__})", path, "fetch it again") from error
         self._window: tuple[int, tuple[str, ...], dict[str, Column]] | None = None
 
-    def _chosen(self, needed: Sequence[str], wanted: str) -> tuple[Any, frozenset[str]]:
+    def _chosen(self, needed: Sequence[str]) -> tuple[Any, frozenset[str]]:
         classes = self._file.classnames(cycle=False)
-        if wanted and not ("TTree" in classes.get(wanted, "") or "RNTuple" in classes.get(wanted, "")):
-            trees = sorted(name for name, kind in classes.items() if kind.startswith("TTree") or "RNTuple" in kind)
-            raise HepfmError(f"no tree '{wanted}'", self.path, f"it has {', '.join(trees) or 'no tree'}")
         tables: list[tuple[Any, frozenset[str]]] = []
         for name, kind in classes.items():
-            if wanted and name != wanted:
-                continue
             if kind.startswith("TTree"):
                 tree = self._file[name]
                 tables.append((tree, frozenset(tree.keys(recursive=False))))
