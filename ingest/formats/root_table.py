@@ -35,12 +35,12 @@ CLUSTER_WINDOW_ENTRIES = 16_384
 class RootTable(Table):
     """A ROOT tree or RNTuple; of several in a file the one with most of the columns needed.
 
-    Attributes:
-        tree: its name.
-
     What is stored in baskets (clusters) of more than 4,096 entries is decoded in windows of up to 8,192 (16,384)
     entries, column by column, and the last window is kept. Memory is a window and the baskets (clusters) of one column
     under it.
+
+    Attributes:
+        tree: its name.
     """
 
     def __init__(self, path: Path, needed: Sequence[str], expected: str = "") -> None:
