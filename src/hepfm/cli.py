@@ -54,15 +54,21 @@ COMMANDS = (
 )
 
 
-def usage() -> str:
-    """The table of commands."""
-    width = max(len(command.words) for command in COMMANDS)
-    rows = "\n".join(f"  hepfm {command.words:<{width}}  {command.help}" for command in COMMANDS)
+def usage(group: str = "") -> str:
+    """The table of commands: all, or those whose first word is ``group``."""
+    listed = [command for command in COMMANDS if group in ("", command.words.split()[0])]
+    width = max(len(command.words) for command in listed)
+    rows = "\n".join(f"  hepfm {command.words:<{width}}  {command.help}" for command in listed)
     return (
         f"hepfm {metadata.version('hepfm')}: corpora, tokens and pretrained backbones for collider data\n\n{rows}\n\n"
         "hepfm COMMAND --help tells a command's options, with units and defaults;\n"
         "hepfm COMMAND --config FILE.yaml takes them from a file, flags override it.\n"
     )
+
+
+def _groups() -> set[str]:
+    """First words that are no command by themselves (``corpus``, ``models``)."""
+    return {command.words.split()[0] for command in COMMANDS} - {command.words for command in COMMANDS}
 
 
 def find(arguments: Sequence[str]) -> tuple[Command, list[str]]:
@@ -102,6 +108,9 @@ def main() -> None:
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(usage())
+        return
+    if arguments[1:] in (["-h"], ["--help"]) and arguments[0] in _groups():
+        sys.stdout.write(usage(arguments[0]))
         return
     if arguments[0] == "--version":
         sys.stdout.write(f"hepfm {metadata.version('hepfm')}\n")

@@ -45,6 +45,14 @@ def test_help_names_every_command(hepfm: Hepfm) -> None:
     assert all(f"hepfm {command.words} " in shown.out for command in COMMANDS)
 
 
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_of_a_group_names_its_commands(hepfm: Hepfm, flag: str) -> None:
+    shown = hepfm("corpus", flag)
+    assert shown.code == 0
+    assert "hepfm corpus verify " in shown.out
+    assert "hepfm pretrain" not in shown.out
+
+
 def test_missing_file(hepfm: Hepfm, tmp_path: Path) -> None:
     refused(hepfm("ingest", "jetclass", tmp_path / "none.root", "--out", tmp_path / "c"), "none.root")
     assert not (tmp_path / "c").exists()
