@@ -17,6 +17,7 @@ import xxhash
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import sha256_file
+from hepfm.core.threads import renewed_in_forks
 from hepfm.ingest.manifest import Manifest, ShardEntry
 from hepfm.ingest.shards import INDEX, Index, decode, is_member, member_name, read_index, what_stands
 
@@ -114,6 +115,11 @@ class Split:
         self._shards = {shard.number: shard for shard in entry.shards}
         self._maps: OrderedDict[int, pa.Buffer] = OrderedDict()
         self._checked = np.zeros(len(index), dtype=bool)
+        self.begin_anew()
+        renewed_in_forks(self)
+
+    def begin_anew(self) -> None:
+        """Make the lock anew: in a forked process it may be another thread's, which is not there."""
         self._lock = Lock()
 
     def __len__(self) -> int:

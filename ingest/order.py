@@ -15,6 +15,7 @@ import numpy as np
 
 from hepfm.core.draws import generator, hashed_uniform, key_of
 from hepfm.core.errors import HepfmError
+from hepfm.core.threads import renewed_in_forks
 
 _CHUNK_RECORDS = 1 << 20
 
@@ -92,9 +93,14 @@ class Order:
         self.weights = None if weights is None else self._weights(np.asarray(weights))
         self._epoch_starts = [0]
         self._epochs: OrderedDict[int, _Epoch] = OrderedDict()
-        self._lock = RLock()
+        self.begin_anew()
+        renewed_in_forks(self)
         if not self.records:
             raise HepfmError("there is no record to read")
+
+    def begin_anew(self) -> None:
+        """Make the lock anew: in a forked process it may be another thread's, which is not there."""
+        self._lock = RLock()
 
     def epoch_records(self, epoch: int) -> int:
         """Records that come in an epoch, repeats counted."""

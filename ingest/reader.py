@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.threads import at_once, in_background, threads
+from hepfm.core.threads import at_once, in_background, renewed_in_forks, threads
 from hepfm.ingest.columns import project, relabel
 from hepfm.ingest.corpus import Split
 from hepfm.ingest.gather import Joined, Scratch, gather_from
@@ -76,7 +76,7 @@ class _Recent(Generic[ValueT]):
 
 
 class Reader:
-    """Records of one or several splits in one reading order. Safe to use from several threads.
+    """Records of one or several splits in one reading order. Safe to use from several threads and in forked processes.
 
     A record's number counts through the splits one after another; positions count records from the beginning of
     training, over all epochs (see :class:`hepfm.ingest.order.Order`).
@@ -122,9 +122,14 @@ class Reader:
         self.schema = self._schema()
         self._is_joined = self._window_bytes() <= JOINED_BYTES
         self._stretch_records = self._records_in(STRETCH_BYTES)
+        self._threads = threads()
+        self.begin_anew()
+        renewed_in_forks(self)
+
+    def begin_anew(self) -> None:
+        """Forget what was kept for the next records: another thread may be changing it while a process is forked."""
         self._scratch = Scratch()
         self._joined = _Recent[Joined](1)  # one, because all use the same scratch
-        self._threads = threads()
         self._stretches = _Recent[pa.RecordBatch](2 * self._threads)
         self._lengths = _Recent[np.ndarray](4)
         self._places: deque[tuple[Window, int]] = deque(maxlen=4)  # windows used last, with their first positions

@@ -13,7 +13,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.four_vectors import FourVectors, any_in, in_pt_order, kept_entries, origin, unpadded
 from hepfm.ingest.formats.hdf5_rows import open_hdf5
-from hepfm.ingest.formats.pandas_hdf5 import frames
+from hepfm.ingest.formats.pandas_hdf5 import Frame, frames
 from hepfm.ingest.formats.parquet_lists import equal_lists, is_parquet, numbers
 from hepfm.ingest.formats.ragged import Lists, lists_of
 from hepfm.ingest.formats.tables import open_table
@@ -33,6 +33,9 @@ TABLE_FIELDS = ("index", "values_block_0", "values_block_1")
 CONSTITUENTS = 200
 # 200 times E, PX, PY, PZ, then the four-vector of the generated top quark; and ttv (which of the three files), label.
 WIDTHS = (4 * CONSTITUENTS + 4, 2)
+LABEL_PLACE = (1, 1)
+# The same in pandas' other layout, where a table's blocks are data sets of their own.
+BLOCKS = ("table/block0_values", "table/block1_values")
 LIST_COLUMNS = ("part_px", "part_py", "part_pz", "part_energy")
 LIST_KEYS = ("jet_pt", "jet_eta", "jet_phi", "jet_energy")
 FLAT_COLUMNS = tuple(f"{part}_{number}" for number in range(CONSTITUENTS) for part in ("E", "PX", "PY", "PZ"))
@@ -50,11 +53,12 @@ EXPECTED = (
 class TopLandscapeSource(Source):
     """Reader of the top-tagging landscape: one record an entry, labels ``QCD`` and ``top``.
 
-    Three forms: the original HDF5 files (a pandas table of 200 zero-padded four-vectors), the Parquet files of the
-    Particle Transformer's authors (lists ``part_px``, ...; ``label`` 1 is top), and Parquet files with the original's
-    columns. The same jets give the same records. The files hold constituents alone: a jet's pt, eta, phi and mass are
-    those of the sum of its (up to 200) constituents, in float64, with the stored energies. Axis: that sum. The flipped
-    ``part_deta`` of the second form is not used. The generated top quark is not read.
+    Three forms: the original HDF5 files (a pandas table, or fixed frame, of 200 zero-padded four-vectors; columns are
+    found by name), the Parquet files of the Particle Transformer's authors (lists ``part_px``, ...; ``label`` 1 is
+    top), and Parquet files with the original's columns. The same jets give the same records. The files hold
+    constituents alone: a jet's pt, eta, phi and mass are those of the sum of its (up to 200) constituents, in float64,
+    with the stored energies. Axis: that sum. The flipped ``part_deta`` of the second form is not used. The generated
+    top quark is not read.
     """
 
     name = "toplandscape"
@@ -67,7 +71,8 @@ class TopLandscapeSource(Source):
     def recognises(cls, contents: Contents) -> bool:
         lists = contents.has("", *LIST_COLUMNS, "label") and not contents.has("", "part_pid")
         flat = contents.has("", *FLAT_COLUMNS[:4], FLAT_LABEL)
-        return contents.fields.get(TABLE, frozenset()) >= set(TABLE_FIELDS) or lists or flat
+        fixed = tuple(contents.shape(name)[-1:] for name in BLOCKS) == tuple((width,) for width in WIDTHS)
+        return contents.fields.get(TABLE, frozenset()) >= set(TABLE_FIELDS) or fixed or lists or flat
 
     def entries(self, path: Path) -> int:
         return _OPEN.get(path).entries
@@ -128,12 +133,12 @@ class _PandasTable(_Form):
     def __init__(self, path: Path) -> None:
         self._file = open_hdf5(path, EXPECTED)
         try:
-            self._frame = next((frame for frame in frames(self._file, path) if frame.key == "table"), None)
-            widths = tuple(block.width for block in self._frame.blocks) if self._frame else ()
-            if self._frame is None or widths != WIDTHS:
-                what = f"its columns are {widths}, not {WIDTHS}" if self._frame else "has no data frame 'table'"
-                raise HepfmError(what, path, EXPECTED)
-            self.entries = self._frame.rows
+            frame = next((frame for frame in frames(self._file, path) if frame.key == "table"), None)
+            if frame is None:
+                raise HepfmError("has no data frame 'table'", path, EXPECTED)
+            self._frame = frame
+            self._momenta, self._label = _places(frame, path)
+            self.entries = frame.rows
             if not self.entries:
                 raise HepfmError("has no entries", path, "leave the file out")
         except BaseException:
@@ -141,20 +146,50 @@ class _PandasTable(_Form):
             raise
 
     def jets(self, start: int, stop: int) -> tuple[tuple[Lists, ...], np.ndarray]:
-        assert self._frame is not None
-        values, flags = self._frame.read(start, stop)
-        return _without_padding(values[:, : 4 * CONSTITUENTS]), flags[:, 1]
+        blocks = self._frame.read(start, stop)
+        block, column = self._label
+        return _without_padding(_columns(blocks, self._momenta)), blocks[block][:, column]
 
     def keys(self) -> np.ndarray:
-        assert self._frame is not None
+        leading = self._momenta[:KEY_COLUMNS]
         found = [
-            key(*self._frame.read(first, min(first + KEY_WINDOW, self.entries))[0][:, :KEY_COLUMNS].T)
+            key(*_columns(self._frame.read(first, min(first + KEY_WINDOW, self.entries)), leading).T)
             for first in range(0, self.entries, KEY_WINDOW)
         ]
         return np.concatenate(found)
 
     def close(self) -> None:
         self._file.close()
+
+
+def _places(frame: Frame, path: Path) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Block and column of each of ``FLAT_COLUMNS``, and of the label.
+
+    They are found by name: another order would give wrong jets that look like jets. Where names cannot be read they are
+    where the published files have them.
+
+    Raises:
+        HepfmError: a column is missing, or those of a file without names are not as many as in the published files.
+    """
+    if all(block.names is not None for block in frame.blocks):
+        found = {name: frame.place(name) for name in (*FLAT_COLUMNS, FLAT_LABEL)}
+        if missing := [name for name, place in found.items() if place is None]:
+            more = ", ..." if len(missing) > 3 else ""
+            raise HepfmError(f"has no column {', '.join(missing[:3])}{more}", path, EXPECTED)
+        *momenta, label = (place for place in found.values() if place)
+        return momenta, label
+    widths = tuple(block.width for block in frame.blocks)
+    if widths != WIDTHS:
+        raise HepfmError(f"its columns are {widths}, not {WIDTHS}", path, EXPECTED)
+    return [(0, column) for column in range(4 * CONSTITUENTS)], LABEL_PLACE
+
+
+def _columns(blocks: tuple[np.ndarray, ...], places: list[tuple[int, int]]) -> np.ndarray:
+    """Columns (n, k) at places; without a copy where they follow one another, as in the published files."""
+    first, start = places[0]
+    if places == [(first, start + number) for number in range(len(places))]:
+        return blocks[first][:, start : start + len(places)]
+    return np.stack([blocks[block][:, column] for block, column in places], axis=1)
 
 
 class _FlatParquet(_Form):

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,24 @@ def test_label_indices_refer_to_one_list_for_all_corpora(toy_corpus: Corpus) -> 
 def test_nothing_to_read_is_an_error() -> None:
     with pytest.raises(HepfmError, match="nothing to read"):
         Reader([], 0)
+
+
+def test_a_forked_process_reads_on_while_threads_of_its_parent_are_at_work(
+    toy_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reader_module, "threads", lambda: 2)
+    monkeypatch.setattr(reader_module, "in_background", lambda call: Future())  # never done, as seen from a child
+    split = toy_corpus.split("train")
+    reader = Reader([split], seed=3, window=1)
+    expected = Reader([split], seed=3, window=1).take(5, reader.records).batch
+    reader.take(0, 5)
+    context = multiprocessing.get_context("fork")
+    received, sent = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sent.send(reader.take(5, reader.records).batch.to_pylist()), daemon=True)
+    with reader._lock, reader.order._lock, split._lock:
+        child.start()
+    try:
+        assert received.poll(30), "the child waits for a thread that it does not have"
+        assert received.recv() == expected.to_pylist()
+    finally:
+        child.kill()

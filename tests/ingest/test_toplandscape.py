@@ -23,7 +23,7 @@ from jets_of_sources import (
     same,
     truncated,
 )
-from pandas_layout import write_table
+from pandas_layout import write_fixed, write_table
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import values_of
@@ -147,6 +147,26 @@ def test_all_forms_are_recognised_and_jetclass2_is_not(files: dict[str, Path]) -
     assert not TopLandscapeSource.recognises(contents(sample))
 
 
+@pytest.mark.parametrize("layout", ["table", "fixed"])
+def test_columns_are_found_by_name(tmp_path: Path, layout: str) -> None:
+    values, label = make_jets(30, seed=5)
+    original = write_original(tmp_path / "original.h5", values, label)
+    truth = [f"truth{part}" for part in ("E", "PX", "PY", "PZ")]
+    names = [*truth, *(f"{part}_{number}" for part in ("PX", "PY", "PZ", "E") for number in range(200))]
+    momenta = [values[:, :, part] for part in (1, 2, 3, 0)]
+    block = np.concatenate([np.full((len(label), 4), 999, dtype=np.float32), *momenta], axis=1)
+    flags = np.stack([label, np.full(len(label), 2)], axis=1)
+    columns = [names, ["is_signal_new", "ttv"]]
+    path = tmp_path / "other.h5"
+    if layout == "table":
+        write_table(path, "table", block, flags, names=columns)
+    else:
+        write_fixed(path, "table", [(columns[0], block), (columns[1], flags)])
+    assert TopLandscapeSource.recognises(contents(path))
+    assert read_all(SOURCE, path).equals(read_all(SOURCE, original))
+    assert (SOURCE.keys(path) == SOURCE.keys(original)).all()
+
+
 def test_real_top_jets_have_the_mass_of_the_top_quark(tmp_path: Path) -> None:
     """Real JetClass jets, laid out as the landscape's: QCD and hadronic top jets."""
     vectors, classes = (SAMPLES / "jetclass" / f"jetclass_500_{name}.npy" for name in ("pfVectors", "labels"))
@@ -221,6 +241,13 @@ class TestBad:
     def test_other_widths(self, tmp_path: Path) -> None:
         path = write_table(tmp_path / "a.h5", "table", np.zeros((5, 800), np.float32), np.zeros((5, 2), np.int64))
         with pytest.raises(HepfmError, match=r"\(800, 2\), not \(804, 2\)"):
+            SOURCE.entries(path)
+
+    def test_a_named_column_that_is_missing(self, tmp_path: Path) -> None:
+        names = [[f"a{number}" for number in range(804)], ["ttv", "is_signal_new"]]
+        block, flags = np.zeros((5, 804), np.float32), np.zeros((5, 2), np.int64)
+        path = write_table(tmp_path / "a.h5", "table", block, flags, names=names)
+        with pytest.raises(HepfmError, match=r"no column E_0, PX_0, PY_0, \.\.\."):
             SOURCE.entries(path)
 
     def test_another_name(self, tmp_path: Path) -> None:

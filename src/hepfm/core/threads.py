@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 
@@ -29,6 +30,29 @@ def at_once(calls: Sequence[Callable[[], Result]]) -> list[Result]:
     begun = [in_background(call) for call in calls[:-1]]
     last = [call() for call in calls[-1:]]
     return [future.result() for future in begun] + last
+
+
+class Forked(Protocol):
+    """What has locks, or work in helper threads, that a forked child can neither release nor finish."""
+
+    def begin_anew(self) -> None:
+        """Replace them: called first thing in the child."""
+
+
+def renewed_in_forks(owner: Forked) -> None:
+    """Let every child that is forked from now on begin with ``owner.begin_anew()``."""
+    _FORKED.add(owner)
+
+
+_FORKED: weakref.WeakSet[Forked] = weakref.WeakSet()
+
+
+def _begin_anew() -> None:
+    for owner in list(_FORKED):
+        owner.begin_anew()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 @cache
