@@ -241,7 +241,18 @@ def _client(workers: Workers, stack: ExitStack) -> Any:
 
 @cache
 def _local_cluster(processes: int) -> Any:
-    """A cluster on this machine; it stays until the process ends, as a build needs it more than once."""
+    """A cluster on this machine; it stays until the process ends, as a build needs it more than once.
+
+    Raises:
+        HepfmError: a worker died while it started, or there is no memory or port for it.
+    """
     from distributed import LocalCluster
 
-    return LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs="ERROR")
+    try:
+        return LocalCluster(n_workers=processes, threads_per_worker=1, dashboard_address=":0", silence_logs="ERROR")
+    except (RuntimeError, OSError) as error:  # a worker that dies at its start is not replaced
+        raise HepfmError(
+            f"the workers do not start: {error}",
+            f"--scheduler {LOCAL}",
+            "run again: it continues; give fewer --processes if memory ran out",
+        ) from error

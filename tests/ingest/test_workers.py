@@ -105,6 +105,15 @@ def test_a_cluster_whose_worker_dies_gives_the_same_bytes(
     assert verify(corpus.path) == []
 
 
+def test_a_local_cluster_whose_workers_die_at_the_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(**_: object) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr("distributed.LocalCluster", fails)
+    with pytest.raises(HepfmError, match="workers do not start: Nanny failed"):
+        next(Workers(7, scheduler="local").results(abs, [1], "c"))
+
+
 @pytest.mark.slow
 def test_a_local_cluster_is_started_and_ended(
     whole: tuple[list[Path], dict[str, bytes]], tmp_path: Path, toy_options: Options
