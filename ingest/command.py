@@ -136,9 +136,12 @@ def _recognised(given: Sequence[Path], selection: JetSelection) -> Source:
 
 
 def _better_named(error: HepfmError, chosen: Source, files: Sequence[Path]) -> HepfmError:
-    """The error, and the source that fits the files where the chosen one does not."""
+    """The error, and the source that fits the files where the chosen one does not, or what stands in a file's place."""
     for path in files:
         fitting = recognised(path) if path.is_file() else []
+        found = contents(path)
+        if found.stand_in and error.where in (str(path), str(path.resolve())):
+            return HepfmError(found.fault, path, found.mend)
         if fitting and chosen.name in SOURCES and chosen.name not in fitting:
             name = fitting[0]
             return HepfmError(

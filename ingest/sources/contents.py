@@ -25,6 +25,7 @@ class Contents:
         fields: names of the fields of HDF5 data sets of compound type, by path.
         fault: what is wrong with a file that is empty, damaged, or something that often takes a data file's place.
         mend: what to do about it.
+        stand_in: is it the latter: a web page, a pointer, an archive?
     """
 
     container: str = ""
@@ -33,6 +34,7 @@ class Contents:
     fields: Mapping[str, frozenset[str]] = field(default_factory=dict)
     fault: str = ""
     mend: str = FETCH_AGAIN
+    stand_in: bool = False
 
     def has(self, table: str, *columns: str) -> bool:
         """Is there such a tree or table, with these columns?"""
@@ -78,11 +80,11 @@ def _no_data(head: bytes) -> Contents:
     if not head:
         return Contents(fault="is empty")
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return Contents(fault="is a web page, not data")
+        return Contents(fault="is a web page, not data", stand_in=True)
     if head.startswith(b"version https://git-lfs"):
-        return Contents(fault="is a pointer of Git LFS, not the file itself")
+        return Contents(fault="is a pointer of Git LFS, not the file itself", stand_in=True)
     if head[257:262] == b"ustar" or head.startswith(b"\x1f\x8b"):
-        return Contents(fault="is an archive", mend="unpack it and name the files in it")
+        return Contents(fault="is an archive", mend="unpack it and name the files in it", stand_in=True)
     return Contents()
 
 

@@ -13,7 +13,7 @@ import pytest
 import uproot
 
 from hepfm.core.errors import HepfmError
-from hepfm.ingest.command import IngestConfig, ingest
+from hepfm.ingest.command import IngestConfig, ingest, ingest_config
 
 
 def archive() -> bytes:
@@ -44,6 +44,14 @@ def test_what_is_no_data_is_told(content: bytes, what: str, tmp_path: Path) -> N
         ingest(IngestConfig("auto", (path,), tmp_path / "out"))
     assert str(path) in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("source", ["jetclass", "jetclass2", "cms", "toplandscape", "showerclouds"])
+def test_a_page_in_the_place_of_data_is_told_whatever_source_is_named(source: str, tmp_path: Path) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(b"<!DOCTYPE html><html>404</html>" * 30)
+    with pytest.raises(HepfmError, match=r"is a web page, not data \(fetch it again\)"):
+        ingest(ingest_config([source])(source, (path,), tmp_path / "out"))
 
 
 def test_a_folder_is_told(tmp_path: Path) -> None:
