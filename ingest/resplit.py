@@ -116,6 +116,7 @@ def make_plan(corpus: Corpus, options: SplitOptions, kept: dict[str, int]) -> Pl
         },
         geometry=manifest.geometry,
         tokens=tokens_alone(corpus),
+        unit="records looked at",  # each new split looks at all of the parent's
     )
 
 
