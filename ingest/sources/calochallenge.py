@@ -32,7 +32,7 @@ class CaloChallengeSource(ShowerSource):
 
     ``cell_a`` is the ring, ``cell_b`` the sector (from alpha = -pi), ``layer`` counts the layers that have voxels; the
     geometry names their ids. Energies keep the file's type, float32 or float64, and go back to equal bits
-    (:func:`hepfm.ingest.formats.calochallenge.write_calochallenge`). The sign of charged pions is not in the files:
+    (``hepfm corpus export --format calochallenge``). The sign of charged pions is not in the files:
     their particle is 211. Data sets 2 and 3 are hit along the axis; the direction of data set 1 is not in the files.
     """
 

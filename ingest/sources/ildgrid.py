@@ -33,7 +33,7 @@ class IldGridSource(ShowerSource):
     """Reader of grid files of ILD's 30 layers: a point for each cell that is not 0, in the order (layer, x, z).
 
     ``cell_a`` is x, ``cell_b`` z. Energies keep the file's type where they are in MeV; in GeV they are kept in float64,
-    from which float32 goes back to equal bits (:func:`hepfm.ingest.formats.ildgrid.write_ildgrid`). Particles come
+    from which float32 goes back to equal bits (``hepfm corpus export --format ildgrid``). Particles come
     perpendicularly, along y.
     """
 

@@ -55,7 +55,7 @@ class ShowerCloudsSource(ShowerSource):
     has it. Which axis has the four columns, and at which end the padding is, is found out. A row with deposit 0 is
     padding.
     Deposits in GeV, and depths, are kept in float64, from which float32 goes back to equal bits
-    (:func:`hepfm.ingest.formats.showerclouds.write_showerclouds`).
+    (``hepfm corpus export --format showerclouds``).
     """
 
     depth: Literal["layer", "fraction", "mm"] | None = None

@@ -43,7 +43,7 @@ class ShowerDataSource(ShowerSource):
     """Reader of ``showerdata`` files: points with x and y [mm] across and layer (or z [mm]) in depth, energy, time.
 
     Points keep their order and count, those without energy included. Deposits, in GeV in the files, are kept in
-    float64, from which they go back to equal bits (:func:`hepfm.ingest.formats.showerdata.write_showerdata`). The group
+    float64, from which they go back to equal bits (``hepfm corpus export --format showerdata``). The group
     ``observables`` is left out: it follows from the points. Number of layers and sampling fraction are taken from the
     file's attributes ``num_layers`` and ``sampling_fraction`` where it has them.
     """
