@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 from pathlib import Path
@@ -104,10 +105,19 @@ def fit(out: Path, noisy: bool = False, bad: int | None = None, **settings: obje
     return {name: value.clone() for name, value in toy.state_dict().items()}
 
 
+def note_threads(out: Path) -> None:
+    """Write the names of this process's threads, which outlive the training, to OUT/threads-RANK.txt."""
+    names = sorted(path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm"))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"threads-{launch.rank()}.txt").write_text("\n".join(names))
+
+
 def main() -> None:
     """``engine_toy.py OUT JSON``: fit with the arguments in JSON (and "processes"); rank 0 writes OUT/final.pt."""
     out, arguments = Path(sys.argv[1]), json.loads(sys.argv[2])
     launch.relaunch(arguments.pop("processes", 1), [sys.executable, *sys.argv])
+    if sys.platform == "linux":
+        atexit.register(note_threads, out)  # registered first, called last
     try:
         state = fit(out, **arguments)
     except HepfmError as error:

@@ -119,9 +119,22 @@ def test_two_processes_compute_what_one_does(alone: Path, tmp_path: Path) -> Non
     assert_close_run(tmp_path / "nproc", alone)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("how", ["ends", "bad loss"])
+def test_no_thread_of_gloo_outlives_the_training(stage: int, how: str, tmp_path: Path) -> None:
+    # One that freed a tensor after the interpreter had ended aborted whole jobs.
+    process = start(tmp_path / "run", processes=2, zero_stage=stage, bad=40 if how == "bad loss" else None)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == (0 if how == "ends" else 2), errors
+    for rank in range(2):
+        assert "gloo" not in (tmp_path / "run" / f"threads-{rank}.txt").read_text()
+
+
 def test_killed_runs_end_bit_identical(tmp_path: Path, uninterrupted: Callable[[int, int], Path]) -> None:
-    hits = kill_and_finish(tmp_path / "run", 2, random.Random(time.time_ns()), **LONG)
-    assert hits > 0
+    seed = time.time_ns()
+    hits = kill_and_finish(tmp_path / "run", 2, random.Random(seed), **LONG)
+    assert hits > 0, f"seed {seed}"
     assert_same_run(tmp_path / "run", uninterrupted(1, 0))
 
 

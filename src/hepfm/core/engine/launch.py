@@ -7,6 +7,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -75,6 +76,9 @@ def setup() -> None:
             )
         torch.cuda.set_device(here)
     if not torch.distributed.is_initialized():
+        # Its default arguments keep the group that exists at its first import alive for good: let that be none.
+        import torch.distributed.nn.functional
+
         backend = "nccl" if here.type == "cuda" else "gloo"
         if world() == 1:  # a store of its own: no port, no network
             os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK=os.environ.get("LOCAL_RANK", "0"))
@@ -83,16 +87,21 @@ def setup() -> None:
         else:
             torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
         if backend == "gloo":
-            # Its threads have to end before the interpreter does, which may else abort in the very last moment.
             atexit.register(_leave)
     deepspeed.init_distributed(verbose=False, dist_init_required=None)
 
 
 def _leave() -> None:
+    """End gloo's threads: one that frees a tensor after the interpreter has ended aborts the process.
+
+    They end with the last reference to their group, and DeepSpeed keeps one.
+    """
     import torch
 
     if torch.distributed.is_initialized():
+        vars(sys.modules["deepspeed.utils.groups"])["_WORLD_GROUP"] = None
         torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def on_main(function: Callable[[], Any]) -> Any:

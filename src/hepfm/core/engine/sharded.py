@@ -151,6 +151,16 @@ def hand_back(engine: DeepSpeedEngine, objective: nn.Module) -> None:
                 plain.copy_(sharded)
         for (_, buffer), (_, value) in zip(objective.named_buffers(), trained.named_buffers(), strict=True):
             buffer.copy_(value)
-    engine.destroy()
     for weights in objective.parameters():
         weights.data = weights.data.clone()  # stages 1 and 2 leave views of one flat tensor
+
+
+def release(engine: DeepSpeedEngine) -> None:
+    """Take hooks off the network; empty what stage 3 leaves in cycles that Python cannot see: states and groups."""
+    engine.destroy()
+    offload = getattr(engine.optimizer, "parameter_offload", None)
+    if offload is not None:
+        for parameter in engine.module.parameters():
+            vars(parameter).clear()
+        for part in (offload, engine.optimizer, engine):
+            vars(part).clear()

@@ -20,7 +20,7 @@ from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.engine.meters import Clock, Sums, note
 from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine
 from hepfm.core.engine.schedule import learning_rate
-from hepfm.core.engine.sharded import build, hand_back, update
+from hepfm.core.engine.sharded import build, hand_back, release, update
 from hepfm.core.engine.stopping import Requeue, StopSignals, check_finite
 from hepfm.core.engine.tracking import Tracker
 from hepfm.core.files import locked
@@ -85,6 +85,7 @@ def train(
         stack.enter_context(_own_draws())
         checkpoints = Checkpoints(run.checkpoints, {**config.shaping(), **identity}, config.keep_checkpoints)
         engine, state = _start(objective, config, checkpoints)
+        stack.callback(release, engine)
         launch.on_main(lambda: run.cut_metrics(state.step))
         tracker = Tracker(run, checkpoints.identity, config.wandb)
         stack.callback(tracker.close)
