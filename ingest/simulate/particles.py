@@ -11,6 +11,7 @@ from hepfm.core import records
 
 ArraysT = TypeVar("ArraysT", bound="_Arrays")
 
+NEUTRINOS = (12, 14, 16)
 SPECIES = {name: index for index, name in enumerate(records.SPECIES)}
 
 

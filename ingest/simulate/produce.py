@@ -28,7 +28,7 @@ from hepfm.ingest.simulate.pythia import Generator, require_pythia
 JETS_PER_FILE = 5_000
 SETTINGS_FILE = "settings.json"
 # Raised whenever the same settings give other jets than before.
-SIMULATION_VERSION = 1
+SIMULATION_VERSION = 2
 
 _EVENTS_PER_BATCH = 200
 _FRUITLESS_BATCHES = 25

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from importlib import import_module
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 
 from hepfm.core.errors import HepfmError
-from hepfm.ingest.simulate.particles import Particles, Partons
+from hepfm.ingest.simulate.particles import NEUTRINOS, Particles, Partons
 from hepfm.ingest.simulate.processes import COMMON, Process
+from hepfm.ingest.simulate.veto import early_veto
 
 MAX_SEED = 900_000_000
 _OUT_OF_RESONANCE = 23
@@ -28,7 +30,7 @@ def require_pythia() -> Any:
 
 
 class Generator:
-    """A Pythia of its own for one process and seed.
+    """A Pythia of its own for one process and seed, which gives up events early that cannot have a selected jet.
 
     Raises:
         HepfmError: pythia8mc is not installed, or Pythia refuses the settings.
@@ -36,20 +38,29 @@ class Generator:
 
     def __init__(self, process: Process, seed: int) -> None:
         self._process = process
-        self._pythia = require_pythia().Pythia("", False)
-        random = ("Random:setSeed = on", f"Random:seed = {seed % MAX_SEED + 1}")
-        for setting in (*COMMON, *process.settings, *random):
-            if not self._pythia.readString(setting):
-                raise HepfmError(f"Pythia does not know the setting '{setting}'", f"class {process.label}")
-        if not self._pythia.init():
-            raise HepfmError("Pythia cannot start with these settings", f"class {process.label}")
+        module = require_pythia()
+        # Pythia keeps only the C++ half of a hook alive.
+        self._veto = early_veto(module, process)
+        self._turns = cycle([_started(module, process, variant, seed, self._veto) for variant in process.variants])
 
     def events(self, count: int) -> tuple[Particles, Partons]:
         """The next ``count`` events (fewer if Pythia gives one up)."""
-        record = self._pythia.nextBatch(count).layout.content("prt")
+        record = next(self._turns).nextBatch(count).layout.content("prt")
         offsets = np.asarray(record.offsets.data)
         event = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         return _stable(record.content, event), _decay_products(record.content, event, offsets, self._process)
+
+
+def _started(module: Any, process: Process, variant: tuple[str, ...], seed: int, veto: Any) -> Any:
+    pythia = module.Pythia("", False)
+    random = ("Random:setSeed = on", f"Random:seed = {seed % MAX_SEED + 1}")
+    for setting in (*COMMON, *process.settings, *variant, *random):
+        if not pythia.readString(setting):
+            raise HepfmError(f"Pythia does not know the setting '{setting}'", f"class {process.label}")
+    pythia.setUserHooksPtr(veto)
+    if not pythia.init():
+        raise HepfmError("Pythia cannot start with these settings", f"class {process.label}")
+    return pythia
 
 
 def _column(content: Any, name: str) -> np.ndarray:
@@ -74,7 +85,7 @@ def _decay_products(content: Any, event: np.ndarray, offsets: np.ndarray, proces
     mother = _column(content, "mother1") + offsets[event]
     in_cascade = np.isin(size, process.cascade)
     out = np.abs(_column(content, "status")) == _OUT_OF_RESONANCE
-    product = np.flatnonzero(out & ~in_cascade & in_cascade[mother])
+    product = np.flatnonzero(out & ~in_cascade & ~np.isin(size, NEUTRINOS) & in_cascade[mother])
     resonance = mother[product]
     while in_cascade[mother[resonance]].any():
         above = mother[resonance]
