@@ -40,12 +40,6 @@ class Medium:
         return np.maximum(np.log(energy * 1e3 / self.critical_energy), LEAST_LOG_Y)
 
 
-def average_maximum(medium: Medium, log_y: np.ndarray) -> np.ndarray:
-    """T [X0] of the average profile: T_hom - 0.59/F_S - 0.53 (1 - e/mip), T_hom = ln y - 0.858."""
-    homogeneous = log_y - 0.858
-    return np.maximum(homogeneous - 0.59 / medium.sampling_frequency - 0.53 * (1 - medium.response), LEAST_MAXIMUM)
-
-
 @dataclass(frozen=True)
 class LogShape:
     """Means and widths of ln T and ln alpha, their correlation; each (n,)."""

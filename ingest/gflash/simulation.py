@@ -31,6 +31,8 @@ from hepfm.ingest.voxels import points_from_voxels
 # Raised whenever the same settings give other showers than before.
 SIMULATION_VERSION = 1
 BATCH_SHOWERS = 64  # drawn together: dense voxels of so many fit in a cache
+# Clouds of ILD are padded to 1,700 points, which showers of more than 100 GeV can exceed; then as CaloClouds does.
+USUAL_ROWS_GEV, MOST_ROWS = 100.0, 6_000
 COLUMNS = ("incident_energy", "direction_x", "direction_y", "direction_z", "particle")
 
 
@@ -73,8 +75,12 @@ class GflashShowers(Simulation):
 
     @cached_property
     def layout(self) -> Geometry:
-        """The geometry of the detector."""
-        return detector_of(self.detector).geometry()
+        """The geometry of the detector, with how its files hold showers."""
+        found = detector_of(self.detector).geometry()
+        stored = found.stored
+        if "rows" in stored.layout and self.calorimeter.energy[1] > USUAL_ROWS_GEV:
+            stored = replace(stored, layout={**stored.layout, "rows": MOST_ROWS})
+        return replace(found, stored=stored)
 
     @property
     def schema(self) -> pa.Schema:
@@ -125,7 +131,7 @@ class GflashShowers(Simulation):
         return signal_scale(self.calorimeter, self.stack)
 
     def draw(self, stream: str, number: int, part: int) -> tuple[np.ndarray, Spots]:
-        """Incident energies (64,) [GeV] and spots of the showers of one part of a sequence, before they are read out."""
+        """Incident energies (64,) [GeV] and spots of the showers in one part of a sequence, before readout."""
         rng = generator("gflash", self.seed, self.layout.name, stream, number, part)
         stored = self.layout.stored
         incident = stored.incident(stored.stored_incident(_incident(self.calorimeter, BATCH_SHOWERS, rng)))

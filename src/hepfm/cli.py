@@ -52,6 +52,12 @@ COMMANDS = (
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
+    Command(
+        "evaluate profiles",
+        "hepfm.benchmarks.profiles_report",
+        "EvaluateProfilesConfig",
+        "parametrised showers against full simulation",
+    ),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )
