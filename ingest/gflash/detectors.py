@@ -245,6 +245,6 @@ def detector_of(name: str) -> Detector:
     """
     if name in DETECTORS:
         return DETECTORS[name]
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith((".yaml", ".yml")) and Path(name).exists():
         return from_yaml(Detector, Path(name))
-    raise HepfmError(f"no detector '{name}'", "--detector", f"there is: {', '.join(DETECTORS)}; or name a YAML file")
+    raise HepfmError(f"no detector '{name}'", "--detector", f"there is: {', '.join(DETECTORS)}; or give a YAML file")
