@@ -63,7 +63,7 @@ def test_a_file_that_is_no_detector_says_what_is_wrong(tmp_path: Path) -> None:
         detector_of(str(path))
     with pytest.raises(HepfmError, match=r"no detector 'cms'.*ild, calochallenge2, calochallenge3"):
         detector_of("cms")
-    with pytest.raises(HepfmError, match="no detector 'missing.yaml'"):
+    with pytest.raises(HepfmError, match=r"no detector 'missing\.yaml'"):
         detector_of("missing.yaml")
 
 
