@@ -27,8 +27,8 @@ class Process:
     products: int = 0
 
 
-# A fifth of the jets beyond 500 GeV come from partons of 400 to 490 GeV and radiation that the jet gathers; next to none
-# from softer ones. Most events of this window are given up early (``veto``).
+# A fifth of the jets beyond 500 GeV come from partons of 400 to 490 GeV and radiation that the jet gathers; next to
+# none come from softer ones. Most events of this window are given up early (``veto``).
 _WINDOW = ("PhaseSpace:pTHatMin = 400.", "PhaseSpace:pTHatMax = 1300.")
 _QUARKS = "1 2 3 4 5"
 _LEPTONS = "11 13"  # JetClass has no tau leptons
