@@ -31,7 +31,7 @@ class Process:
 # none come from softer ones. Most events of this window are given up early (``veto``).
 _WINDOW = ("PhaseSpace:pTHatMin = 400.", "PhaseSpace:pTHatMax = 1300.")
 _QUARKS = "1 2 3 4 5"
-_LEPTONS = "11 13"  # JetClass has no tau leptons
+_LEPTONS = "11 13"  # JetClass's leptonic classes have electrons and muons, no taus
 _HADRONIC_W = ("24:onMode = off", f"24:onIfAny = {_QUARKS}")
 _LEPTONIC_W = ("24:onMode = off", f"24:onIfAny = {_LEPTONS}")
 # One W to quarks, the other to leptons: either charge has its turn.

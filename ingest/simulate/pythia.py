@@ -45,10 +45,14 @@ class Generator:
 
     def events(self, count: int) -> tuple[Particles, Partons]:
         """The next ``count`` events (fewer if Pythia gives one up)."""
-        record = next(self._turns).nextBatch(count).layout.content("prt")
+        record = self.generate(count).layout.content("prt")
         offsets = np.asarray(record.offsets.data)
         event = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
         return _stable(record.content, event), _decay_products(record.content, event, offsets, self._process)
+
+    def generate(self, count: int) -> Any:
+        """The next ``count`` events as Pythia's own awkward array."""
+        return next(self._turns).nextBatch(count)
 
 
 def _started(module: Any, process: Process, variant: tuple[str, ...], seed: int, veto: Any) -> Any:
