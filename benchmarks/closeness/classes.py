@@ -19,10 +19,9 @@ from hepfm.core.statistics import (
     Histogram,
     Values,
     chance_floors,
+    distance_estimates,
     histogram,
-    kolmogorov_smirnov_estimate,
     median_estimate,
-    wasserstein_1_estimate,
 )
 from hepfm.ingest.formats.jetclass import LABELS
 
@@ -265,10 +264,11 @@ class _Group:
 
 def _compare(quantity: Quantity, real: Values, simulated: Values, key: str, replicas: int) -> Compared:
     edges = bin_edges(quantity.spacing, real, OUTER_SHARE[quantity.per], FEWEST_BINS[quantity.per])
+    estimates = distance_estimates(simulated, real, key=key, replicas=replicas)
     floors = chance_floors(real, (real.records, simulated.records), key=key, pairs=replicas)
     return Compared(
-        Distance(wasserstein_1_estimate(simulated, real, key=key, replicas=replicas), floors[0]),
-        Distance(kolmogorov_smirnov_estimate(simulated, real, key=key, replicas=replicas), floors[1]),
+        Distance(estimates[0], floors[0]),
+        Distance(estimates[1], floors[1]),
         histogram(real, edges),
         histogram(simulated, edges),
     )

@@ -40,7 +40,7 @@ class EvaluateSimulationConfig:
     """Folder of the page (index.html) and of report.json; an earlier report there is replaced."""
     json: Path | None = None
     """File to write the numbers to as JSON."""
-    limit: int = 2_000
+    limit: int = 1_000
     """Jets of each class to take at most, the first ones."""
     seed: int = 0
     """Seed of bootstrap replicas."""
@@ -55,9 +55,7 @@ def main(config: EvaluateSimulationConfig) -> None:
         real, provenance["real JetClass jets"] = read_real_jetclass(config.jetclass)
     if config.jetclass2:
         real2, provenance["real JetClass-II jets"] = read_real_jetclass2(config.jetclass2)
-    simulated, origins = read_simulated(config.samples, config.limit)
-    for number, origin in enumerate(origins, 1):
-        provenance[f"simulated {number}"] = origin
+    simulated, provenance["simulated jets"] = read_simulated(config.samples, config.limit)
     by_class = compare_classes(real, simulated, seed=config.seed) if real else None
     by_track = compare_tracks(real2, simulated, seed=config.seed) if real2 else None
     for report in (by_class, by_track):

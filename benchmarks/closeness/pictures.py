@@ -18,6 +18,7 @@ from hepfm.core.statistics import Histogram
 
 COLUMNS = 4
 PANEL_WIDTH_IN, PANEL_HEIGHT_IN = 2.75, 2.05
+LEFT_IN, RIGHT_IN, BOTTOM_IN, TOP_IN = 0.8, 0.15, 0.62, 0.5
 REAL, SIMULATED = "real", "simulated"
 
 
@@ -33,9 +34,18 @@ def by_class(quantity: Quantity, rows: Sequence[Row], theme: Theme) -> Figure:
     }
     small |= {"xtick.minor.visible": False, "ytick.minor.visible": False}
     with matplotlib.rc_context({**settings(theme), **small}):
-        size = (COLUMNS * PANEL_WIDTH_IN, lines * PANEL_HEIGHT_IN + 0.55)
-        figure = Figure(figsize=size, layout="constrained", facecolor="none")
+        width, height = COLUMNS * PANEL_WIDTH_IN, lines * PANEL_HEIGHT_IN + TOP_IN + BOTTOM_IN
+        figure = Figure(figsize=(width, height), facecolor="none")
         grid = np.atleast_1d(figure.subplots(lines, COLUMNS)).ravel()
+        # A constrained layout would draw all of it once more to measure the labels.
+        figure.subplots_adjust(
+            left=LEFT_IN / width,
+            right=1 - RIGHT_IN / width,
+            bottom=BOTTOM_IN / height,
+            top=1 - TOP_IN / height,
+            wspace=0.24,
+            hspace=0.34,
+        )
         for axes, row in zip(grid, rows, strict=False):
             item = row.quantities[quantity.name]
             _overlay(axes, item.real, item.simulated, quantity.spacing == "log10", theme)
@@ -43,9 +53,12 @@ def by_class(quantity: Quantity, rows: Sequence[Row], theme: Theme) -> Figure:
         for axes in grid[len(rows) :]:
             axes.set_axis_off()
         handles, labels = grid[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, handlelength=2.2)
-        figure.supxlabel(quantity.axis, fontsize=10)
-        figure.supylabel(f"share of {quantity.per}s", fontsize=10)
+        corner = (1 - RIGHT_IN / width, 1.0)
+        figure.legend(
+            handles, labels, loc="upper right", bbox_to_anchor=corner, ncols=2, frameon=False, handlelength=2.2
+        )
+        figure.supxlabel(quantity.axis, fontsize=10, y=0.1 / height, va="bottom")
+        figure.supylabel(f"share of {quantity.per}s", fontsize=10, x=0.08 / width, ha="left")
     return figure
 
 

@@ -102,8 +102,8 @@ class JetSample:
         )
 
 
-def read_simulated(paths: Sequence[Path], limit: int) -> tuple[JetSample, list[dict[str, Any]]]:
-    """Simulated jets of all ``paths`` together, and where they came from.
+def read_simulated(paths: Sequence[Path], limit: int) -> tuple[JetSample, dict[str, str]]:
+    """Simulated jets of all ``paths`` together, and by path how many and the hash of what they were read from.
 
     Args:
         paths: corpora (every split), or raw files of any format of jets that ``hepfm ingest`` recognises, or Parquet
@@ -113,26 +113,27 @@ def read_simulated(paths: Sequence[Path], limit: int) -> tuple[JetSample, list[d
     Raises:
         HepfmError: nothing there, nothing that holds jets, or jets without energies or eta.
     """
-    parts, origins = [], []
+    parts: list[JetSample] = []
+    origins: dict[str, str] = {}
     taken: dict[str, int] = {}
     for path in paths:
-        batches, origin = _open(path)
+        batches, digest = _open(path)
         mine = [_taken(batch, path, limit, taken) for batch in batches]
-        if not any(map(len, mine)) and not taken:
+        if not mine:
             raise HepfmError("holds no jets", path)
         parts += mine
-        origins.append({**origin, "jets": sum(map(len, mine))})
-    return _joined([part for part in parts if len(part)]), origins
+        origins[str(path)] = f"{sum(map(len, mine)):,} jets, {digest}"
+    return _joined(parts), origins
 
 
-def _open(path: Path) -> tuple[Iterator[pa.RecordBatch], dict[str, Any]]:
+def _open(path: Path) -> tuple[Iterator[pa.RecordBatch], str]:
     batches: Iterator[pa.RecordBatch]
     if path.is_dir():
         corpus = Corpus.open(path)
         if corpus.manifest.kind != "jets":
             raise HepfmError(f"holds {corpus.manifest.kind}, not jets", path, "name a corpus of jets")
         batches = (batch for split in corpus.splits() for batch in corpus.split(split))
-        return batches, {"corpus": path.name, "digest": corpus.digest}
+        return batches, f"digest {corpus.digest}"
     if not path.is_file():
         raise HepfmError("no such corpus or file", path)
     formats = [name for name in recognised(path) if SOURCES[name].kind == "jets"]
@@ -142,7 +143,7 @@ def _open(path: Path) -> tuple[Iterator[pa.RecordBatch], dict[str, Any]]:
         batches = parquet_batches(path)
     else:
         raise HepfmError("holds no jets that hepfm knows", path, "name a corpus, or files that hepfm ingest reads")
-    return batches, {"file": path.name, "sha256": sha256_file(path)}
+    return batches, f"SHA-256 {sha256_file(path)}"
 
 
 def _raw_batches(path: Path, name: str) -> Iterator[pa.RecordBatch]:
@@ -179,8 +180,10 @@ def sample_of(batch: pa.RecordBatch, where: object) -> JetSample:
     eta = around.deta + np.repeat(batch.column("eta").to_numpy(zero_copy_only=False), lengths).astype(np.float64)
     # The azimuth of the stored axis turns whole jets: nothing that is compared sees it.
     dphi = np.asarray(around.dphi, dtype=np.float64)
-    provided = {name: np.asarray(records.points_of(batch, name), dtype=np.float64) for name in TRACK_QUANTITIES}
-    tracks = provided if all(np.isfinite(values).any() for values in provided.values()) else {}
+    present = batch.schema.field(records.POINTS_COLUMN["jets"]).type.value_type
+    tracks = {}
+    if all(present.get_field_index(name) >= 0 for name in TRACK_QUANTITIES):
+        tracks = {name: np.asarray(records.points_of(batch, name), dtype=np.float64) for name in TRACK_QUANTITIES}
     vectors = FourVectors(pt * np.cos(dphi), pt * np.sin(dphi), pt * np.sinh(eta), energy)
     return JetSample(_labels(batch), around.offsets, vectors, tracks, _species(batch)).select(lengths > 0)
 

@@ -24,10 +24,9 @@ from hepfm.core.statistics import (
     Histogram,
     Values,
     chance_floors,
+    distance_estimates,
     histogram,
-    kolmogorov_smirnov_estimate,
     quantiles_replicated,
-    wasserstein_1_estimate,
 )
 
 # Cells of the weights, and rows of the uncertainties: about half of the real tracks lie between 2 and 30 GeV.
@@ -217,11 +216,12 @@ def _cell(tracks: Tracks) -> np.ndarray:
 
 def _compare(quantity: TrackQuantity, real: Tracks, simulated: Tracks, key: str, replicas: int) -> ComparedTracks:
     theirs, ours = (tracks.values(quantity.compute(tracks)) for tracks in (real, simulated))
-    edges = bin_edges(quantity.spacing, theirs, fewest=20)
+    edges = bin_edges(quantity.spacing, theirs, fewest=30)
+    estimates = distance_estimates(ours, theirs, key=key, replicas=replicas)
     floors = chance_floors(theirs, (theirs.records, ours.records), key=key, pairs=replicas)
     return ComparedTracks(
-        Distance(wasserstein_1_estimate(ours, theirs, key=key, replicas=replicas), floors[0]),
-        Distance(kolmogorov_smirnov_estimate(ours, theirs, key=key, replicas=replicas), floors[1]),
+        Distance(estimates[0], floors[0]),
+        Distance(estimates[1], floors[1]),
         histogram(theirs, edges),
         histogram(ours, edges),
     )

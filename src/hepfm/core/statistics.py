@@ -133,18 +133,18 @@ def wasserstein_1_estimate(a: Values, b: Values, *, key: object, replicas: int =
         key: names the draws; equal keys give equal errors.
         replicas: number of replicas.
     """
-    plain = a.weights is None and b.weights is None
-    value = wasserstein_1(a.values, b.values) if plain else _distance(a, b, _area)
-    return Estimate(value, float(_replicas(a, b, _area, key, replicas).std(ddof=1)))
+    error = _replicas(a, b, (_area,), key, replicas).std(ddof=1)
+    return Estimate(_area_between(a, b), float(error))
 
 
-def kolmogorov_smirnov_estimate(a: Values, b: Values, *, key: object, replicas: int = REPLICAS) -> Estimate:
-    """Kolmogorov-Smirnov distance, the largest |F_a(x) - F_b(x)|, with its bootstrap error.
+def distance_estimates(a: Values, b: Values, *, key: object, replicas: int = REPLICAS) -> tuple[Estimate, Estimate]:
+    """Wasserstein-1 and Kolmogorov-Smirnov distance, the largest |F_a(x) - F_b(x)|, with their bootstrap errors.
 
-    Equal values step together, so it holds for whole numbers, too. Arguments as for :func:`wasserstein_1_estimate`.
+    Equal values step together, so both hold for whole numbers, too. Arguments and errors as for
+    :func:`wasserstein_1_estimate`; the replicas are the same ones.
     """
-    replicated = _replicas(a, b, _largest_gap, key, replicas)
-    return Estimate(_distance(a, b, _largest_gap), float(replicated.std(ddof=1)))
+    areas, gaps = _replicas(a, b, (_area, _largest_gap), key, replicas).std(axis=0, ddof=1)
+    return Estimate(_area_between(a, b), float(areas)), Estimate(_distance(a, b, _largest_gap), float(gaps))
 
 
 # A distance from the ordered values of both samples and the steps of F_a - F_b at them.
@@ -157,6 +157,11 @@ def _largest_gap(ordered: np.ndarray, steps: np.ndarray) -> float:
     return float(np.abs(np.cumsum(steps)[last]).max())
 
 
+def _area_between(a: Values, b: Values) -> float:
+    plain = a.weights is None and b.weights is None
+    return wasserstein_1(a.values, b.values) if plain else _distance(a, b, _area)
+
+
 def _distance(a: Values, b: Values, measure: Measure) -> float:
     steps = [_weights(sample) / _weights(sample).sum() for sample in (a, b)]
     pooled = np.concatenate([checked(a.values, "first sample"), checked(b.values, "second sample")])
@@ -164,18 +169,19 @@ def _distance(a: Values, b: Values, measure: Measure) -> float:
     return measure(pooled[order], np.concatenate([steps[0], -steps[1]])[order])
 
 
-def _replicas(a: Values, b: Values, measure: Measure, key: object, replicas: int) -> np.ndarray:
-    """Distances (replicas,) after the records of both samples are drawn anew."""
+def _replicas(a: Values, b: Values, measures: Sequence[Measure], key: object, replicas: int) -> np.ndarray:
+    """Distances (replicas, measures) after the records of both samples are drawn anew."""
     draws = generator("bootstrap", key)
     pooled = np.concatenate([a.values, b.values])
     order = np.argsort(pooled, kind="stable")
     ordered, record = pooled[order], np.concatenate([a.record, b.record + a.records])[order]
     own = np.concatenate([_weights(a), _weights(b)])[order]
     totals = [_totals(sample) for sample in (a, b)]
-    distances = np.empty(replicas)
+    distances = np.empty((replicas, len(measures)))
     for replica in range(replicas):
         factors = [_resampled(total, len(total), draws) for total in totals]
-        distances[replica] = measure(ordered, np.concatenate([factors[0], -factors[1]])[record] * own)
+        steps = np.concatenate([factors[0], -factors[1]])[record] * own
+        distances[replica] = [measure(ordered, steps) for measure in measures]
     return distances
 
 
