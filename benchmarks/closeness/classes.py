@@ -193,16 +193,11 @@ def compare_classes(real: JetSample, simulated: JetSample, *, seed: int, replica
     classes, more = _common(order, real, inside)
     notes += more
     values = {q.name: (q.values(real), q.values(inside)) for q in QUANTITIES}
-    groups = {name: _Group((name,)) for name in classes}
-    resonances = tuple(name for name in classes if name != BACKGROUND)
-    if len(resonances) > 1:
-        groups[RESONANCES] = _Group(resonances)
-    if len(classes) > len(resonances) > 0:
-        groups[EVERYTHING] = _Group(tuple(classes))
+    groups = _groups(classes)
     rows = []
     with progress("compare classes", len(groups) * len(QUANTITIES), "distances") as bar:
         for name, group in groups.items():
-            rows_real, rows_simulated = group.rows(real.label, inside.label)
+            rows_real, rows_simulated = _rows_of(group, real.label, inside.label)
             compared = {}
             for quantity in QUANTITIES:
                 sides = values[quantity.name]
@@ -236,30 +231,36 @@ def _common(order: list[str], real: JetSample, simulated: JetSample) -> tuple[li
         else:
             classes.append(name)
     foreign = [name for name in dict.fromkeys(simulated.label) if name not in order]
+    shown = ", ".join(name or "no label" for name in foreign[:5]) + (", ..." if len(foreign) > 5 else "")
+    if not classes:
+        what = f"no class has {MINIMUM_JETS} jets on both sides" + (f" (labels beside: {shown})" if foreign else "")
+        raise HepfmError(
+            what, "simulated and real JetClass jets", "simulate JetClass's classes, or leave --jetclass out"
+        )
     if foreign:
         jets = int(np.isin(simulated.label, foreign).sum())
-        shown = ", ".join(name or "no label" for name in foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         notes.append(f"{jets:,} simulated jets of {len(foreign)} labels without real jets are not compared: {shown}")
-    if not classes:
-        raise HepfmError(
-            "no class has enough jets to be compared", "simulated and real JetClass jets", "; ".join(notes)
-        )
     return classes, notes
 
 
-@dataclass(frozen=True)
-class _Group:
-    """Classes taken together, with the real sample's shares on both sides."""
+def _groups(classes: list[str]) -> dict[str, list[str]]:
+    """Each class by itself, then the pools that are more than one class."""
+    groups = {name: [name] for name in classes}
+    resonances = [name for name in classes if name != BACKGROUND]
+    if len(resonances) > 1:
+        groups[RESONANCES] = resonances
+    if len(classes) > len(resonances) > 0:
+        groups[EVERYTHING] = classes
+    return groups
 
-    classes: tuple[str, ...]
 
-    def rows(self, real: np.ndarray, simulated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Jets of either side: all real ones, and the first simulated ones of each class in the same proportions."""
-        wanted = {name: int(np.sum(real == name)) for name in self.classes}
-        present = {name: np.flatnonzero(simulated == name) for name in self.classes}
-        times = min(len(present[name]) / wanted[name] for name in self.classes)
-        chosen = [present[name][: int(times * wanted[name] + 1e-9)] for name in self.classes]
-        return np.flatnonzero(np.isin(real, self.classes)), np.concatenate(chosen)
+def _rows_of(classes: list[str], real: np.ndarray, simulated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Jets of either side: all real ones, and the first simulated ones of each class in the same proportions."""
+    wanted = {name: int(np.sum(real == name)) for name in classes}
+    present = {name: np.flatnonzero(simulated == name) for name in classes}
+    times = min(len(present[name]) / wanted[name] for name in classes)
+    chosen = [present[name][: int(times * wanted[name] + 1e-9)] for name in classes]
+    return np.flatnonzero(np.isin(real, classes)), np.concatenate(chosen)
 
 
 def _compare(quantity: Quantity, real: Values, simulated: Values, key: str, replicas: int) -> Compared:
