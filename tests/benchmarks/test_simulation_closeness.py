@@ -146,7 +146,7 @@ def test_classes_that_one_side_lacks_are_named(jets: SampleMaker) -> None:
         "Hqql is not compared: 0 simulated jets, at least 20 are needed",
         "5 simulated jets of 2 labels without real jets are not compared: X_bb, no label",
     )
-    with pytest.raises(HepfmError, match="no class has 20 jets on both sides .labels beside: Tbl"):
+    with pytest.raises(HepfmError, match=r"no class has 20 jets on both sides \(labels beside: Tbl\)"):
         compare_classes(real, jets({"Tbl": 40}), seed=1, replicas=5)
 
 
