@@ -36,6 +36,12 @@ COMMANDS = (
     Command(
         "ingest pythia", "hepfm.ingest.simulate.command", "pythia_config", "simulate jets -> a corpus or raw files"
     ),
+    Command(
+        "ingest gflash",
+        "hepfm.ingest.simulate.command",
+        "gflash_config",
+        "simulate showers -> a corpus or raw files",
+    ),
     Command("ingest", "hepfm.ingest.command", "ingest_config", "raw files (SOURCE FILES...) -> a corpus", "ingest"),
     Command("corpus verify", "hepfm.ingest.command", "VerifyConfig", "check every byte and rule", "verify_corpus"),
     Command("corpus inspect", "hepfm.ingest.command", "InspectConfig", "what a corpus holds", "inspect_corpus"),
