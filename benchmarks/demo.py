@@ -24,8 +24,10 @@ from hepfm.core.progress import say
 from hepfm.finetune import generate
 from hepfm.ingest.build import BuildOptions, build
 from hepfm.ingest.corpus import Corpus
-from hepfm.ingest.simulate.produce import simulate_jetclass
+from hepfm.ingest.simulate.raw import write_raw
+from hepfm.ingest.simulate.ten_classes import JetClassJets
 from hepfm.ingest.sources.registry import source
+from hepfm.ingest.workers import Workers
 from hepfm.pretrain import run as pretrain
 from hepfm.tokenize import apply, fit
 
@@ -87,7 +89,8 @@ def _stage(name: str, work: Callable[[], ResultT]) -> ResultT:
 def _corpus(config: DemoConfig) -> Corpus:
     """Simulated JetClass files, read back by the ordinary JetClass reader."""
     raw = config.out / "raw"
-    files = simulate_jetclass(raw, LABELS, config.jets_per_label, config.seed, config.processes, JETS_PER_FILE)
+    simulation = JetClassJets(config.seed, LABELS)
+    files = write_raw(simulation, "jetclass", raw, config.jets_per_label, JETS_PER_FILE, Workers(config.processes))
     options = BuildOptions(seed=config.seed, splits=SPLITS)
     return build(source("jetclass"), files, config.out / "corpus", options, processes=config.processes)
 

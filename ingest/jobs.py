@@ -256,9 +256,11 @@ def _run(out: Path, plan: Plan, produce: Produce, workers: Workers, within: Path
             say(f"continuing {out}: {len(receipts)} of {len(plan.jobs)} shards are there")
         # The largest first, so that no worker begins a large one when the others are done.
         lacking = sorted((job for job in plan.jobs if job.name not in receipts), key=lambda job: -job.size)
-        for job, receipt in workers.results(work, lacking, out) if lacking else ():
+        done = task.done
+        for job, receipt in workers.results(work, lacking, out, task.advance) if lacking else ():
             receipts[job.name] = receipt
-            task.advance(job.size)
+            done += job.size
+            task.advance(max(0, done - task.done))  # nothing where the work told itself how far it was
     return [receipts[job.name] for job in plan.jobs]
 
 

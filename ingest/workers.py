@@ -9,7 +9,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +27,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 LOCAL = "local"
 CONNECT_S = 30
+POLL_S = 0.5
+Advance = Callable[[int], None]
 
 
 @dataclass
@@ -56,7 +58,7 @@ class Workers:
         self._kept = self._executor = None
 
     def results(
-        self, function: Callable[[Item], Result], items: Sequence[Item], where: object
+        self, function: Callable[[Item], Result], items: Sequence[Item], where: object, advance: Advance | None = None
     ) -> Iterator[tuple[Item, Result]]:
         """Each item with its result, as they come.
 
@@ -64,6 +66,8 @@ class Workers:
             function: picklable.
             items: picklable.
             where: what is worked on, for messages.
+            advance: is told how far work on items that are not finished is, where :func:`moved` tells it (but for
+                workers of a cluster).
 
         Raises:
             HepfmError: a worker died (on a cluster: four of them over the same item) or has other versions than this
@@ -72,18 +76,37 @@ class Workers:
         if self.scheduler is not None:
             return _cluster(function, items, self, where)
         if min(self.processes, len(items)) <= 1:
-            return ((item, function(item)) for item in items)
-        return self._by_processes(function, items, where)
+            return self._here(function, items, advance)
+        return self._by_processes(function, items, where, advance)
+
+    def _here(
+        self, function: Callable[[Item], Result], items: Sequence[Item], advance: Advance | None
+    ) -> Iterator[tuple[Item, Result]]:
+        before = _MOVED.tell
+        _MOVED.tell = advance
+        try:
+            for item in items:
+                yield item, function(item)
+        finally:
+            _MOVED.tell = before
 
     def _by_processes(
-        self, function: Callable[[Item], Result], items: Sequence[Item], where: object
+        self, function: Callable[[Item], Result], items: Sequence[Item], where: object, advance: Advance | None
     ) -> Iterator[tuple[Item, Result]]:
         with ExitStack() as stack, _deaths_told(where):
             executor = self._pool(stack)
+            shown = _moved_by_workers()
             futures = {executor.submit(function, item): item for item in items}
+            waiting = set(futures)
             try:
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
+                while waiting:
+                    finished, waiting = wait(waiting, POLL_S if advance else None, FIRST_COMPLETED)
+                    now = _moved_by_workers()
+                    if advance and now > shown:
+                        advance(now - shown)
+                        shown = now
+                    for future in finished:
+                        yield futures[future], future.result()
             finally:
                 for future in futures:
                     future.cancel()
@@ -95,6 +118,36 @@ class Workers:
         if self._executor is None:
             self._executor = self._kept.enter_context(_pool(self.processes))
         return self._executor
+
+
+def moved(count: int) -> None:
+    """Called by long work on one item: ``count`` more units of it are done. The user sees it; nothing depends on it."""
+    if _MOVED.tell is not None:
+        _MOVED.tell(count)
+
+
+@dataclass
+class _Moved:
+    tell: Advance | None = None
+
+
+_MOVED = _Moved()
+
+
+SLOTS = 4096
+
+
+@cache
+def _slots() -> Any:
+    """Counters that this process shares with its workers, one for each by its process id.
+
+    Without a lock, which a worker that is killed might take with it.
+    """
+    return _context().RawArray("q", SLOTS)
+
+
+def _moved_by_workers() -> int:
+    return sum(_slots())
 
 
 def cores() -> int:
@@ -127,7 +180,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], processe
 
 @contextmanager
 def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    executor = ProcessPoolExecutor(processes, mp_context=_context(), initializer=_start_worker)
+    executor = ProcessPoolExecutor(processes, mp_context=_context(), initializer=_start_worker, initargs=(_slots(),))
     try:
         yield executor
     finally:
@@ -157,8 +210,13 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _start_worker() -> None:
+def _start_worker(slots: Any) -> None:
     """Workers end with their parent, however it ends, die quietly at Ctrl-C, and keep to one core each."""
+
+    def add(count: int) -> None:
+        slots[os.getpid() % SLOTS] += count
+
+    _MOVED.tell = add
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     pa.set_cpu_count(1)
     parent = multiprocessing.parent_process()

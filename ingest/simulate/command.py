@@ -1,45 +1,121 @@
-"""``hepfm ingest pythia``: simulated jets as JetClass ROOT files."""
+"""``hepfm ingest pythia`` and ``hepfm ingest gflash``: simulated jets and showers, as a corpus or as raw files."""
 
 from __future__ import annotations
 
-import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
+from typing import Annotated, Any
 
-from hepfm.ingest.simulate.produce import JETS_PER_FILE, simulate_jetclass
+import tyro
+from tyro.conf import Positional
+
+from hepfm.core.config import read_yaml
+from hepfm.core.errors import HepfmError
+from hepfm.core.progress import say
+from hepfm.ingest.simulate.raw import RECORDS_PER_FILE, write_raw
+from hepfm.ingest.simulate.simulation import Simulation
+from hepfm.ingest.simulate.straight import Layout, simulate_corpus
+from hepfm.ingest.workers import Workers, cores
+
+CORPUS = "corpus"
+SAMPLES = {
+    "jetclass": ("hepfm.ingest.simulate.ten_classes", "JetClassJets"),
+}
+DEFAULT_SAMPLE = "jetclass"
 
 
 @dataclass(frozen=True)
-class PythiaConfig:
-    """Simulate jets with Pythia 8 and write them as ROOT files in the format of JetClass.
-
-    13 TeV, anti-kt R = 0.8, 500 < pt < 1000 GeV, abs(eta) < 2, CMS-like parametrised detector, no pileup. Run it again
-    to continue where it was stopped. `hepfm ingest jetclass OUT/*.root --out CORPUS` then builds a corpus.
-    """
+class SimulateConfig:
+    """What all simulations are asked."""
 
     out: Path
-    """Folder that the ROOT files go to, named like QCD_000.root (raw files, not a corpus)."""
-    labels: tuple[str, ...] = ("QCD", "Tbqq")
-    """Classes: QCD, Hbb, Hcc, Hgg, H4q, Zqq, Wqq, Tbqq."""
-    jets_per_label: int = 30_000
-    """Jets of each class."""
-    jets_per_file: int = JETS_PER_FILE
-    """Jets in one file; a file is one job."""
-    seed: int = 1
-    """Same seed, same jets, whatever the number of processes."""
-    processes: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    """Processes that share the work (default: one a core)."""
+    """Folder of the corpus, or of the raw files: new, empty, or begun with the same command."""
+    records: int = 10_000
+    """Jets of each class (showers of each particle)."""
+    format: str = CORPUS
+    """corpus; or raw files in a public format, as those the file readers read."""
+    records_per_file: int = RECORDS_PER_FILE
+    """Records in one raw file."""
+    layout: Layout = field(default_factory=Layout)
+    processes: int = field(default_factory=cores)
+    """Worker processes; default all cores. The result does not depend on it."""
+    scheduler: str | None = None
+    """Dask scheduler whose workers simulate (tcp://host:8786; files under the same paths everywhere), or 'local' for a
+    Dask cluster of --processes workers on this machine."""
 
 
-def main(config: PythiaConfig) -> None:
-    """Run the command."""
-    files = simulate_jetclass(
-        config.out,
-        config.labels,
-        config.jets_per_label,
-        config.seed,
-        config.processes,
-        config.jets_per_file,
+@dataclass(frozen=True)
+class PythiaConfig(SimulateConfig):
+    """Simulate jets with Pythia 8, fastjet and a CMS-like parametrised detector.
+
+    Run it again to continue where it was stopped.
+
+    Samples: jetclass (the ten classes of JetClass).
+    'hepfm ingest pythia SAMPLE --help' shows the options of one.
+    """
+
+    sample: Annotated[Positional[str], tyro.conf.arg(metavar="SAMPLE")] = DEFAULT_SAMPLE
+    """What is simulated."""
+
+
+@dataclass(frozen=True)
+class GflashConfig(SimulateConfig):
+    """Simulate showers of photons and electrons in a sampling calorimeter.
+
+    Run it again to continue where it was stopped.
+    """
+
+
+def gflash_config(arguments: Sequence[str]) -> type[GflashConfig]:
+    """The configuration of ``hepfm ingest gflash``, with the simulation's settings."""
+    return _with_simulation(GflashConfig, import_module("hepfm.ingest.gflash.simulation").GflashShowers)
+
+
+def pythia_config(arguments: Sequence[str]) -> type[PythiaConfig]:
+    """The configuration of ``hepfm ingest pythia SAMPLE``, with the sample's settings."""
+    name = _named_sample(arguments)
+    if name not in SAMPLES:
+        raise HepfmError(f"no sample is called '{name}'", "ingest pythia", f"there is: {', '.join(SAMPLES)}")
+    module, class_name = SAMPLES[name]
+    return _with_simulation(PythiaConfig, getattr(import_module(module), class_name))
+
+
+def _named_sample(arguments: Sequence[str]) -> str:
+    if arguments and not arguments[0].startswith("-"):
+        return arguments[0]
+    if "--config" in arguments[:-1]:
+        named = read_yaml(Path(arguments[list(arguments).index("--config") + 1])).get("sample")
+        return named if isinstance(named, str) else DEFAULT_SAMPLE
+    return DEFAULT_SAMPLE
+
+
+def _with_simulation(config: type[Any], simulation: type[Simulation]) -> type[Any]:
+    """The configuration with the simulation's fields among its options."""
+    body: dict[str, Any] = {
+        "__doc__": f"{config.__doc__}\n\n{simulation.__doc__}",
+        "__annotations__": {"simulation": simulation},
+        "__module__": __name__,
+        "simulation": field(default_factory=simulation),
+    }
+    return dataclass(frozen=True)(type(config.__name__, (config,), body))
+
+
+def main(config: SimulateConfig) -> None:
+    """Simulate, and say what came of it."""
+    if config.processes < 1:
+        raise HepfmError(f"must be at least 1, is {config.processes}", "--processes")
+    simulation: Simulation = config.simulation  # type: ignore[attr-defined]
+    workers = Workers(config.processes, config.scheduler)
+    if config.format == CORPUS:
+        corpus = simulate_corpus(simulation, config.out, config.records, config.layout, workers)
+        for name, split in corpus.manifest.splits.items():
+            say(f"{name}: {split.records:,} {corpus.manifest.kind}, {len(split.shards)} shards")
+        sys.stdout.write(f"{corpus.path}\n")
+        return
+    files = write_raw(simulation, config.format, config.out, config.records, config.records_per_file, workers)
+    sys.stdout.write(
+        f"{len(files)} files, {config.records * len(simulation.streams):,} {simulation.kind} in {config.out}\n"
     )
-    sys.stdout.write(f"{len(files)} files, {config.jets_per_label * len(config.labels):,} jets in {config.out}\n")

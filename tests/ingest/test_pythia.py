@@ -18,9 +18,11 @@ from hepfm.ingest.simulate import jets as simulated
 from hepfm.ingest.simulate.detector import detect
 from hepfm.ingest.simulate.particles import SPECIES, Candidates, Particles, Partons
 from hepfm.ingest.simulate.processes import LABELS
-from hepfm.ingest.simulate.produce import simulate_jetclass
+from hepfm.ingest.simulate.raw import write_raw
+from hepfm.ingest.simulate.ten_classes import JetClassJets
 from hepfm.ingest.simulate.tracker import charges, helix
 from hepfm.ingest.sources.jetclass import JetClassSource
+from hepfm.ingest.workers import Workers
 
 PION_MASS = 0.13957
 
@@ -189,7 +191,7 @@ class TestJets:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("pythia8mc")
     out = tmp_path_factory.mktemp("pythia") / "raw"
-    simulate_jetclass(out, ["QCD", "Tbqq"], 60, seed=1, processes=1, jets_per_file=40)
+    write_raw(JetClassJets(1, ("QCD", "Tbqq")), "jetclass", out, 60, 40)
     return out
 
 
@@ -246,35 +248,45 @@ class TestFiles:
         before, stamp = lost.read_bytes(), kept.stat().st_mtime_ns
         lost.unlink()
         (folder / ".QCD_001.root.partial-1").write_bytes(b"left by a killed process")
-        simulate_jetclass(folder, ["QCD", "Tbqq"], 60, seed=1, processes=1, jets_per_file=40)
+        write_raw(JetClassJets(1, ("QCD", "Tbqq")), "jetclass", folder, 60, 40)
         assert lost.read_bytes() == before
         assert kept.stat().st_mtime_ns == stamp
         assert not list(folder.glob("*.partial-*"))
 
     def test_a_folder_with_other_settings_or_files_is_refused(self, folder: Path, tmp_path: Path) -> None:
         with pytest.raises(HepfmError, match=r"seed 1 \(now 2\)"):
-            simulate_jetclass(folder, ["QCD", "Tbqq"], 60, seed=2, processes=1, jets_per_file=40)
+            write_raw(JetClassJets(2, ("QCD", "Tbqq")), "jetclass", folder, 60, 40)
         (tmp_path / "QCD_000.root").write_bytes(b"mine")
         with pytest.raises(HepfmError, match="holds other files"):
-            simulate_jetclass(tmp_path, ["QCD"], 10, seed=1, processes=1)
+            write_raw(JetClassJets(1, ("QCD",)), "jetclass", tmp_path, 10)
 
 
 class TestRequests:
     def test_an_unknown_class_is_named_with_those_there_are(self, tmp_path: Path) -> None:
         with pytest.raises(HepfmError, match=f"'X_bb'.*{LABELS[0]}"):
-            simulate_jetclass(tmp_path, ["X_bb"], 10, seed=1, processes=1)
+            write_raw(JetClassJets(1, ("X_bb",)), "jetclass", tmp_path, 10)
 
-    @pytest.mark.parametrize("wrong", [{"labels": []}, {"labels": ["QCD", "QCD"]}, {"jets_per_label": 0}])
-    def test_impossible_requests(self, tmp_path: Path, wrong: dict) -> None:
+    @pytest.mark.parametrize(
+        ("classes", "records", "per_file", "form"),
+        [
+            ((), 5, 5, "jetclass"),
+            (("QCD", "QCD"), 5, 5, "jetclass"),
+            (("QCD",), 0, 5, "jetclass"),
+            (("QCD",), 5, 0, "jetclass"),
+            (("QCD",), 5, 5, "ildgrid"),
+        ],
+    )
+    def test_impossible_requests(
+        self, classes: tuple[str, ...], records: int, per_file: int, form: str, tmp_path: Path
+    ) -> None:
         with pytest.raises(HepfmError):
-            simulate_jetclass(
-                **{"out": tmp_path, "labels": ["QCD"], "jets_per_label": 5, "seed": 1, "processes": 1, **wrong}
-            )
+            write_raw(JetClassJets(1, classes), form, tmp_path / "raw", records, per_file)
+        assert not (tmp_path / "raw").exists()
 
     def test_without_pythia_the_extra_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "pythia8mc", None)
         with pytest.raises(HepfmError, match=r"hepfm\[simulate\]"):
-            simulate_jetclass(tmp_path / "raw", ["QCD"], 10, seed=1, processes=1)
+            write_raw(JetClassJets(1, ("QCD",)), "jetclass", tmp_path / "raw", 10)
         assert not (tmp_path / "raw").exists()
 
 
@@ -282,13 +294,13 @@ class TestRequests:
 @pytest.mark.parametrize("label", LABELS)
 def test_every_class_gives_jets(label: str, tmp_path: Path) -> None:
     pytest.importorskip("pythia8mc")
-    simulate_jetclass(tmp_path, [label], 20, seed=3, processes=1)
+    write_raw(JetClassJets(3, (label,)), "jetclass", tmp_path, 20)
     assert len(read(tmp_path, label)) == 20
 
 
 @pytest.mark.slow
 def test_several_processes_give_the_bytes_of_one(folder: Path, tmp_path: Path) -> None:
-    simulate_jetclass(tmp_path, ["QCD", "Tbqq"], 60, seed=1, processes=2, jets_per_file=40)
+    write_raw(JetClassJets(1, ("QCD", "Tbqq")), "jetclass", tmp_path, 60, 40, Workers(2))
     for path in folder.glob("*.root"):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
@@ -297,9 +309,12 @@ def test_several_processes_give_the_bytes_of_one(folder: Path, tmp_path: Path) -
 def test_a_killed_simulation_continues_and_ends_with_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     call = (
         "from pathlib import Path\n"
-        "from hepfm.ingest.simulate.produce import simulate_jetclass\n"
+        "from hepfm.ingest.simulate.raw import write_raw\n"
+        "from hepfm.ingest.simulate.ten_classes import JetClassJets\n"
+        "from hepfm.ingest.workers import Workers\n"
         "if __name__ == '__main__':\n"
-        f"    simulate_jetclass(Path({str(tmp_path / 'raw')!r}), ['QCD', 'Tbqq'], 60, 1, 2, 40)\n"
+        "    simulation = JetClassJets(1, ('QCD', 'Tbqq'))\n"
+        f"    write_raw(simulation, 'jetclass', Path({str(tmp_path / 'raw')!r}), 60, 40, Workers(2))\n"
     )
     script = tmp_path / "script.py"
     script.write_text(call)
