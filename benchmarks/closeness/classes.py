@@ -131,6 +131,15 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Pair:
+    """A number of the real and of the simulated sample."""
+
+    name: str
+    real: Estimate
+    simulated: Estimate
+
+
+@dataclass(frozen=True)
 class Median:
     """Median jet masses [GeV] of a class."""
 

@@ -10,9 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from hepfm.benchmarks.closeness import classes, pictures, tracks
-from hepfm.benchmarks.closeness.classes import ClassReport, Distance
+from hepfm.benchmarks.closeness.classes import ClassReport, Distance, Pair
 from hepfm.benchmarks.closeness.tables import Table, class_tables, track_tables
-from hepfm.benchmarks.closeness.tracks import Pair, TrackReport
+from hepfm.benchmarks.closeness.tracks import TrackReport
 from hepfm.benchmarks.report import TEMPLATES, inline_svg
 from hepfm.core.plots import Theme
 from hepfm.core.progress import progress
@@ -53,6 +53,7 @@ def as_data(by_class: ClassReport | None, by_track: TrackReport | None) -> dict[
             "distances": {name: _distances(item) for name, item in by_track.quantities.items()},
             "significances": [_pair(pair) for pair in by_track.widths],
             "median_uncertainty_mm": {name: [_pair(pair) for pair in pairs] for name, pairs in by_track.errors.items()},
+            "species_of": by_track.species_of,
             "species": {kind: [_pair(pair) for pair in pairs] for kind, pairs in by_track.species.items()},
             "notes": list(by_track.notes),
         }
@@ -84,7 +85,7 @@ def page(
         text = (
             f"{by_track.tracks[0]:,} tracks of real JetClass-II jets and {by_track.tracks[1]:,} simulated ones."
             " JetClass-II has pileup 50 with PUPPI, other decays and other jet momenta: uncertainties at one pt compare"
-            " like with like; tails, which decays make, and species do so only roughly."
+            " like with like; tails, which decays make, do so only roughly."
         )
         parts.append(_part("Tracks and species against JetClass-II", text, track_tables(by_track), by_track.notes))
         parts[-1]["plots"] = list(_track_plots(by_track))

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hepfm.benchmarks.closeness.classes import Quantity, Row
-from hepfm.benchmarks.closeness.tracks import PT_EDGES_GEV, Pair, TrackReport
+from hepfm.benchmarks.closeness.classes import Pair, Quantity, Row
+from hepfm.benchmarks.closeness.tracks import PT_EDGES_GEV, TrackReport
 from hepfm.core.plots import EDGE, FILL, STYLES, Curve, Theme, ratio_plot, settings
 from hepfm.core.statistics import Histogram
 

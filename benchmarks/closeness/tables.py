@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hepfm.benchmarks.closeness import classes, tracks
-from hepfm.benchmarks.closeness.classes import ClassReport, Compared, Distance, Row, pull
-from hepfm.benchmarks.closeness.tracks import Pair, TrackReport
+from hepfm.benchmarks.closeness.classes import ClassReport, Compared, Distance, Pair, Row, pull
+from hepfm.benchmarks.closeness.tracks import TrackReport
 from hepfm.benchmarks.report import number
 from hepfm.core.statistics import Estimate
 
@@ -171,5 +171,5 @@ def _species(report: TrackReport) -> Table:
             cells += [Cell(_percent(pair.real)), Cell(_percent(pair.simulated), missed)]
         rows.append(tuple(cells))
     header = [f"{kind}: {side}" for kind in report.species for side in ("real", "simulated")]
-    note = f"Errors: bootstrap over jets; marked beyond {FAR_PULL:g} standard deviations."
+    note = f"{report.species_of}. Errors: bootstrap over jets; marked beyond {FAR_PULL:g} standard deviations."
     return Table("Species, shares in %", ("species", *header), tuple(rows), note)

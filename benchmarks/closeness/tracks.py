@@ -13,11 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from hepfm.benchmarks.closeness.classes import REPLICAS, Distance
+from hepfm.benchmarks.closeness.classes import REPLICAS, Distance, Pair
 from hepfm.benchmarks.closeness.samples import JetSample
+from hepfm.benchmarks.closeness.species import compare_species
 from hepfm.benchmarks.jets import Spacing, bin_edges
-from hepfm.core import records
-from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.statistics import (
     Estimate,
@@ -26,6 +25,7 @@ from hepfm.core.statistics import (
     chance_floors,
     distance_estimates,
     histogram,
+    mean_estimate,
     quantiles_replicated,
 )
 
@@ -36,7 +36,6 @@ ETA_EDGES = (0.0, 1.0, 1.5, 2.0, np.inf)
 SCALE_MM = 0.1
 FAR = 5.0
 MINIMUM_TRACKS = 20
-SOFT_GEV = 2.0
 CORE = 0.682689  # within one standard deviation of a Gaussian
 
 
@@ -127,15 +126,6 @@ class ComparedTracks:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A number of the real and of the simulated sample."""
-
-    name: str
-    real: Estimate
-    simulated: Estimate
-
-
-@dataclass(frozen=True)
 class TrackReport:
     """What came out.
 
@@ -145,6 +135,7 @@ class TrackReport:
         widths: of d0 and dz significance: how wide their cores are, and shares beyond five standard deviations.
         errors: median uncertainty [mm] of d0 and dz in bins of track pt: by quantity, the bins that have enough.
         species: shares by kind of share (of constituents, of those above 2 GeV, of pt), one pair a species.
+        species_of: which jets these are the shares of.
         notes: what was left out, one line each.
     """
 
@@ -153,6 +144,7 @@ class TrackReport:
     widths: tuple[Pair, ...]
     errors: dict[str, tuple[Pair, ...]]
     species: dict[str, tuple[Pair, ...]]
+    species_of: str
     notes: tuple[str, ...]
 
 
@@ -173,13 +165,15 @@ def compare_tracks(real: JetSample, simulated: JetSample, *, seed: int, replicas
     theirs, ours = matched(theirs, ours)
     lost = total - int(theirs.weights.sum())
     notes = (f"{lost:,} of {total:,} real tracks lie where no simulated one does, and are left out",) if lost else ()
+    species, jets = compare_species(real, simulated, seed=seed, replicas=replicas)
     compared = {q.name: _compare(q, theirs, ours, f"{seed}/{q.name}", replicas) for q in QUANTITIES}
     return TrackReport(
         (total, len(ours.pt)),
         compared,
         _widths(theirs, ours, seed, replicas),
         {name: _by_pt(name, theirs, ours, seed, replicas) for name in ("d0err", "dzerr")},
-        _species(real, simulated, seed, replicas),
+        species,
+        jets,
         notes,
     )
 
@@ -240,8 +234,8 @@ def _widths(real: Tracks, simulated: Tracks, seed: int, replicas: int) -> tuple[
                 away = significance * tracks.side < 0
                 width = _quantile(tracks.values(np.abs(significance), away), CORE, f"{key}/away", replicas)
                 found.setdefault("d0: 68% within, of those against the jet's direction", []).append(width)
-            beyond = (np.abs(significance) > FAR).astype(np.float64)
-            share = _share(tracks.record, tracks.records, beyond, tracks.weights, key, replicas)
+            beyond = tracks.values((np.abs(significance) > FAR).astype(np.float64))
+            share = mean_estimate(beyond, key=key, replicas=replicas)
             found.setdefault(f"{name}: share beyond {FAR:g}", []).append(share)
     return tuple(Pair(name, *estimates) for name, estimates in found.items())
 
@@ -263,36 +257,3 @@ def _by_pt(name: str, real: Tracks, simulated: Tracks, seed: int, replicas: int)
         if len(estimates) == 2:
             pairs.append(Pair(f"{low:g}-{high:g}" if np.isfinite(high) else f"above {low:g}", *estimates))
     return tuple(pairs)
-
-
-def _species(real: JetSample, simulated: JetSample, seed: int, replicas: int) -> dict[str, tuple[Pair, ...]]:
-    kinds = {side: np.asarray(sample.species) for side, sample in (("real", real), ("simulated", simulated))}
-    found = np.unique(np.concatenate(list(kinds.values())))
-    occurring = [name for index, name in enumerate(records.SPECIES) if index in found]
-    shares: dict[str, tuple[Pair, ...]] = {}
-    for kind in ("of constituents", f"above {SOFT_GEV:g} GeV", "of pt"):
-        pairs = []
-        for name in occurring:
-            index = records.SPECIES.index(name)
-            estimates = []
-            for side, sample in (("real", real), ("simulated", simulated)):
-                pt = sample.constituents.pt
-                weights = pt if kind == "of pt" else (pt > SOFT_GEV) * 1.0 if "above" in kind else np.ones(len(pt))
-                mine = (kinds[side] == index).astype(np.float64)
-                key = f"{seed}/{kind}/{name}/{side}"
-                estimates.append(_share(sample.record, len(sample), mine, weights, key, replicas))
-            pairs.append(Pair(name, *estimates))
-        shares[kind] = tuple(pairs)
-    return shares
-
-
-def _share(record: np.ndarray, number: int, mine: np.ndarray, weights: np.ndarray, key: str, replicas: int) -> Estimate:
-    """Weighted mean of ``mine`` (N,) with its error from drawing whole jets anew, as what is in a jet goes together."""
-    part = np.bincount(record, weights=mine * weights, minlength=number)
-    whole = np.bincount(record, weights=weights, minlength=number)
-    draws = generator("share", key)
-    drawn = np.empty(replicas)
-    for replica in range(replicas):
-        jets = draws.integers(0, number, number)
-        drawn[replica] = part[jets].sum() / max(whole[jets].sum(), np.finfo(float).tiny)
-    return Estimate(float(part.sum() / whole.sum()), float(drawn.std(ddof=1)))

@@ -18,12 +18,14 @@ from hepfm.benchmarks.closeness.classes import compare_classes
 from hepfm.benchmarks.closeness.command import EvaluateSimulationConfig, main
 from hepfm.benchmarks.closeness.page import page
 from hepfm.benchmarks.closeness.samples import JetSample, read_real_jetclass, read_real_jetclass2, read_simulated
+from hepfm.benchmarks.closeness.species import LEPTONIC, compare_species
 from hepfm.benchmarks.closeness.tables import class_tables, track_tables
 from hepfm.benchmarks.closeness.tracks import compare_tracks, matched, tracks_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import FourVectors
 from hepfm.core.statistics import Estimate
 from hepfm.ingest.formats.jetclass import LABELS
+from hepfm.ingest.formats.jetclass2 import LABELS as JETCLASS2_LABELS
 
 DATA = Path(__file__).resolve().parents[2] / "../shared/data"
 REAL_JETCLASS = DATA / "jetclass"
@@ -213,6 +215,26 @@ def test_species_shares_and_their_errors(jets: SampleMaker) -> None:
     assert photon.real.error == pytest.approx(np.sqrt(share * (1 - share) / len(real.vectors.px)), rel=0.3)
     by_pt = [sum(pair.real.value for pair in pairs) for pairs in report.species.values()]
     assert by_pt == pytest.approx([1, 1, 1])
+
+
+def test_labels_with_leptons_are_known() -> None:
+    leptonic = [name for name in (*LABELS, *JETCLASS2_LABELS) if LEPTONIC.match(name)]
+    assert {"Hqql", "Tbl", "X_ee", "X_tauhtauh", "X_YY_gtauhtaum", "X_YY_bcev", "X_YY_sqtauhv"} <= set(leptonic)
+    assert not any(set(name.split("_")[-1]) <= set("bcsqg") for name in leptonic)
+    assert not any(name.startswith("QCD") for name in leptonic)
+    # The 161 labels of resonances are the leptonic ones and those of quarks and gluons alone.
+    hadronic = [name for name in JETCLASS2_LABELS if name.startswith("X_") and set(name.split("_")[-1]) <= set("bcsqg")]
+    assert len(leptonic) - 2 + len(hadronic) == 161
+
+
+def test_species_are_those_of_jets_that_are_alike(jets: SampleMaker) -> None:
+    """Leptonic decays and jets beyond the other sample's momenta do not count."""
+    real = jets({"QCD_light": 60, "X_YY_bbee": 60, "X_YY_bbtauhtauh": 10, "X_cc": 10})
+    simulated = jets({"QCD": 100, "Tbl": 50}, seed=1)
+    _, note = compare_species(real, simulated, seed=1, replicas=5)
+    assert re.search(r"Of (6\d|70) real and (9\d|100) simulated jets with 60\d < pt < 79\d GeV and no lepton", note)
+    _, note = compare_species(real, scaled(simulated, 3.0), seed=1, replicas=5)
+    assert "Of 140 real and 150 simulated jets of any momentum and decay" in note
 
 
 def test_real_jets_are_read_about_the_axis_of_their_sum() -> None:

@@ -256,6 +256,20 @@ def quantiles_replicated(
     return at(own), np.stack(drawn)
 
 
+def mean_estimate(sample: Values, *, key: object, replicas: int = REPLICAS) -> Estimate:
+    """Weighted mean of all values, with its bootstrap error over records: what is in a record goes together."""
+    draws = generator("mean", key)
+    own = _weights(sample)
+    part = np.bincount(sample.record, weights=sample.values * own, minlength=sample.records)
+    whole = _totals(sample)
+    drawn = np.empty(replicas)
+    for replica in range(replicas):
+        counts = np.bincount(draws.integers(0, sample.records, sample.records), minlength=sample.records)
+        total = counts @ whole
+        drawn[replica] = counts @ part / (total if total > 0 else 1)
+    return Estimate(float(part.sum() / whole.sum()), float(drawn.std(ddof=1)))
+
+
 def median_estimate(values: np.ndarray, *, key: object, replicas: int = 1_000) -> Estimate:
     """Median of one value a record, with its bootstrap error."""
     values = checked(values, key)
