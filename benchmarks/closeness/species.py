@@ -10,12 +10,14 @@ import re
 
 import numpy as np
 
-from hepfm.benchmarks.closeness.classes import MINIMUM_JETS, Pair
+from hepfm.benchmarks.closeness.classes import Pair
 from hepfm.benchmarks.closeness.samples import JetSample
 from hepfm.core import records
-from hepfm.core.statistics import Values, mean_estimate
+from hepfm.core.statistics import Estimate, Values, mean_estimate
 
 SOFT_GEV = 2.0
+# Shares have some 45 constituents a jet, so fewer jets suffice than for a median of one value a jet.
+MINIMUM_JETS = 10
 # Labels of decays to electrons, muons, taus: JetClass's two, and JetClass-II's by the last part of their names.
 LEPTONIC = re.compile(r"^(Hqql|Tbl|X_.*(e|m|tau)[^_]*)$")
 
@@ -26,7 +28,7 @@ def compare_species(
     """Shares by kind of share (of constituents, of those above 2 GeV, of pt), one pair a species; and of which jets.
 
     Jets of decays without leptons are compared, in the range of jet pt that both samples have; all jets where that
-    leaves fewer than 20 of either.
+    leaves fewer than 10 of either.
     """
     low, high = max(real.pt.min(), simulated.pt.min()), min(real.pt.max(), simulated.pt.max())
     chosen = []
@@ -48,13 +50,27 @@ def _shares(sides: dict[str, JetSample], seed: int, replicas: int) -> dict[str, 
     for kind in ("of constituents", f"above {SOFT_GEV:g} GeV", "of pt"):
         pairs = []
         for index in found[found >= 0]:
-            estimates = []
+            estimates, numbers = [], []
             for side, sample in sides.items():
                 pt = sample.constituents.pt
                 weights = pt if kind == "of pt" else (pt > SOFT_GEV) * 1.0 if "above" in kind else np.ones(len(pt))
                 mine = (np.asarray(sample.species) == index).astype(np.float64)
                 values = Values(mine, sample.record, len(sample), weights)
                 estimates.append(mean_estimate(values, key=f"{seed}/{kind}/{index}/{side}", replicas=replicas))
-            pairs.append(Pair(records.SPECIES[index], *estimates))
+                numbers.append(weights.sum() ** 2 / (weights**2).sum())
+            pairs.append(Pair(records.SPECIES[index], *_at_least_binomial(estimates, numbers)))
         shares[kind] = tuple(pairs)
     return shares
+
+
+def _at_least_binomial(estimates: list[Estimate], numbers: list[float]) -> list[Estimate]:
+    """Errors no smaller than binomial ones of ``numbers`` constituents at the larger of the shares.
+
+    Few jets may hold no muon at all, and then no bootstrap replica does either.
+    """
+    share = max(estimate.value for estimate in estimates)
+    variance = share * (1 - share)
+    return [
+        Estimate(estimate.value, max(estimate.error, (variance / number) ** 0.5))
+        for estimate, number in zip(estimates, numbers, strict=True)
+    ]

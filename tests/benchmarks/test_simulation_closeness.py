@@ -217,6 +217,18 @@ def test_species_shares_and_their_errors(jets: SampleMaker) -> None:
     assert by_pt == pytest.approx([1, 1, 1])
 
 
+def test_a_species_that_few_jets_lack_has_an_error(jets: SampleMaker) -> None:
+    real, simulated = jets({"QCD": 12}), jets({"QCD": 300}, seed=1)
+    some = simulated.species == 0
+    rare = np.random.default_rng(1).random(len(some)) < 0.005
+    simulated = replace(simulated, species=np.where(some & rare, 4, simulated.species))
+    shares, _ = compare_species(real, simulated, seed=1, replicas=20)
+    muon = next(pair for pair in shares["of constituents"] if pair.name == "muon")
+    assert muon.real.value == 0
+    share = muon.simulated.value
+    assert muon.real.error == pytest.approx(np.sqrt(share * (1 - share) / len(real.vectors.px)))
+
+
 def test_labels_with_leptons_are_known() -> None:
     leptonic = [name for name in (*LABELS, *JETCLASS2_LABELS) if LEPTONIC.match(name)]
     assert {"Hqql", "Tbl", "X_ee", "X_tauhtauh", "X_YY_gtauhtaum", "X_YY_bcev", "X_YY_sqtauhv"} <= set(leptonic)
