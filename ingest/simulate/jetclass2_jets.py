@@ -41,9 +41,9 @@ _MODES = {"Res2P": two_prong_modes, "Res34P": four_prong_modes}
 ENRICHED = "QCDFlavour"
 PARTS = (*_MODES, "QCD", ENRICHED)
 
-_EVENTS_PER_BATCH = 200
-# The rarest label that QCD gives at its natural rate comes once in about 10,000 events.
-_FRUITLESS_BATCHES = 500
+_EVENTS_PER_BATCH = 100
+# The rarest label that QCD gives at its natural rate comes once in some 10,000 events.
+_FRUITLESS_BATCHES = 1_000
 
 Labelling = Callable[[Jets], tuple[np.ndarray, np.ndarray]]
 
@@ -65,7 +65,7 @@ class JetClass2Jets(Simulation):
     """Parts: Res2P (15 labels), Res34P (146), QCD (27, at natural rates), QCDFlavour (27, with gluons that split to
     quarks more often)."""
     keep: tuple[str, ...] = ()
-    """Labels to keep, like X_bb X_YY_bbcs QCD_cc; default all."""
+    """Labels to keep, like X_bb X_YY_bbcq QCD_cc; default all."""
 
     @property
     def schema(self) -> pa.Schema:
