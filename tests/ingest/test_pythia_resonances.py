@@ -421,7 +421,7 @@ class TestRequests:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("part", "jets", "least"), [("Res2P", 600, 15), ("Res34P", 3_000, 140), ("QCDFlavour", 3_000, 27)]
+    ("part", "jets", "least"), [("Res2P", 600, 15), ("Res34P", 3_000, 135), ("QCDFlavour", 3_000, 27)]
 )
 def test_the_labels_of_a_part_appear(part: str, jets: int, least: int) -> None:
     pytest.importorskip("pythia8mc")
