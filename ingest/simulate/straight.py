@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,12 @@ def _plan(simulation: Simulation, records: int, layout: Layout) -> Plan:
             ]
             size = count * len(simulation.streams)
             jobs.append(Job(split, shard, payload, size=size, expected=size))
-    settings = {"records": records, "splits": list(layout.splits), "shard_records": shard_records}
+    settings = {
+        "records": records,
+        "splits": list(layout.splits),
+        "shard_records": shard_records,
+        "block_records": block_records,
+    }
     origin = {"source": simulation.name, "settings": simulation.settings(), "selection": {}}
     return Plan(
         identity={**origin, "build": settings},
@@ -116,10 +122,20 @@ def _plan(simulation: Simulation, records: int, layout: Layout) -> Plan:
             "build": settings,
             "files": files,
             "notes": [],
-            "command": f"hepfm ingest {simulation.name} --records {records} --seed {simulation.seed} --out CORPUS",
+            "command": _command(simulation, settings),
         },
         unit=simulation.kind,
     )
+
+
+def _command(simulation: Simulation, settings: dict[str, Any]) -> str:
+    """The command in its normal form: without what does not shape the corpus (folders, processes)."""
+    words = ["hepfm", "ingest", *simulation.name.split(), "--out", "CORPUS"]
+    options = {field.name: getattr(simulation, field.name) for field in fields(simulation)}
+    for name, value in {**options, **settings}.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)]
+    return " ".join(words)
 
 
 def _shares(records: int, fractions: tuple[float, float, float]) -> list[int]:
