@@ -2,8 +2,8 @@
 
 Labels follow the rules of the data set's production code (:mod:`.resonance_labels`, :mod:`.qcd_labels`). What differs:
 
-- no pileup, where JetClass-II has 50 collisions a crossing on average, and so no PUPPI, which takes a part of a jet's
-  own particles too: its jets have 0.83-0.92 of the pt of the generated jet, these 0.96-0.97 (medians);
+- no pileup, where JetClass-II has 50 collisions a crossing on average, and so no PUPPI; its jets have 0.83-0.92 of the
+  pt of the generated jet, these 0.96-0.97 (medians of the parts; 100 public jets);
 - hard processes: pairs of X from two gluons, drawn in :mod:`.resonance_events`, instead of MadGraph's 2HDM; masses are
   continuous, and the two jets of an event follow one another in a sequence;
 - QCD: one run biased in pt (:mod:`.qcd_events`) instead of runs of many thresholds, and Pythia's own parton densities;

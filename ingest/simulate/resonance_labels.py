@@ -4,9 +4,9 @@ Rules as in the data set's public production code (jet-universe/jetclass2_genera
 X or of its daughters Y is in the jet if it leaves its decay (before it radiates) within 0.8 of the jet's axis.
 X -> 2 products: both must be in the jet. X -> YY: three or four of the products must be, and the name spells these, in
 whatever order; a neutrino from Y is never asked to be in the jet, but is part of the name. A tau counts as hadronic,
-electron or muon by its decay; in the latter two cases its electron or muon must be in the jet. Where a list of products is the name of no label (two leptonically decaying taus, a Y of
-which only one tau is in the jet, ...), that resonance gives the jet no label. Of several resonances that would, the
-first counts.
+electron or muon by its decay; in the latter two cases its electron or muon must be in the jet. Where a list of products
+is the name of no label (two leptonically decaying taus, a Y of which only one tau is in the jet, ...), that resonance
+gives the jet no label. Of several resonances that would, the first counts.
 """
 
 from __future__ import annotations
