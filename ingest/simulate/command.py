@@ -23,6 +23,7 @@ from hepfm.ingest.workers import Workers, cores
 CORPUS = "corpus"
 SAMPLES = {
     "jetclass": ("hepfm.ingest.simulate.ten_classes", "JetClassJets"),
+    "jetclass2": ("hepfm.ingest.simulate.jetclass2_jets", "JetClass2Jets"),
 }
 DEFAULT_SAMPLE = "jetclass"
 
@@ -53,7 +54,8 @@ class PythiaConfig(SimulateConfig):
 
     Run it again to continue where it was stopped.
 
-    Samples: jetclass (the ten classes of JetClass).
+    Samples: jetclass (the ten classes of JetClass), jetclass2 (resonances of free mass and QCD, by
+    JetClass-II's labels).
     'hepfm ingest pythia SAMPLE --help' shows the options of one.
     """
 
