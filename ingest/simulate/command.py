@@ -23,6 +23,7 @@ from hepfm.ingest.workers import Workers, cores
 CORPUS = "corpus"
 SAMPLES = {
     "jetclass": ("hepfm.ingest.simulate.ten_classes", "JetClassJets"),
+    "aspenopenjets": ("hepfm.ingest.simulate.inclusive_qcd", "AspenOpenJetsJets"),
 }
 DEFAULT_SAMPLE = "jetclass"
 
@@ -53,7 +54,7 @@ class PythiaConfig(SimulateConfig):
 
     Run it again to continue where it was stopped.
 
-    Samples: jetclass (the ten classes of JetClass).
+    Samples: jetclass (the ten classes of JetClass), aspenopenjets (inclusive QCD above 300 GeV, with pileup if wanted).
     'hepfm ingest pythia SAMPLE --help' shows the options of one.
     """
 

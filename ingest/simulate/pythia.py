@@ -28,19 +28,22 @@ def require_pythia() -> Any:
 
 
 class Generator:
-    """A Pythia of its own for one process and seed.
+    """A Pythia of its own for one process and seed; ``hooks``, if any, are Pythia's UserHooks.
 
     Raises:
         HepfmError: pythia8mc is not installed, or Pythia refuses the settings.
     """
 
-    def __init__(self, process: Process, seed: int) -> None:
+    def __init__(self, process: Process, seed: int, hooks: Any = None) -> None:
         self._process = process
+        self._hooks = hooks  # Pythia does not keep them alive
         self._pythia = require_pythia().Pythia("", False)
         random = ("Random:setSeed = on", f"Random:seed = {seed % MAX_SEED + 1}")
         for setting in (*COMMON, *process.settings, *random):
             if not self._pythia.readString(setting):
                 raise HepfmError(f"Pythia does not know the setting '{setting}'", f"class {process.label}")
+        if hooks is not None:
+            self._pythia.setUserHooksPtr(hooks)
         if not self._pythia.init():
             raise HepfmError("Pythia cannot start with these settings", f"class {process.label}")
 
