@@ -347,7 +347,7 @@ class TestFiles:
             assert found == pytest.approx(expected, rel=1e-5, abs=2e-6, nan_ok=True), name
 
     def test_a_corpus_says_that_the_weights_are_applied(self, tmp_path: Path) -> None:
-            corpus = simulate_corpus(AspenOpenJetsJets(seed=2), tmp_path / "corpus", 40, Layout((1.0, 0.0, 0.0)))
+        corpus = simulate_corpus(AspenOpenJetsJets(seed=2), tmp_path / "corpus", 40, Layout((1.0, 0.0, 0.0)))
         assert puppi_of(corpus) == "applied"
         assert corpus.manifest.splits["train"].records == 40
 
