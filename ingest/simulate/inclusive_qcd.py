@@ -221,6 +221,7 @@ def _physics() -> dict[str, Any]:
         "veto": [VETO_SCALE_GEV, VETO_PT_GEV, _VETO_MIN_JET_GEV, _VETO_MAX_ETA],
         "pileup": [overlaying.SIGMA_Z_MM, overlaying.POOL_EVENTS, overlaying.MAX_ETA],
         "puppi": [puppi.R0, puppi.MIN_DISTANCE, puppi.MIN_WEIGHT, puppi.NEUTRAL_PT_GEV, puppi.NEUTRAL_PT_SLOPE_GEV],
-        "vertices": [puppi.COMPATIBLE, puppi.DISPLACED_MM, puppi.VERTEX_TRACKS],
+        "vertices": [puppi.COMPATIBLE, puppi.VERTEX_TRACKS],
+        "hard": [puppi.HARD_TRACK_GEV, *puppi.HARD_NEUTRAL_GEV],
         "selection": [MIN_PT_GEV, MAX_ETA, RADIUS, _EVENTS_PER_BATCH],
     }

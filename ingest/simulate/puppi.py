@@ -1,11 +1,11 @@
 """Pileup per particle identification: PUPPI (Bertolini, Harris, Low, Tran, arXiv:1407.6013), vectorised over events.
 
 Tracks are told apart by their vertex; neutrals get weights by alpha = log sum (pt_j / dR_j)^2 over the tracks of the
-primary vertex nearby, compared with its distribution over the pileup tracks of the same event. R0, the least distance,
-the least weight and the cut on neutrals are those of CMS's central algorithm in 2016, not the paper's.
+primary vertex nearby, compared with its distribution over the pileup tracks of the same event. R0 and the cuts, and
+what becomes of hard neutrals and of tracks without a vertex, are those of CMS's tune V15 (reprocessed data of 2016).
 
 Simplifications: there is no forward region, so that neutrals more than R0 beyond the tracker (abs(eta) < 2.5) get
-weight 0; no correction for low pileup, and no protection of hard neutrals, which CMS added to the paper's rules.
+weight 0; no correction for low pileup; no recovery of a primary vertex that was split.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ MIN_WEIGHT = 0.01
 NEUTRAL_PT_GEV, NEUTRAL_PT_SLOPE_GEV = 0.2, 0.015
 # A track within so many uncertainties of a vertex, in z, is compatible with it.
 COMPATIBLE = 3.0
-# One that is compatible with no vertex (of a decay in flight) is the primary one's within this distance [mm].
-DISPLACED_MM = 3.0
+# One that is compatible with none (of a decay in flight) is weighted as neutrals are; from this pt [GeV] on it is the
+# primary vertex's.
+HARD_TRACK_GEV = 20.0
+# The least weight of neutrals rises from 0 to 1 between these pt [GeV].
+HARD_NEUTRAL_GEV = (20.0, 200.0)
 # A vertex is counted as reconstructed with as many tracks (CMS asks for more than 4 degrees of freedom).
 VERTEX_TRACKS = 4
 # Events lie so far apart where nearest neighbours are looked up: beyond R0, and beyond any dz [mm].
 _APART, _APART_MM = 1.0, 20_000.0
+PRIMARY, NO_VERTEX = -1, -2
 
 
 @dataclass(frozen=True)
@@ -43,40 +47,38 @@ class Vertices:
 
 
 def associate(candidates: Candidates, vertices: Vertices) -> np.ndarray:
-    """The pileup interaction that each candidate's track comes from.
+    """The interaction that each candidate's track comes from.
 
-    A track is the primary vertex's if that is the nearest one in z; if its dz is within 3 uncertainties of 0; or if it
-    is within 3 mm and the nearest pileup vertex is more than 3 uncertainties away. Else it is that vertex's. Vertices
-    are taken to be found where they are, all of them.
+    A track is the primary vertex's if its dz is within 3 uncertainties of 0; else the nearest pileup vertex's if it is
+    within 3 uncertainties of that one. Vertices are taken to be found where they are, all of them.
 
     Returns:
-        Index (N,) in ``vertices``; -1 for the primary vertex, and for neutrals, which have no track.
+        Index (N,) in ``vertices``; -1 for the primary vertex, and for neutrals, which have no track; -2 for a track
+        that fits to no vertex, unless it is hard.
     """
-    index = np.full(len(candidates), -1)
+    index = np.full(len(candidates), PRIMARY)
     track = np.flatnonzero((candidates.charge != 0) & (np.abs(candidates.dz) > COMPATIBLE * candidates.dzerr))
+    soft = np.hypot(candidates.px[track], candidates.py[track]) < HARD_TRACK_GEV
+    index[track[soft]] = NO_VERTEX
     if not len(vertices.event) or not len(track):
         return index
-    dz = candidates.dz[track]
     order = np.lexsort((vertices.z, vertices.event))
     places = vertices.event[order] * _APART_MM + vertices.z[order]
-    at = candidates.event[track] * _APART_MM + np.clip(dz, -_APART_MM / 4, _APART_MM / 4)
+    at = candidates.event[track] * _APART_MM + np.clip(candidates.dz[track], -_APART_MM / 4, _APART_MM / 4)
     above = np.searchsorted(places, at)
     neighbours = np.stack([np.maximum(above - 1, 0), np.minimum(above, len(places) - 1)])
     distance = np.abs(places[neighbours] - at)
-    best = distance.argmin(axis=0)
-    column = np.arange(len(track))
-    # Vertices of other events are further away than any primary vertex.
-    distance = distance[best, column]
-    nearer = distance < np.minimum(np.abs(dz), _APART_MM / 4)
-    nearer &= (distance < COMPATIBLE * candidates.dzerr[track]) | (np.abs(dz) > DISPLACED_MM)
-    index[track[nearer]] = order[neighbours[best, column][nearer]]
+    best = neighbours[distance.argmin(axis=0), np.arange(len(track))]
+    fits = distance.min(axis=0) <= COMPATIBLE * candidates.dzerr[track]
+    index[track[fits]] = order[best[fits]]
     return index
 
 
 def puppi_weights(candidates: Candidates, vertices: Vertices) -> np.ndarray:
-    """PUPPI weights (N,) in [0, 1]: 1 for tracks of the primary vertex, 0 for those of pileup, neutrals between.
+    """PUPPI weights (N,) in [0, 1]: 1 for tracks of the primary vertex, 0 for those of pileup, the others between.
 
-    A neutral without such a track nearby gets 0. In an event without tracks of pileup all weights are 1.
+    One of the others without a track of the primary vertex nearby gets 0, unless it is a hard neutral. In an event
+    without tracks of pileup all weights are 1.
 
     Args:
         candidates: of any number of events, impact parameters from the primary vertex.
@@ -84,21 +86,22 @@ def puppi_weights(candidates: Candidates, vertices: Vertices) -> np.ndarray:
     """
     vertex = associate(candidates, vertices)
     events = int(candidates.event.max(initial=-1)) + 1
-    charged = candidates.charge != 0
-    reference = vertex >= 0
+    charged, reference = candidates.charge != 0, vertex >= 0
     polluted = np.bincount(candidates.event[reference], minlength=events)[candidates.event] > 0
     weights = np.where(reference, 0.0, 1.0)
-    neutral = np.flatnonzero(~charged & polluted)
-    primary, asked = np.flatnonzero(charged & ~reference & polluted), np.flatnonzero(reference | (~charged & polluted))
+    weighted = polluted & (~charged | (vertex == NO_VERTEX))
+    asked, primary = np.flatnonzero(reference | weighted), np.flatnonzero(polluted & charged & (vertex == PRIMARY))
     alpha = np.full(len(candidates), -np.inf)
     alpha[asked] = _alpha(candidates, asked, primary)
     known = np.flatnonzero(reference & np.isfinite(alpha))
     median, sigma = _median_and_left_rms(alpha[known], candidates.event[known], events)
-    event = candidates.event[neutral]
-    weight = _probability(alpha[neutral], median[event], sigma[event])
-    pt = np.hypot(candidates.px[neutral], candidates.py[neutral])
+    chosen = np.flatnonzero(weighted)
+    event, neutral = candidates.event[chosen], ~charged[chosen]
+    weight = _probability(alpha[chosen], median[event], sigma[event])
+    pt = np.hypot(candidates.px[chosen], candidates.py[chosen])
+    weight = np.where(neutral, np.maximum(weight, np.interp(pt, HARD_NEUTRAL_GEV, (0.0, 1.0))), weight)
     least = NEUTRAL_PT_GEV + NEUTRAL_PT_SLOPE_GEV * _reconstructed(vertex, vertices, events)[event]
-    weights[neutral] = np.where((weight < MIN_WEIGHT) | (weight * pt < least), 0.0, weight)
+    weights[chosen] = np.where((weight < MIN_WEIGHT) | (neutral & (weight * pt < least)), 0.0, weight)
     return weights
 
 

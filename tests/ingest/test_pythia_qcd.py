@@ -15,6 +15,7 @@ from scipy.stats import chi2
 
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
+from hepfm.ingest.export.folder import export
 from hepfm.ingest.export.raw_files import puppi_of
 from hepfm.ingest.formats.aspenopenjets import write_aspenopenjets
 from hepfm.ingest.shards import concatenate
@@ -43,7 +44,7 @@ def random_event_record(seed: int, events: int) -> tuple[Candidates, Vertices]:
     clump = rng.uniform([[-2], [-np.pi]], [[2], [np.pi]], (2, 3 * events))
     eta, phi = clump[:, event * 3 + rng.integers(0, 3, len(event))] + rng.normal(0, 0.4, (2, len(event)))
     charge = rng.choice((-1, 0, 0, 1), len(event)).astype(np.int8)
-    pt = rng.exponential(2, len(event)) + 0.1
+    pt = (rng.exponential(2, len(event)) + 0.1) * rng.choice((1, 1, 1, 1, 20), len(event))
     error = rng.uniform(0.03, 0.3, len(event))
     dz = rng.normal(0, error) * rng.choice((1, 1, 20), len(event))
     for index in np.flatnonzero(rng.random(len(event)) < 0.33):
@@ -58,15 +59,14 @@ def random_event_record(seed: int, events: int) -> tuple[Candidates, Vertices]:
     ), vertices
 
 
-def plain_association(dz: float, error: float, places: list[float]) -> int:
-    """Which of ``places`` a track comes from, -1 for the primary vertex."""
-    if not places:
+def plain_association(dz: float, error: float, pt: float, places: list[float]) -> int:
+    """Which of ``places`` a track comes from; -1 for the primary vertex, -2 for none."""
+    if abs(dz) <= 3 * error:
         return -1
-    nearest = min(range(len(places)), key=lambda k: abs(places[k] - dz))
-    distance = abs(places[nearest] - dz)
-    if abs(dz) <= 3 * error or abs(dz) <= distance or (abs(dz) <= 3 and distance >= 3 * error):
-        return -1
-    return nearest
+    near = [k for k in range(len(places)) if abs(places[k] - dz) <= 3 * error]
+    if near:
+        return min(near, key=lambda k: abs(places[k] - dz))
+    return -1 if pt >= 20 else -2
 
 
 def plain_weights(candidates: Candidates, vertices: Vertices) -> list[float]:
@@ -78,7 +78,9 @@ def plain_weights(candidates: Candidates, vertices: Vertices) -> list[float]:
         mine = [i for i in range(len(candidates)) if candidates.event[i] == event]
         places = [float(z) for z in vertices.z[vertices.event == event]]
         vertex = {
-            i: plain_association(candidates.dz[i], candidates.dzerr[i], places) for i in mine if candidates.charge[i]
+            i: plain_association(candidates.dz[i], candidates.dzerr[i], pt[i], places)
+            for i in mine
+            if candidates.charge[i]
         }
         if not any(of >= 0 for of in vertex.values()):
             continue
@@ -88,7 +90,7 @@ def plain_weights(candidates: Candidates, vertices: Vertices) -> list[float]:
             for j, of in vertex.items():
                 turn = abs(phi[i] - phi[j])
                 distance = math.hypot(eta[i] - eta[j], min(turn, 2 * math.pi - turn))
-                if of < 0 and j != i and 0.01 < distance < 0.4:
+                if of == -1 and j != i and 0.01 < distance < 0.4:
                     total += (pt[j] / distance) ** 2
             alpha[i] = math.log(total) if total else -math.inf
         soft = [alpha[i] for i, of in vertex.items() if of >= 0 and alpha[i] > -math.inf]
@@ -97,12 +99,15 @@ def plain_weights(candidates: Candidates, vertices: Vertices) -> list[float]:
         sigma = math.sqrt(sum(left) / len(left)) if left else 0.0
         found = 1 + sum(sum(of == k for of in vertex.values()) >= 4 for k in range(len(places)))
         for i in mine:
-            if candidates.charge[i]:
-                weights[i] = float(vertex[i] < 0)
+            if candidates.charge[i] and vertex[i] > -2:
+                weights[i] = float(vertex[i] == -1)
                 continue
             above = alpha[i] - median
             weight = 0.0 if above <= 0 else float(chi2.cdf((above / sigma) ** 2, 1)) if sigma else 1.0
-            weights[i] = weight if weight >= 0.01 and weight * pt[i] >= 0.2 + 0.015 * found else 0.0
+            if not candidates.charge[i]:
+                weight = max(weight, min(max((pt[i] - 20) / 180, 0), 1))
+            seen = candidates.charge[i] or weight * pt[i] >= 0.2 + 0.015 * found
+            weights[i] = weight if weight >= 0.01 and seen else 0.0
     return weights
 
 
@@ -118,7 +123,7 @@ class TestPuppi:
         weights = puppi_weights(candidates, vertices)
         neutral = weights[candidates.charge == 0]
         assert ((weights >= 0) & (weights <= 1)).all()
-        assert set(weights[candidates.charge != 0]) == {0.0, 1.0}
+        assert {0.0, 1.0} < set(weights[candidates.charge != 0])
         assert min((neutral == 0).mean(), (neutral == 1).mean(), ((neutral > 0.02) & (neutral < 0.98)).mean()) > 0.02
 
     def test_without_pileup_nothing_is_taken_away(self) -> None:
@@ -131,22 +136,21 @@ class TestPuppi:
         assert len(puppi_weights(nothing, vertices)) == 0
 
     @pytest.mark.parametrize(
-        ("dz", "error", "vertex"),
+        ("dz", "error", "pt", "vertex"),
         [
-            (0.1, 0.05, -1),  # compatible with the primary vertex
-            (9.9, 0.05, 1),  # with a pileup vertex
-            (0.35, 0.2, -1),  # with both
-            (2.0, 0.05, -1),  # with none, not far
-            (7.0, 0.05, 1),  # with none, far: the nearest
-            (-30.0, 0.05, -1),  # nearer to the primary vertex than to any other
-            (2_900.0, 0.1, 1),  # a vertex of another event is nearer
+            (0.1, 0.05, 1.0, -1),  # fits to the primary vertex
+            (9.9, 0.05, 1.0, 1),  # to one of pileup
+            (0.35, 0.2, 1.0, -1),  # to both
+            (2.0, 0.05, 1.0, -2),  # to none
+            (2.0, 0.05, 21.0, -1),  # to none, hard
+            (2_900.0, 0.1, 1.0, -2),  # to one of another event
         ],
     )
-    def test_a_track_belongs_to_its_vertex(self, dz: float, error: float, vertex: int) -> None:
-        one, half = np.ones(1), np.array([0.5])
-        zero = np.zeros(1)
-        sign = np.ones(1, dtype=np.int8)
-        track = Candidates(np.array([1]), one, half, half, 2 * one, sign, sign, zero, zero, dz * one, error * one)
+    def test_a_track_belongs_to_the_vertex_that_it_fits_to(
+        self, dz: float, error: float, pt: float, vertex: int
+    ) -> None:
+        one, zero, sign = np.ones(1), np.zeros(1), np.ones(1, dtype=np.int8)
+        track = Candidates(np.array([1]), pt * one, zero, zero, pt * one, sign, sign, zero, zero, dz * one, error * one)
         vertices = Vertices(np.array([0, 1, 1, 2]), np.array([2_900.0, 10.0, 0.4, 2.0]))
         assert associate(track, vertices).tolist() == [vertex]
 
@@ -292,7 +296,7 @@ class TestJets:
 
     def test_weights_multiply_the_four_vectors(self, crowded: pa.RecordBatch) -> None:
         weight, charge = records.points_of(crowded, "puppi_weight"), records.points_of(crowded, "charge")
-        assert (weight[charge != 0] == 1).all()
+        assert (weight[charge != 0] == 1).mean() > 0.95  # the others fit to no vertex
         assert ((weight > 0) & (weight <= 1)).all()
         assert 0.05 < (weight[charge == 0] < 0.9).mean() < 0.8
         lengths = records.lengths_of(crowded["constituents"])
@@ -346,10 +350,18 @@ class TestFiles:
             found, expected = records.points_of(back, name), records.points_of(crowded, name)
             assert found == pytest.approx(expected, rel=1e-5, abs=2e-6, nan_ok=True), name
 
-    def test_a_corpus_says_that_the_weights_are_applied(self, tmp_path: Path) -> None:
+    def test_a_corpus_is_exported_collision_by_collision(self, tmp_path: Path) -> None:
         corpus = simulate_corpus(AspenOpenJetsJets(seed=2), tmp_path / "corpus", 40, Layout((1.0, 0.0, 0.0)))
         assert puppi_of(corpus) == "applied"
-        assert corpus.manifest.splits["train"].records == 40
+        path = tmp_path / "files/train/000000.h5"
+        export(corpus, "aspenopenjets", tmp_path / "files", ["train"])
+        back = AspenOpenJetsSource().read(path, 0, 40)
+        original = concatenate(list(corpus.split("train")))
+        order = np.lexsort((original["jet_index"].to_numpy(), original["event"].to_numpy()))
+        for name in ("event", "jet_index", "pt", "eta", "softdrop_mass"):
+            assert np.array_equal(back[name].to_numpy(), original[name].to_numpy()[order]), name
+        lengths = records.lengths_of(original["constituents"])
+        assert np.array_equal(records.lengths_of(back["constituents"]), lengths[order])
 
     def test_settings_name_what_shapes_the_records(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = AspenOpenJetsJets().settings()
