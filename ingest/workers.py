@@ -95,13 +95,13 @@ class Workers:
     ) -> Iterator[tuple[Item, Result]]:
         with ExitStack() as stack, _deaths_told(where):
             executor = self._pool(stack)
-            shown = _moved_in_workers().value
+            shown = _moved_by_workers()
             futures = {executor.submit(function, item): item for item in items}
             waiting = set(futures)
             try:
                 while waiting:
                     finished, waiting = wait(waiting, POLL_S if advance else None, FIRST_COMPLETED)
-                    now = _moved_in_workers().value
+                    now = _moved_by_workers()
                     if advance and now > shown:
                         advance(now - shown)
                         shown = now
@@ -134,10 +134,20 @@ class _Moved:
 _MOVED = _Moved()
 
 
+SLOTS = 4096
+
+
 @cache
-def _moved_in_workers() -> Any:
-    """A counter that this process shares with its workers."""
-    return _context().Value("q", 0)
+def _slots() -> Any:
+    """Counters that this process shares with its workers, one for each by its process id.
+
+    Without a lock, which a worker that is killed might take with it.
+    """
+    return _context().RawArray("q", SLOTS)
+
+
+def _moved_by_workers() -> int:
+    return sum(_slots())
 
 
 def cores() -> int:
@@ -170,9 +180,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], processe
 
 @contextmanager
 def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    executor = ProcessPoolExecutor(
-        processes, mp_context=_context(), initializer=_start_worker, initargs=(_moved_in_workers(),)
-    )
+    executor = ProcessPoolExecutor(processes, mp_context=_context(), initializer=_start_worker, initargs=(_slots(),))
     try:
         yield executor
     finally:
@@ -202,12 +210,11 @@ def _context() -> multiprocessing.context.BaseContext:
     return context
 
 
-def _start_worker(moved_units: Any) -> None:
+def _start_worker(slots: Any) -> None:
     """Workers end with their parent, however it ends, die quietly at Ctrl-C, and keep to one core each."""
 
     def add(count: int) -> None:
-        with moved_units.get_lock():
-            moved_units.value += count
+        slots[os.getpid() % SLOTS] += count
 
     _MOVED.tell = add
     signal.signal(signal.SIGINT, signal.SIG_DFL)

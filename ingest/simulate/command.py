@@ -62,6 +62,19 @@ class PythiaConfig(SimulateConfig):
     """What is simulated."""
 
 
+@dataclass(frozen=True)
+class GflashConfig(SimulateConfig):
+    """Simulate showers of photons and electrons in a sampling calorimeter.
+
+    Run it again to continue where it was stopped.
+    """
+
+
+def gflash_config(arguments: Sequence[str]) -> type[GflashConfig]:
+    """The configuration of ``hepfm ingest gflash``, with the simulation's settings."""
+    return _with_simulation(GflashConfig, import_module("hepfm.ingest.gflash.simulation").GflashShowers)
+
+
 def pythia_config(arguments: Sequence[str]) -> type[PythiaConfig]:
     """The configuration of ``hepfm ingest pythia SAMPLE``, with the sample's settings."""
     name = _named_sample(arguments)

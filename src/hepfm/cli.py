@@ -36,6 +36,12 @@ COMMANDS = (
     Command(
         "ingest pythia", "hepfm.ingest.simulate.command", "pythia_config", "simulate jets -> a corpus or raw files"
     ),
+    Command(
+        "ingest gflash",
+        "hepfm.ingest.simulate.command",
+        "gflash_config",
+        "simulate showers -> a corpus or raw files",
+    ),
     Command("ingest", "hepfm.ingest.command", "ingest_config", "raw files (SOURCE FILES...) -> a corpus", "ingest"),
     Command("corpus verify", "hepfm.ingest.command", "VerifyConfig", "check every byte and rule", "verify_corpus"),
     Command("corpus inspect", "hepfm.ingest.command", "InspectConfig", "what a corpus holds", "inspect_corpus"),
@@ -52,6 +58,12 @@ COMMANDS = (
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
+    Command(
+        "evaluate profiles",
+        "hepfm.benchmarks.profiles_report",
+        "EvaluateProfilesConfig",
+        "parametrised showers against full simulation",
+    ),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )

@@ -64,6 +64,7 @@ def ratio_plot(
     xlabel: str,
     ylabel: str,
     log_x: bool = False,
+    log_y: bool = False,
     theme: Theme = "light",
 ) -> Figure:
     """Shares by bin of a reference (filled) and of samples (lines), and below their ratios to the reference.
@@ -77,6 +78,7 @@ def ratio_plot(
         xlabel: quantity and unit.
         ylabel: what the shares are shares of.
         log_x: draw edges, which are then log10 of the quantity, on a logarithmic axis.
+        log_y: draw shares on a logarithmic axis.
         theme: colours for a light or a dark page; the background stays transparent.
     """
     if len(samples) > len(STYLES):
@@ -94,6 +96,8 @@ def ratio_plot(
         _draw_ratios(lower, edges, reference.histogram, samples, theme)
         if log_x:
             upper.set_xscale("log")
+        if log_y:
+            _log_shares(upper, [reference, *samples])
         upper.set_xlim(edges[0], edges[-1])
         upper.set_ylabel(ylabel)
         lower.set_ylabel("ratio")
@@ -112,6 +116,14 @@ def _draw_shares(axes: Axes, edges: np.ndarray, reference: Curve, samples: Seque
     # Room above the curves for one legend line each.
     axes.set_ylim(0, (highest or 1.0) * (1.18 + 0.105 * len(samples)))
     axes.legend(loc="upper right", frameon=False, handlelength=2.2, labelspacing=0.35, borderaxespad=0.4)
+
+
+def _log_shares(axes: Axes, curves: Sequence[Curve]) -> None:
+    positive = np.concatenate([curve.histogram.share[curve.histogram.share > 0] for curve in curves])
+    low, high = (float(positive.min()), float(positive.max())) if len(positive) else (0.1, 1.0)
+    axes.set_yscale("log")
+    # Room above the curves for one legend line each.
+    axes.set_ylim(low / 2, high * (high / low) ** (0.1 + 0.1 * len(curves)))
 
 
 def _draw_ratios(axes: Axes, edges: np.ndarray, reference: Histogram, samples: Sequence[Curve], theme: Theme) -> None:

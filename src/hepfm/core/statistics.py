@@ -209,3 +209,19 @@ def histogram(sample: Values, edges: np.ndarray) -> Histogram:
         below=float(counts[0] / total),
         above=float(counts[-1] / total),
     )
+
+
+def separation_power(a: np.ndarray, b: np.ndarray) -> float:
+    """Triangular discrimination of two binned distributions: 0 where they are alike, 1 where they do not overlap.
+
+    S = 1/2 sum (p - q)^2/(p + q) of the shares p, q of contents (bins,) inside the range (arXiv:2009.03796, eq. 15).
+
+    Raises:
+        HepfmError: different bins, or a distribution without content.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape or not a.sum() > 0 or not b.sum() > 0:
+        raise HepfmError(f"bins {a.shape} and {b.shape} with contents {a.sum():g} and {b.sum():g}", "separation power")
+    p, q = a / a.sum(), b / b.sum()
+    filled = p + q > 0
+    return float(0.5 * ((p - q)[filled] ** 2 / (p + q)[filled]).sum())
