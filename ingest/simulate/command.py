@@ -24,6 +24,7 @@ CORPUS = "corpus"
 SAMPLES = {
     "jetclass": ("hepfm.ingest.simulate.ten_classes", "JetClassJets"),
     "jetclass2": ("hepfm.ingest.simulate.jetclass2_jets", "JetClass2Jets"),
+    "aspenopenjets": ("hepfm.ingest.simulate.inclusive_qcd", "AspenOpenJetsJets"),
 }
 DEFAULT_SAMPLE = "jetclass"
 
@@ -56,6 +57,7 @@ class PythiaConfig(SimulateConfig):
 
     Samples: jetclass (the ten classes of JetClass), jetclass2 (resonances of free mass and QCD, by
     JetClass-II's labels).
+    Samples: jetclass (the ten classes of JetClass), aspenopenjets (inclusive QCD above 300 GeV, with pileup if wanted).
     'hepfm ingest pythia SAMPLE --help' shows the options of one.
     """
 

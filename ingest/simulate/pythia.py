@@ -28,7 +28,7 @@ def require_pythia() -> Any:
         raise HepfmError("Pythia 8 is not installed", "simulation", "pip install 'hepfm[simulate]'") from error
 
 
-def started(settings: Sequence[str], seed: int, where: str, hard_events: Any = None) -> Any:
+def started(settings: Sequence[str], seed: int, where: str, hard_events: Any = None, hooks: Any = None) -> Any:
     """A Pythia that is ready for events.
 
     Args:
@@ -36,6 +36,7 @@ def started(settings: Sequence[str], seed: int, where: str, hard_events: Any = N
         seed: names its random sequence.
         where: what an error names.
         hard_events: an ``LHAup`` that gives the hard processes (with ``Beams:frameType = 5``); whoever calls keeps it.
+        hooks: ``UserHooks``; whoever calls keeps them.
 
     Raises:
         HepfmError: pythia8mc is not installed, or Pythia refuses the settings.
@@ -47,21 +48,24 @@ def started(settings: Sequence[str], seed: int, where: str, hard_events: Any = N
             raise HepfmError(f"Pythia does not know the setting '{setting}'", where)
     if hard_events is not None:
         pythia.setLHAupPtr(hard_events)
+    if hooks is not None:
+        pythia.setUserHooksPtr(hooks)
     if not pythia.init():
         raise HepfmError("Pythia cannot start with these settings", where)
     return pythia
 
 
 class Generator:
-    """A Pythia of its own for one process and seed.
+    """A Pythia of its own for one process and seed; ``hooks``, if any, are Pythia's UserHooks.
 
     Raises:
         HepfmError: pythia8mc is not installed, or Pythia refuses the settings.
     """
 
-    def __init__(self, process: Process, seed: int) -> None:
+    def __init__(self, process: Process, seed: int, hooks: Any = None) -> None:
         self._process = process
-        self._pythia = started((*COMMON, *process.settings), seed, f"class {process.label}")
+        self._hooks = hooks  # Pythia does not keep them alive
+        self._pythia = started((*COMMON, *process.settings), seed, f"class {process.label}", hooks=hooks)
 
     def events(self, count: int) -> tuple[Particles, Partons]:
         """The next ``count`` events (fewer if Pythia gives one up)."""
