@@ -36,9 +36,10 @@ class SimulateConfig:
     out: Path
     """Folder of the corpus, or of the raw files: new, empty, or begun with the same command."""
     records: int = 10_000
-    """Jets of each class (showers of each particle)."""
+    """Jets of each class or part; showers of each particle."""
     format: str = CORPUS
-    """corpus; or raw files in a public format, as those the file readers read."""
+    """corpus; or raw files in a public format, which 'hepfm ingest auto' reads: jetclass, jetclass2, aspenopenjets,
+    ildgrid, showerclouds, calochallenge, showerdata, whichever fits."""
     records_per_file: int = RECORDS_PER_FILE
     """Records in one raw file."""
     layout: Layout = field(default_factory=Layout)
