@@ -171,5 +171,6 @@ def _species(report: TrackReport) -> Table:
             cells += [Cell(_percent(pair.real)), Cell(_percent(pair.simulated), missed)]
         rows.append(tuple(cells))
     header = [f"{kind}: {side}" for kind in report.species for side in ("real", "simulated")]
-    note = f"{report.species_of}. Errors: bootstrap over jets, at least binomial; marked beyond {FAR_PULL:g} standard deviations."
+    errors = f"Errors: bootstrap over jets, at least binomial; marked beyond {FAR_PULL:g} standard deviations."
+    note = f"{report.species_of}. {errors}"
     return Table("Species, shares in %", ("species", *header), tuple(rows), note)
