@@ -58,7 +58,9 @@ COMMANDS = (
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
     Command(
-        "evaluate simulation", "hepfm.benchmarks.closeness.command", "EvaluateSimulationConfig",
+        "evaluate simulation",
+        "hepfm.benchmarks.closeness.command",
+        "EvaluateSimulationConfig",
         "simulated jets against real ones, as a report",
     ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
