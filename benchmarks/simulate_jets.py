@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from hepfm.benchmarks.workload import Way, Workload
 from hepfm.ingest.simulate.processes import LABELS, process_for
-from hepfm.ingest.simulate.pythia import Generator
+from hepfm.ingest.simulate.pythia import Generator, require_pythia
 from hepfm.ingest.simulate.ten_classes import JetClassJets
+from hepfm.ingest.simulate.veto import early_veto
 
-EVENTS = 100  # of Pythia alone, a call
+EVENTS = 50  # of Pythia alone, a call
 ENDLESS = 10**9
 
 
@@ -46,7 +47,8 @@ def simulate_jets() -> Iterator[Workload]:
     cores = os.cpu_count() or 1
     ways, ratios = {}, {}
     for label in LABELS:
-        jets, generator = jets_of(label), Generator(process_for(label), 0)
+        process = process_for(label)
+        jets, generator = jets_of(label), Generator(process, 0, early_veto(require_pythia(), process))
         ways[label] = Way(partial(one_batch, jets))
         ways[f"{label}_pythia_events"] = Way(partial(generator.generate, EVENTS), EVENTS)
         ratios[label] = (label, f"{label}_pythia_events")

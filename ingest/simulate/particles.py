@@ -70,6 +70,27 @@ class Partons(_Arrays):
     phi: np.ndarray
 
 
+@dataclass(frozen=True)
+class Products(_Arrays):
+    """Decay products of resonances X and their daughters Y: event, number of the X (from 0, rising), index of the kind
+    in ``resonance_labels.KINDS``, eta, phi (of a leptonic tau: those of its electron or muon)."""
+
+    resonance: np.ndarray
+    kind: np.ndarray
+    eta: np.ndarray
+    phi: np.ndarray
+
+
+@dataclass(frozen=True)
+class Quarks(_Arrays):
+    """Quarks as they enter hadronisation: event, PDG id, pt [GeV], eta, phi."""
+
+    pdg: np.ndarray
+    pt: np.ndarray
+    eta: np.ndarray
+    phi: np.ndarray
+
+
 def concatenate(parts: list[Candidates]) -> Candidates:
     """All candidates of ``parts``, one part after another."""
     names = [field.name for field in fields(Candidates)]

@@ -13,15 +13,14 @@ import uproot
 
 from hepfm.core import records
 from hepfm.ingest.formats import jetclass
-from hepfm.ingest.simulate import pythia as generation
-from hepfm.ingest.simulate import veto
 from hepfm.ingest.simulate.detector import detect
 from hepfm.ingest.simulate.jets import cluster, in_acceptance, matched
 from hepfm.ingest.simulate.particles import SPECIES
 from hepfm.ingest.simulate.processes import LABELS, process_for
-from hepfm.ingest.simulate.pythia import Generator
+from hepfm.ingest.simulate.pythia import Generator, require_pythia
 from hepfm.ingest.simulate.raw import write_raw
 from hepfm.ingest.simulate.ten_classes import JetClassJets
+from hepfm.ingest.simulate.veto import early_veto
 from hepfm.ingest.sources.jetclass import JetClassSource
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "jetclass"
@@ -59,24 +58,19 @@ class TestEvents:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("label", ["QCD", "Tbl", "Hqql"])
-def test_events_given_up_early_would_hardly_have_given_jets(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_given_up_early_would_hardly_have_given_jets(label: str) -> None:
     verdicts: list[bool] = []
-
-    def lenient(module: Any, process: Any) -> Any:
-        hook = veto.early_veto(module, process)
-        decide = hook.doVetoPT
-
-        def note(place: int, record: Any) -> bool:
-            if place <= 3:
-                verdicts.append(decide(place, record))
-            return False
-
-        hook.doVetoPT = note
-        return hook
-
-    monkeypatch.setattr(generation, "early_veto", lenient)
     process = process_for(label)
-    generator, draws = Generator(process, 7), np.random.default_rng(1)
+    hook = early_veto(require_pythia(), process)
+    decide = hook.doVetoPT
+
+    def note(place: int, record: Any) -> bool:
+        if place <= 3:
+            verdicts.append(decide(place, record))
+        return False
+
+    hook.doVetoPT = note
+    generator, draws = Generator(process, 7, hook), np.random.default_rng(1)
     jets_of, given_up = [], []
     for _ in range(4):
         verdicts.clear()
