@@ -296,7 +296,7 @@ class TestJets:
 
     def test_weights_multiply_the_four_vectors(self, crowded: pa.RecordBatch) -> None:
         weight, charge = records.points_of(crowded, "puppi_weight"), records.points_of(crowded, "charge")
-        assert (weight[charge != 0] == 1).mean() > 0.95  # the others fit to no vertex
+        assert (weight[charge != 0] == 1).mean() > 0.9  # the others, soft ones above all, fit to no vertex
         assert ((weight > 0) & (weight <= 1)).all()
         assert 0.05 < (weight[charge == 0] < 0.9).mean() < 0.8
         lengths = records.lengths_of(crowded["constituents"])
