@@ -276,8 +276,9 @@ class TestFiles:
         assert ((pt > 500) & (pt < 1000) & (np.abs(eta) < 2)).all()
         assert np.allclose(batch.column("pt_constituents"), pt, rtol=1e-5)
         distance = np.hypot(*(records.points_of(batch, name) for name in ("deta", "dphi")))
+        # Clustering goes by rapidity, from which the eta of soft and heavy constituents differs.
         assert np.quantile(distance, 0.99) < 0.82
-        assert distance.max() < 1.4  # of soft, heavy ones: clustering goes by rapidity
+        assert np.mean(distance > 0.9) < 0.005
         species = records.points_of(batch, "species")
         assert set(species) <= {SPECIES[name] for name in records.SPECIES[:5]}
         charged = np.isin(species, [SPECIES[name] for name in ("charged_hadron", "electron", "muon")])
