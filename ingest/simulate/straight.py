@@ -37,8 +37,8 @@ class Layout:
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Fractions of train, val and test. They are cut between independent sequences."""
     shard_records: int | None = None
-    """Records of a shard, at most; default an eighth of all, but 1,024 to 8,192 jets or 256 to 2,048 showers. A shard is
-    one process's piece of work; a killed simulation loses what it had of unfinished ones."""
+    """Records of a shard, at most; default an eighth of all, but 1,024 to 8,192 jets or 256 to 2,048 showers. A shard
+    is one process's piece of work; a killed simulation loses what it had of unfinished ones."""
     block_records: int | None = None
     """Records of a block; default 2,048 jets or 128 showers."""
 
