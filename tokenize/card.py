@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hepfm.tokenize.contract import FeatureContract
-from hepfm.tokenize.registry import Tokenizer
+
+if TYPE_CHECKING:
+    from hepfm.tokenize.registry import Tokenizer
 
 
 def card(tokenizer: Tokenizer, provenance: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Text that tells a reader what this tokenizer is, what it takes, how good it is, and how to use it."""
-    return f"""# Tokenizer of jets ({tokenizer.kind})
+    point = {"jets": "constituent of a jet", "showers": "hit of a shower"}[tokenizer.contract.kind]
+    return f"""# Tokenizer of {tokenizer.contract.kind} ({tokenizer.kind})
 
-Turns every constituent of a jet into one of {tokenizer.codes:,} token ids, and back.
+Turns every {point} into {_ids(tokenizer)}, and back.
 
 ## What it takes
 
@@ -23,7 +26,7 @@ differs is refused.
 
 ## Data
 
-- {provenance["corpus"]["records"]:,} jets of the corpus `{provenance["corpus"]["digest"]}`
+- {provenance["corpus"]["records"]:,} {tokenizer.contract.kind} of the corpus `{provenance["corpus"]["digest"]}`
 
 ## Results
 
@@ -37,6 +40,14 @@ Measured on the split `{metrics["measured_on"]}`.
 
 `reference.npz` holds features, ids and decoded values that loading replays. Its settings are in `config.json`.
 """
+
+
+def _ids(tokenizer: Tokenizer) -> str:
+    if len(tokenizer.streams) == 1:
+        ids = f"one of {tokenizer.codes:,} token ids"
+    else:
+        ids = f"ids {' x '.join(f'{stream.name} ({stream.codes:,})' for stream in tokenizer.streams)}"
+    return f"{ids} and a number ({tokenizer.continuous})" if tokenizer.continuous else ids
 
 
 def _contract(contract: FeatureContract) -> str:

@@ -109,6 +109,11 @@ class FeatureContract:
         return tuple(feature.name for feature in self.features)
 
     @property
+    def width(self) -> int:
+        """F, the number of feature columns of a point."""
+        return len(self.features)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Dotted names of the quantities, as a corpus names them."""
         return tuple(f"{POINTS_COLUMN[self.kind]}.{name}" for name in self.names)

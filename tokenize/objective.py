@@ -23,6 +23,8 @@ class LossConfig:
 
     commitment: float = 1.0
     """Weight of the squared distance between latents and their codes."""
+    entropy: float = 0.1
+    """Weight of the entropies that make the codes of lfq be used equally."""
     pt_power: float = 0.5
     """A point's error counts as (pt / mean pt) to this power: hard constituents shape jet mass and substructure."""
     jet: float = 40.0
@@ -48,14 +50,15 @@ class Objective(nn.Module):
         target = batch.features
         output = self.network(target, batch.layout)
         squares = (output.features.float() - target).square()
-        commitment = output.commitment.sum()
-        total = (squares.sum(dim=1) * self._weights(target)).sum() + self.config.commitment * commitment
+        commitment = output.learned.commitment.sum()
+        entropy = self.config.entropy * output.learned.entropy.sum()
+        total = (squares.sum(dim=1) * self._weights(target)).sum() + self.config.commitment * commitment + entropy
         figures = {f"error_{name}": squares[:, index].sum() for index, name in enumerate(self.contract.names)}
         if self.config.jet and set(KINEMATICS) <= set(self.contract.names):
             jets = self._jet_errors(output.features.float(), target, batch.layout)
             total = total + self.config.jet * jets
             figures["error_jet"] = jets
-        return Losses(total, {**figures, "commitment": commitment, "perplexity": self._perplexity(output.ids)})
+        return Losses(total, {**figures, "commitment": commitment, "perplexity": self._perplexity(output.learned.ids)})
 
     def _weights(self, target: Tensor) -> Tensor:
         """(T,) weight of each point."""
@@ -92,6 +95,9 @@ class Objective(nn.Module):
         return self.contract.features[index].decode_tensor(features[:, index].clamp(low, high))
 
     def _perplexity(self, ids: Tensor) -> Tensor:
-        """Perplexity of the batch's codes, times its points: figures are logged per point."""
-        share = torch.bincount(ids, minlength=self.network.config.codes).double() / max(1, len(ids))
-        return torch.special.entr(share).sum().exp() * len(ids)
+        """Perplexity of the batch's codes (mean over id lists), times its points: figures are logged per point."""
+        total = ids.new_zeros((), dtype=torch.float64)
+        for codes, column in zip(self.network.quantizer.streams, ids.unbind(1), strict=True):
+            share = torch.bincount(column, minlength=codes).double() / max(1, len(ids))
+            total = total + torch.special.entr(share).sum().exp()
+        return total * len(ids) / ids.shape[1]

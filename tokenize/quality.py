@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,45 +13,53 @@ from hepfm.core.progress import progress
 from hepfm.core.records import POINTS_COLUMN, offsets_of, points_of
 from hepfm.core.statistics import wasserstein_1
 from hepfm.ingest.corpus import Split
-from hepfm.tokenize.registry import Tokenizer
+
+if TYPE_CHECKING:
+    from hepfm.tokenize.registry import Tokenizer
 
 MAX_RECORDS = 10_000
+RELATIVE = ("pt", "energy")
 
 
 def measure(tokenizer: Tokenizer, split: Split, max_records: int = MAX_RECORDS) -> dict[str, float]:
     """Quality on the first records of a split.
 
     Returns:
-        ``codebook_use`` (share of the codes that occur) and ``codebook_perplexity``; ``NAME_error``, the mean absolute
-        error of each quantity of a point in its unit, for pt relative; for jets ``jet_mass_w1_gev`` and
+        ``codebook_use`` (share of the codes that occur, of all streams together) and ``codebook_perplexity``
+        (``codebook_perplexity_NAME`` of each of several streams); ``NAME_error``, the mean absolute
+        error of each quantity of a point in its unit, relative for pt and energy; for jets ``jet_mass_w1_gev`` and
         ``jet_pt_w1_gev``, the Wasserstein distance between original and reconstructed, and ``..._residual_gev``, the
         standard deviation of the difference; ``records`` and ``points`` looked at.
     """
-    counts = np.zeros(tokenizer.codes, dtype=np.int64)
+    counts = [np.zeros(stream.codes, dtype=np.int64) for stream in tokenizer.streams]
     errors = dict.fromkeys(tokenizer.contract.names, 0.0)
     jets: list[tuple[np.ndarray, ...]] = []
     records = 0
-    with progress("measuring", min(max_records, split.records), "jets") as task:
+    with progress("measuring", min(max_records, split.records), tokenizer.contract.kind) as task:
         for batch in _first(split, max_records):
             column = batch.column(POINTS_COLUMN[tokenizer.contract.kind])
             offsets = offsets_of(column)
-            ids = tokenizer.encode(batch).flatten().to_numpy()
-            decoded = tokenizer.decode(ids, offsets)
+            tokens = tokenizer.encode(batch)
+            decoded = tokenizer.decode(tokens.ids, offsets, tokens.continuous)
             original = {name: points_of(batch, name) for name in tokenizer.contract.names}
-            counts += np.bincount(ids, minlength=tokenizer.codes)
+            for count, ids in zip(counts, tokens.ids.reshape(len(tokens.ids), -1).T, strict=True):
+                count += np.bincount(ids, minlength=len(count))
             for name, value in original.items():
-                scale = value.astype(np.float64) if name == "pt" else 1.0
+                scale = value.astype(np.float64) if name in RELATIVE else 1.0
                 errors[name] += float(np.abs((decoded[name].astype(np.float64) - value) / scale).sum())
             if {"pt", "deta", "dphi"} <= set(errors):
                 jets.append((*_jets(original, offsets), *_jets(decoded, offsets)))
             records += len(batch)
             task.advance(len(batch))
-    points = int(counts.sum())
+    points = int(counts[0].sum())
     figures: dict[str, float] = {
         "records": records,
         "points": points,
-        "codebook_use": float((counts > 0).mean()),
-        "codebook_perplexity": perplexity(counts),
+        "codebook_use": float((np.concatenate(counts) > 0).mean()),
+        **{
+            f"codebook_perplexity{'_' if stream.name else ''}{stream.name}": perplexity(count)
+            for stream, count in zip(tokenizer.streams, counts, strict=True)
+        },
         **{f"{name}_error": total / max(points, 1) for name, total in errors.items()},
     }
     if jets:

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from hepfm.ingest.corpus import Corpus
     from hepfm.tokenize.contract import FeatureContract
-    from hepfm.tokenize.network import VQVAEConfig
+    from hepfm.tokenize.settings import VQVAEConfig
 
 SUPPORT = Path(__file__).parent / "support"
 sys.path.insert(0, str(SUPPORT))
@@ -51,7 +51,7 @@ def contract(corpus: Corpus) -> FeatureContract:
 @pytest.fixture(scope="session")
 def small() -> VQVAEConfig:
     """A network that fits in seconds."""
-    from hepfm.tokenize.network import VQVAEConfig
+    from hepfm.tokenize.settings import VQVAEConfig
 
     return VQVAEConfig(codes=64, width=16, blocks=1, heads=2)
 
