@@ -278,11 +278,11 @@ def _tokens(manifest: Manifest, made: dict, batch: pa.RecordBatch, points: pa.Li
         if highest >= codes:
             place = f" in {name}" if len(streams) > 1 else ""
             yield f"holds token {highest}{place}, but the tokenizer has {codes} codes"
-    for field in batch.schema:
-        if pa.types.is_list(field.type) and not np.array_equal(
-            offsets_of(batch.column(field.name)), offsets_of(points)
+    for column in batch.schema:
+        if pa.types.is_list(column.type) and not np.array_equal(
+            offsets_of(batch.column(column.name)), offsets_of(points)
         ):
-            yield f"its lists '{field.name}' and '{manifest.points_column}' differ in length"
+            yield f"its lists '{column.name}' and '{manifest.points_column}' differ in length"
 
 
 def _origins(files: Iterable[dict] | None, batch: pa.RecordBatch) -> Iterator[str]:

@@ -67,18 +67,25 @@ class FeatureTokenizer(ABC):
         """Ids of the longest stream."""
         return max(stream.codes for stream in self.streams)
 
+    def features_of(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Features (T, F) that :meth:`encode_features` takes; by default the contract's columns."""
+        return self.contract.encode(batch)
+
+    def physical(self, features: np.ndarray) -> dict[str, np.ndarray]:
+        """Physical values of such features."""
+        return self.contract.decode(features)
+
     def encode(self, batch: pa.RecordBatch) -> Tokens:
         """Tokens of records; see :meth:`Tokenizer.encode`."""
         offsets = offsets_of(batch.column(POINTS_COLUMN[self.contract.kind]))
-        ids = self.encode_features(self.contract.encode(batch), offsets)
-        return Tokens(self._alone(ids), offsets)
+        return Tokens(self._alone(self.encode_features(self.features_of(batch), offsets)), offsets)
 
     def decode(
         self, ids: np.ndarray, offsets: np.ndarray, continuous: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
         """Physical quantities of tokens; see :meth:`Tokenizer.decode`."""
         known = check_tokens(ids, offsets, self.streams)
-        return self.contract.decode(self.decode_features(known, np.asarray(offsets, dtype=np.int64)))
+        return self.physical(self.decode_features(known, np.asarray(offsets, dtype=np.int64)))
 
     def _alone(self, ids: np.ndarray) -> np.ndarray:
         return ids[:, 0] if len(self.streams) == 1 else ids
@@ -94,7 +101,7 @@ class FeatureTokenizer(ABC):
     ) -> Artifact:
         """Write the artifact; see :meth:`Tokenizer.save`."""
         offsets = offsets_of(examples.column(POINTS_COLUMN[self.contract.kind]))
-        features = self.contract.encode(examples)
+        features = self.features_of(examples)
         ids = self._alone(self.encode_features(features, offsets))
         decoded = self.decode(ids, offsets)
         artifact = write_artifact(

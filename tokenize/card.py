@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hepfm.tokenize.contract import FeatureContract
+from hepfm.tokenize.features import FeatureSpec
 
 if TYPE_CHECKING:
     from hepfm.tokenize.registry import Tokenizer
@@ -52,11 +53,22 @@ def _ids(tokenizer: Tokenizer) -> str:
 
 def _contract(contract: FeatureContract) -> str:
     rows = "\n".join(
-        f"| {feature.name} | {feature.unit} | ({feature.transform}(x) - {feature.shift:g}) * {feature.scale:g} "
-        f"| {feature.seen['min']:.4g} to {feature.seen['max']:.4g} |"
+        f"| {feature.name} | {feature.unit} | {_formula(feature)} | {_range(feature)} |"
         for feature in contract.features
     )
     return f"| quantity | unit | feature | fitted on |\n|---|---|---|---|\n{rows}"
+
+
+def _formula(feature: FeatureSpec) -> str:
+    if feature.categories:
+        return f"one of {', '.join(map(str, feature.categories))}"
+    inner = f"x / {feature.inner:g}" if feature.inner != 1 else "x"
+    null = ", or null" if feature.null_with else ""
+    return f"({feature.transform}({inner}) - {feature.shift:g}) * {feature.scale:g}{null}"
+
+
+def _range(feature: FeatureSpec) -> str:
+    return f"{feature.seen['min']:.4g} to {feature.seen['max']:.4g}" if feature.seen else ""
 
 
 def _table(metrics: dict[str, Any]) -> str:

@@ -9,9 +9,10 @@ from pathlib import Path
 from hepfm.core.config import read_yaml
 from hepfm.core.engine import launch
 from hepfm.core.errors import HepfmError
+from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
-from hepfm.tokenize.contract import FeatureContract
+from hepfm.tokenize.contract import contract_for
 from hepfm.tokenize.fitting import FREE, FitConfig, done, write
 from hepfm.tokenize.registry import TOKENIZERS, tokenizer_class
 from hepfm.tokenize.vqvae_fit import TokenizerFitConfig
@@ -61,8 +62,17 @@ def main(config: FitConfig) -> None:
         done(run, "is finished already")
         return
     corpus = Corpus.open(config.corpus)
-    contract = FeatureContract().fitted(corpus.manifest, corpus.path)
+    _tell_empty_classes(corpus)
+    contract = contract_for(config.features, corpus.manifest, corpus.path)
     tokenizer, figures = tokenizer_class(config.tokenizer).fit(config, corpus, contract, run)
     if launch.is_main():
         write(run, tokenizer, corpus, config, figures)
         done(run, "finished")
+
+
+def _tell_empty_classes(corpus: Corpus) -> None:
+    """A tokenizer that has not seen a class may be bad at it, so the user should know."""
+    labels = corpus.manifest.splits["train"].labels if "train" in corpus.splits() else {}
+    empty = [label for label in corpus.manifest.labels if not labels.get(label)]
+    if labels and empty and launch.is_main():
+        say(f"warning: {corpus.path}: no record of the train split is of class {', '.join(empty)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -38,6 +38,9 @@ class FitConfig:
     """Folder of the run."""
     tokenizer: str = "vqvae"
     """Which tokenizer: see the list above."""
+    features: Literal["kinematics", "full"] = "kinematics"
+    """Of jets. kinematics: pt, deta, dphi; full: also d0, dz and their errors (null for neutrals), charge and species.
+    Showers have one set: position and energy."""
 
 
 def claim(run: RunFolder, config: FitConfig) -> None:

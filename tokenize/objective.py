@@ -41,10 +41,11 @@ class Objective(nn.Module):
     def __init__(self, network: VQVAE, contract: FeatureContract, config: LossConfig) -> None:
         super().__init__()
         self.network, self.contract, self.config = network, contract, config
-        self._limits = [
-            feature.encode(np.array([feature.seen["min"], feature.seen["max"]])).tolist()
+        self._limits = {
+            feature.name: feature.encode(np.array([feature.seen["min"], feature.seen["max"]])).tolist()
             for feature in contract.features
-        ]
+            if feature.name in KINEMATICS
+        }
 
     def forward(self, batch: PackedPoints) -> Losses:
         target = batch.features
@@ -53,7 +54,7 @@ class Objective(nn.Module):
         commitment = output.learned.commitment.sum()
         entropy = self.config.entropy * output.learned.entropy.sum()
         total = (squares.sum(dim=1) * self._weights(target)).sum() + self.config.commitment * commitment + entropy
-        figures = {f"error_{name}": squares[:, index].sum() for index, name in enumerate(self.contract.names)}
+        figures = {f"error_{name}": squares[:, self.contract.place(name)].sum() for name in self.contract.names}
         if self.config.jet and set(KINEMATICS) <= set(self.contract.names):
             jets = self._jet_errors(output.features.float(), target, batch.layout)
             total = total + self.config.jet * jets
@@ -64,9 +65,9 @@ class Objective(nn.Module):
         """(T,) weight of each point."""
         if not self.config.pt_power or "pt" not in self.contract.names:
             return torch.ones_like(target[:, 0])
-        index = self.contract.names.index("pt")
-        feature = self.contract.features[index]
-        return (feature.decode_tensor(target[:, index]) / feature.seen["mean"]) ** self.config.pt_power
+        feature = self.contract.features[self.contract.names.index("pt")]
+        pt = feature.decode_tensor(target[:, self.contract.place("pt").start])
+        return (pt / feature.seen["mean"]) ** self.config.pt_power
 
     def _jet_errors(self, decoded: Tensor, target: Tensor, layout: Layout) -> Tensor:
         found, true = (self._jets(features, layout) for features in (decoded, target))
@@ -90,9 +91,9 @@ class Objective(nn.Module):
 
     def _physical(self, features: Tensor, name: str) -> Tensor:
         """A quantity (T,), kept within what was seen: a start that is far off must not overflow."""
-        index = self.contract.names.index(name)
-        low, high = self._limits[index]
-        return self.contract.features[index].decode_tensor(features[:, index].clamp(low, high))
+        low, high = self._limits[name]
+        feature = self.contract.features[self.contract.names.index(name)]
+        return feature.decode_tensor(features[:, self.contract.place(name).start].clamp(low, high))
 
     def _perplexity(self, ids: Tensor) -> Tensor:
         """Perplexity of the batch's codes (mean over id lists), times its points: figures are logged per point."""

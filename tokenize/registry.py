@@ -19,7 +19,11 @@ from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.fitting import FitConfig
 from hepfm.tokenize.tokens import Stream, Tokens
 
-TOKENIZERS = {"vqvae": "hepfm.tokenize.vqvae:VQVAETokenizer"}
+TOKENIZERS = {
+    "vqvae": "hepfm.tokenize.vqvae:VQVAETokenizer",
+    "kmeans": "hepfm.tokenize.kmeans:KMeansTokenizer",
+    "binning": "hepfm.tokenize.binning:BinningTokenizer",
+}
 
 
 class Tokenizer(Protocol):
