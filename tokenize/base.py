@@ -40,8 +40,8 @@ class FeatureTokenizer(ABC):
         """Ids (T, Q) of features (T, F) float32 of records ``offsets``."""
 
     @abstractmethod
-    def decode_features(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Features (T, F) float32 of ids (T, Q) int64."""
+    def decode_features(self, ids: np.ndarray, offsets: np.ndarray, conditions: np.ndarray) -> np.ndarray:
+        """Features (T, F) float32 of ids (T, Q) int64 of records with the contract's conditions (n, C)."""
 
     @abstractmethod
     def architecture(self) -> dict[str, Any]:
@@ -81,11 +81,16 @@ class FeatureTokenizer(ABC):
         return Tokens(self._alone(self.encode_features(self.features_of(batch), offsets)), offsets)
 
     def decode(
-        self, ids: np.ndarray, offsets: np.ndarray, continuous: np.ndarray | None = None
+        self,
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        continuous: np.ndarray | None = None,
+        conditions: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
         """Physical quantities of tokens; see :meth:`Tokenizer.decode`."""
         known = check_tokens(ids, offsets, self.streams)
-        return self.physical(self.decode_features(known, np.asarray(offsets, dtype=np.int64)))
+        told = self.contract.encode_conditions(conditions, len(offsets) - 1)
+        return self.physical(self.decode_features(known, np.asarray(offsets, dtype=np.int64), told))
 
     def _alone(self, ids: np.ndarray) -> np.ndarray:
         return ids[:, 0] if len(self.streams) == 1 else ids
@@ -103,7 +108,8 @@ class FeatureTokenizer(ABC):
         offsets = offsets_of(examples.column(POINTS_COLUMN[self.contract.kind]))
         features = self.features_of(examples)
         ids = self._alone(self.encode_features(features, offsets))
-        decoded = self.decode(ids, offsets)
+        conditions = self.contract.conditions_of(examples)
+        decoded = self.decode(ids, offsets, conditions=conditions)
         artifact = write_artifact(
             path,
             kind="tokenizer",
@@ -116,6 +122,7 @@ class FeatureTokenizer(ABC):
                 "features": features,
                 "offsets": offsets,
                 "ids": ids,
+                **{f"condition_{name}": values for name, values in conditions.items()},
                 **{f"decoded_{name}": values for name, values in decoded.items()},
             },
             card=card,
@@ -145,7 +152,8 @@ class FeatureTokenizer(ABC):
         differing = self.differing(known["features"], known["offsets"], known["ids"])
         if differing:
             raise HepfmError(f"{differing} of {len(known['ids'])} reference points get another token here", where, mend)
-        for name, values in self.decode(known["ids"], known["offsets"]).items():
+        conditions = {condition.name: known[f"condition_{condition.name}"] for condition in self.contract.conditions}
+        for name, values in self.decode(known["ids"], known["offsets"], conditions=conditions).items():
             if not np.allclose(
                 values, known[f"decoded_{name}"], rtol=DECODE_TOLERANCE, atol=DECODE_TOLERANCE, equal_nan=True
             ):

@@ -127,7 +127,7 @@ class BinningTokenizer(FeatureTokenizer):
             ids = ids * count + found
         return ids[:, None]
 
-    def decode_features(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    def decode_features(self, ids: np.ndarray, offsets: np.ndarray, conditions: np.ndarray) -> np.ndarray:
         """One number for each feature (T, features) float32 of ids (T, Q)."""
         bins = list(ids.T) if not self.together else self._digits(ids[:, 0])
         numbers = []

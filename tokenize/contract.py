@@ -7,7 +7,7 @@ relative to the jet, in MeV, or about another axis is refused instead of tokeniz
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.records import POINTS_COLUMN, Kind, kind_of, points_of
+from hepfm.core.records import POINTS_COLUMN, Kind, kind_of, points_of, values_of
 from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.schema_json import quantities
 from hepfm.tokenize.features import FULL, KINEMATIC, TRANSFORMS, FeatureSpec
@@ -39,6 +39,7 @@ class FeatureContract:
         kind: kind of record.
         order: order of the points in a record.
         mass: mass of the decoded points.
+        conditions: quantities of a record (jet pt, incident energy, ...) that decoding is told.
     """
 
     features: tuple[FeatureSpec, ...] = KINEMATIC
@@ -46,6 +47,7 @@ class FeatureContract:
     kind: Kind = "jets"
     order: str = "pt descending"
     mass: str = "massless"
+    conditions: tuple[FeatureSpec, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,6 +73,16 @@ class FeatureContract:
     def columns(self) -> tuple[str, ...]:
         """Dotted names of the quantities, as a corpus names them."""
         return tuple(f"{POINTS_COLUMN[self.kind]}.{name}" for name in self.names)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Dotted names of all that is read of a record."""
+        return tuple(name for name, _ in self._named())
+
+    def _named(self) -> list[tuple[str, FeatureSpec]]:
+        """Features and conditions with the names that a corpus has for them."""
+        points = zip(self.columns, self.features, strict=True)
+        return [*points, *((condition.name, condition) for condition in self.conditions)]
 
     def encode(self, batch: pa.RecordBatch) -> np.ndarray:
         """Columns (T, F) float32 of all points of a batch of records.
@@ -98,12 +110,42 @@ class FeatureContract:
         Raises:
             HepfmError: a quantity is missing or has another unit.
         """
-        units = {name: _unit(found) for name, found in quantities(batch.schema)}
-        for name, feature in zip(self.columns, self.features, strict=True):
+        self._check_schema(batch.schema)
+        return {name: _points(batch, name) for name in self.names}
+
+    def conditions_of(self, batch: pa.RecordBatch) -> dict[str, np.ndarray]:
+        """Values (n,) by name of what decoding is told of each record.
+
+        Raises:
+            HepfmError: a quantity is missing or has another unit.
+        """
+        self._check_schema(batch.schema)
+        return {condition.name: values_of(batch.column(condition.name)) for condition in self.conditions}
+
+    def encode_conditions(self, values: Mapping[str, np.ndarray] | None, records: int) -> np.ndarray:
+        """Conditions (n, C) float32 of physical values (n,) by name.
+
+        Raises:
+            HepfmError: values are needed and not there, too few, or not finite.
+        """
+        columns = [np.zeros((records, 0))]
+        for condition in self.conditions:
+            if values is None or condition.name not in values:
+                names = ", ".join(f"{known.name} [{known.unit}]" for known in self.conditions)
+                raise HepfmError(f"the tokenizer decodes with {names} of each record", "decode", "give them")
+            known = np.asarray(values[condition.name])
+            if known.shape != (records,):
+                raise HepfmError(f"{known.size} values of {condition.name} for {records} records", "decode")
+            condition.check_finite(known)
+            columns.append(condition.encode(known)[:, None])
+        return np.concatenate(columns, axis=1).astype(np.float32)
+
+    def _check_schema(self, schema: pa.Schema) -> None:
+        units = {name: _unit(found) for name, found in quantities(schema)}
+        for name, feature in self._named():
             if name not in units:
                 raise HepfmError(f"has no quantity '{name}'", "records", f"there is: {', '.join(units)}")
             self._check_unit(feature, name, units[name], "records")
-        return {name: _points(batch, name) for name in self.names}
 
     def encode_each(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """One number (T, features) float32 for each feature of physical values: NaN where null, a category's index.
@@ -175,11 +217,11 @@ class FeatureContract:
         """
         contract = replace(self, axis=manifest.axis)
         contract.check(manifest, where=where)
-        features = tuple(
-            feature.fitted(name, manifest.statistics.get(name, {}), where)
-            for name, feature in zip(self.columns, self.features, strict=True)
+        fitted = tuple(
+            feature.fitted(name, manifest.statistics.get(name, {}), where) for name, feature in self._named()
         )
-        return replace(contract, features=features)
+        points = len(self.features)
+        return replace(contract, features=fitted[:points], conditions=fitted[points:])
 
     def check(
         self, manifest: Manifest, statistics: Mapping[str, Mapping[str, Any]] | None = None, where: object = "corpus"
@@ -197,7 +239,7 @@ class FeatureContract:
         if manifest.kind != self.kind:
             raise HepfmError(f"holds {manifest.kind}, the tokenizer takes {self.kind}", where, "name another corpus")
         units = {name: _unit(found) for name, found in quantities(manifest.schema)}
-        for name, feature in zip(self.columns, self.features, strict=True):
+        for name, feature in self._named():
             if name not in units:
                 raise HepfmError(
                     f"has no '{name}' [{feature.unit}], which the tokenizer takes",
@@ -236,10 +278,11 @@ class FeatureContract:
         """
         try:
             features = tuple(FeatureSpec.from_dict(feature) for feature in data["features"])
-            contract = cls(**{**data, "features": features})
+            conditions = tuple(FeatureSpec.from_dict(condition) for condition in data.get("conditions", ()))
+            contract = cls(**{**data, "features": features, "conditions": conditions})
         except (TypeError, KeyError, AttributeError) as error:
             raise HepfmError(f"is no feature contract: {error}", where) from error
-        for feature in features:
+        for feature in features + conditions:
             if feature.transform not in TRANSFORMS:
                 raise HepfmError(
                     f"unknown transform '{feature.transform}' of {feature.name}",
@@ -263,8 +306,16 @@ def _unit(found: pa.Field) -> str:
     return (found.metadata or {}).get(b"unit", b"").decode()
 
 
-def contract_for(features: str, manifest: Manifest, where: object = "corpus") -> FeatureContract:
+def contract_for(
+    features: str, manifest: Manifest, where: object = "corpus", conditions: Sequence[str] = ()
+) -> FeatureContract:
     """The contract of a tokenizer to be fitted on a corpus: of jets ``kinematics`` or ``full``, or of showers.
+
+    Args:
+        features: the set.
+        manifest: of the corpus.
+        where: the corpus, for messages.
+        conditions: quantities of a record that decoding is told.
 
     Raises:
         HepfmError: see :meth:`FeatureContract.fitted`.
@@ -275,7 +326,21 @@ def contract_for(features: str, manifest: Manifest, where: object = "corpus") ->
         contract = FeatureContract(shower_features(manifest, where), kind="showers", order="as stored", mass="")
     else:
         contract = FeatureContract(FULL if features == "full" else KINEMATIC)
-    return contract.fitted(manifest, where)
+    told = tuple(_condition(name, manifest, where) for name in conditions)
+    return replace(contract, conditions=told).fitted(manifest, where)
+
+
+def _condition(name: str, manifest: Manifest, where: object) -> FeatureSpec:
+    """A quantity of a record, standardised."""
+    fields = {field.name: field for field in manifest.schema}
+    numbers = [known for known, field in fields.items() if pa.types.is_floating(field.type)]
+    if name not in numbers:
+        raise HepfmError(
+            f"has no number '{name}' of each record for --conditions", where, f"it has: {', '.join(numbers)}"
+        )
+    known = manifest.statistics.get(name, {})
+    mean, spread = float(known.get("mean", 0.0)), float(known.get("std", 0.0))
+    return FeatureSpec(name, _unit(fields[name]), shift=mean, scale=1 / (spread or 1.0))
 
 
 def shower_features(manifest: Manifest, where: object = "corpus") -> tuple[FeatureSpec, ...]:

@@ -71,7 +71,7 @@ class KMeansTokenizer(FeatureTokenizer):
             # A tensor of torch's own is aligned, which the last digit of a matrix product can depend on.
             return nearest(torch.from_numpy(features).clone(), self.centroids).numpy()[:, None]
 
-    def decode_features(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    def decode_features(self, ids: np.ndarray, offsets: np.ndarray, conditions: np.ndarray) -> np.ndarray:
         """Features (T, F) of ids (T, 1): the centroids."""
         return self.centroids.numpy()[ids[:, 0]]
 

@@ -67,13 +67,14 @@ class VQVAETokenizer(FeatureTokenizer):
         ids, latents = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
         return ids, latents
 
-    def decode_features(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Features (T, F) of token ids (T, Q)."""
+    def decode_features(self, ids: np.ndarray, offsets: np.ndarray, conditions: np.ndarray) -> np.ndarray:
+        """Features (T, F) of token ids (T, Q) of records with conditions (n, C)."""
         parts = [np.zeros((0, self.contract.width), dtype=np.float32)]
         with reproducibly():
             for first, stop in groups(offsets):
                 part = torch.from_numpy(ids[offsets[first] : offsets[stop]])
-                parts.append(self.network.decode(part, Layout.of(np.diff(offsets[first : stop + 1]))).numpy())
+                told = torch.from_numpy(conditions[first:stop]) if conditions.shape[1] else None
+                parts.append(self.network.decode(part, Layout.of(np.diff(offsets[first : stop + 1])), told).numpy())
         return np.concatenate(parts)
 
     def architecture(self) -> dict[str, Any]:
@@ -88,7 +89,7 @@ class VQVAETokenizer(FeatureTokenizer):
     ) -> Self:
         config = from_dict(VQVAEConfig, architecture, where)
         config.check(contract.width)
-        network = VQVAE(config, contract.width)
+        network = VQVAE(config, contract.width, len(contract.conditions))
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
