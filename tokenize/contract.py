@@ -7,7 +7,7 @@ relative to the jet, in MeV, or about another axis is refused instead of tokeniz
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,13 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.records import POINTS_COLUMN, Kind, kind_of, points_of, values_of
+from hepfm.core.records import POINTS_COLUMN, Kind, kind_of, lengths_of, points_of, values_of
+from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.schema_json import quantities
-from hepfm.tokenize.features import FULL, KINEMATIC, TRANSFORMS, FeatureSpec
+from hepfm.tokenize.features import KINEMATIC, TRANSFORMS, FeatureSpec
 
-__all__ = ["FULL", "KINEMATIC", "FeatureContract", "FeatureSpec", "contract_for"]
+__all__ = ["KINEMATIC", "FeatureContract", "FeatureSpec"]
 
+AS_STORED, BY_LAYER = "as stored", "layer ascending, energy descending"
 KNOWN = 0.5  # a flag above this says that the quantities of its group are not null
 
 
@@ -37,9 +39,11 @@ class FeatureContract:
         features: the features, in the order of the columns of :meth:`encode`.
         axis: axis that deta and dphi refer to, as manifests name it.
         kind: kind of record.
-        order: order of the points in a record.
+        order: order of the points in a record: that of the corpus (``pt descending``, ``as stored``), or BY_LAYER,
+            which points are put in.
         mass: mass of the decoded points.
         conditions: quantities of a record (jet pt, incident energy, ...) that decoding is told.
+        grid: layers of the detector, and the most cells of a layer along both indices; None where there are no cells.
     """
 
     features: tuple[FeatureSpec, ...] = KINEMATIC
@@ -48,6 +52,7 @@ class FeatureContract:
     order: str = "pt descending"
     mass: str = "massless"
     conditions: tuple[FeatureSpec, ...] = ()
+    grid: tuple[int, int, int] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,13 +110,20 @@ class FeatureContract:
         return self.decode_each(self.gather(columns))
 
     def values_of(self, batch: pa.RecordBatch) -> dict[str, np.ndarray]:
-        """Physical values (T,) by name of all points of a batch of records; nulls are NaN.
+        """Physical values (T,) by name of all points of a batch of records, in the contract's order; nulls are NaN.
 
         Raises:
             HepfmError: a quantity is missing or has another unit.
         """
         self._check_schema(batch.schema)
-        return {name: _points(batch, name) for name in self.names}
+        values = {name: _points(batch, name) for name in self.names}
+        if self.order != BY_LAYER:
+            return values
+        record = np.repeat(np.arange(len(batch)), lengths_of(batch.column(POINTS_COLUMN[self.kind])))
+        # Equal energies of a layer are ordered by cell, so that the order is one.
+        keys = [values[name] for name in ("cell_b", "cell_a")]
+        order = np.lexsort((*keys, -values["energy"], values["layer"], record))
+        return {name: known[order] for name, known in values.items()}
 
     def conditions_of(self, batch: pa.RecordBatch) -> dict[str, np.ndarray]:
         """Values (n,) by name of what decoding is told of each record.
@@ -141,7 +153,7 @@ class FeatureContract:
         return np.concatenate(columns, axis=1).astype(np.float32)
 
     def _check_schema(self, schema: pa.Schema) -> None:
-        units = {name: _unit(found) for name, found in quantities(schema)}
+        units = {name: unit_of(found) for name, found in quantities(schema)}
         for name, feature in self._named():
             if name not in units:
                 raise HepfmError(f"has no quantity '{name}'", "records", f"there is: {', '.join(units)}")
@@ -238,7 +250,7 @@ class FeatureContract:
         """
         if manifest.kind != self.kind:
             raise HepfmError(f"holds {manifest.kind}, the tokenizer takes {self.kind}", where, "name another corpus")
-        units = {name: _unit(found) for name, found in quantities(manifest.schema)}
+        units = {name: unit_of(found) for name, found in quantities(manifest.schema)}
         for name, feature in self._named():
             if name not in units:
                 raise HepfmError(
@@ -250,6 +262,13 @@ class FeatureContract:
             known = (manifest.statistics if statistics is None else statistics).get(name)
             if known is not None:
                 feature.check(name, known, where)
+        grid = grid_of(manifest)
+        if self.kind == "showers" and grid != self.grid:
+            raise HepfmError(
+                f"is of a detector of {_told(grid)}, the tokenizer was fitted on {_told(self.grid)}",
+                where,
+                "fit a tokenizer on this corpus",
+            )
         if manifest.axis != self.axis:
             raise HepfmError(
                 f"deta and dphi refer to the axis '{manifest.axis}', the tokenizer was fitted on '{self.axis}'",
@@ -279,7 +298,8 @@ class FeatureContract:
         try:
             features = tuple(FeatureSpec.from_dict(feature) for feature in data["features"])
             conditions = tuple(FeatureSpec.from_dict(condition) for condition in data.get("conditions", ()))
-            contract = cls(**{**data, "features": features, "conditions": conditions})
+            grid = data.get("grid") and tuple(data["grid"])
+            contract = cls(**{**data, "features": features, "conditions": conditions, "grid": grid})
         except (TypeError, KeyError, AttributeError) as error:
             raise HepfmError(f"is no feature contract: {error}", where) from error
         for feature in features + conditions:
@@ -302,66 +322,18 @@ def _points(batch: pa.RecordBatch, name: str) -> np.ndarray:
     return np.where(column.is_null().to_numpy(zero_copy_only=False), np.nan, values)
 
 
-def _unit(found: pa.Field) -> str:
+def unit_of(found: pa.Field) -> str:
     return (found.metadata or {}).get(b"unit", b"").decode()
 
 
-def contract_for(
-    features: str, manifest: Manifest, where: object = "corpus", conditions: Sequence[str] = ()
-) -> FeatureContract:
-    """The contract of a tokenizer to be fitted on a corpus: of jets ``kinematics`` or ``full``, or of showers.
-
-    Args:
-        features: the set.
-        manifest: of the corpus.
-        where: the corpus, for messages.
-        conditions: quantities of a record that decoding is told.
-
-    Raises:
-        HepfmError: see :meth:`FeatureContract.fitted`.
-    """
-    if manifest.kind == "showers":
-        if features != "kinematics":
-            raise HepfmError("showers have one set of features", "--features", "leave it out")
-        contract = FeatureContract(shower_features(manifest, where), kind="showers", order="as stored", mass="")
-    else:
-        contract = FeatureContract(FULL if features == "full" else KINEMATIC)
-    told = tuple(_condition(name, manifest, where) for name in conditions)
-    return replace(contract, conditions=told).fitted(manifest, where)
+def grid_of(manifest: Manifest) -> tuple[int, int, int] | None:
+    """Layers of the detector and the most cells of a layer along both indices; None if there are no cells."""
+    geometry = None if manifest.geometry is None else Geometry.from_data(manifest.geometry)
+    if geometry is None or geometry.kind == "points" or not geometry.layers:
+        return None
+    cell_a, cell_b = geometry.shape.max(axis=0).tolist()
+    return len(geometry.layers), cell_a, cell_b
 
 
-def _condition(name: str, manifest: Manifest, where: object) -> FeatureSpec:
-    """A quantity of a record, standardised."""
-    fields = {field.name: field for field in manifest.schema}
-    numbers = [known for known, field in fields.items() if pa.types.is_floating(field.type)]
-    if name not in numbers:
-        raise HepfmError(
-            f"has no number '{name}' of each record for --conditions", where, f"it has: {', '.join(numbers)}"
-        )
-    known = manifest.statistics.get(name, {})
-    mean, spread = float(known.get("mean", 0.0)), float(known.get("std", 0.0))
-    return FeatureSpec(name, _unit(fields[name]), shift=mean, scale=1 / (spread or 1.0))
-
-
-def shower_features(manifest: Manifest, where: object = "corpus") -> tuple[FeatureSpec, ...]:
-    """Position and energy of a hit, as in OmniJet-alpha_C (arXiv:2501.05534): positions standardised, ln(E) + 1.
-
-    Positions are cells where the corpus has them, else coordinates. (The original has constants for one detector of
-    30 x 30 x 30 cells; there the two agree to 20%.)
-
-    Raises:
-        HepfmError: the corpus has neither, or no statistics.
-    """
-    provided = set(manifest.provides)
-    cells, space = ("layer", "cell_a", "cell_b"), ("x", "y", "z")
-    names = next((names for names in (cells, space) if {f"points.{name}" for name in names} <= provided), None)
-    if names is None:
-        raise HepfmError("has neither cells nor coordinates of its hits", where, f"it provides: {', '.join(provided)}")
-    features = []
-    for name in names:
-        known = manifest.statistics.get(f"points.{name}", {})
-        mean, spread = float(known.get("mean", 0.0)), float(known.get("std", 0.0))
-        unit = "" if names is cells else "mm"
-        # A position that is the same everywhere is refused when the contract is fitted; here it must not divide by 0.
-        features.append(FeatureSpec(name, unit, shift=mean, scale=1 / (spread or 1.0), integer=names is cells))
-    return (*features, FeatureSpec("energy", "MeV", "log", shift=-1.0))
+def _told(grid: tuple[int, int, int] | None) -> str:
+    return "no cells" if grid is None else f"{grid[0]} layers of {grid[1]} x {grid[2]} cells"

@@ -18,7 +18,8 @@ from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.card import card
-from hepfm.tokenize.contract import FeatureContract, contract_for
+from hepfm.tokenize.contract import FeatureContract
+from hepfm.tokenize.feature_sets import contract_for
 from hepfm.tokenize.quality import measure
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ TOKENIZERS = {
     "vqvae": "hepfm.tokenize.vqvae:VQVAETokenizer",
     "kmeans": "hepfm.tokenize.kmeans:KMeansTokenizer",
     "binning": "hepfm.tokenize.binning:BinningTokenizer",
+    "cells": "hepfm.tokenize.cells:CellsTokenizer",
 }
 
 

@@ -19,7 +19,7 @@ from hepfm.tokenize.base import FeatureTokenizer
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.network import VQVAE
 from hepfm.tokenize.settings import VQVAEConfig
-from hepfm.tokenize.tokens import named_streams
+from hepfm.tokenize.tokens import Tokens, named_streams
 from hepfm.tokenize.vqvae_fit import TokenizerFitConfig, fit_network
 
 # Records are encoded in groups of about this many points. The groups follow from the records alone.
@@ -67,12 +67,13 @@ class VQVAETokenizer(FeatureTokenizer):
         ids, latents = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
         return ids, latents
 
-    def decode_features(self, ids: np.ndarray, offsets: np.ndarray, conditions: np.ndarray) -> np.ndarray:
+    def decode_features(self, tokens: Tokens, conditions: np.ndarray) -> np.ndarray:
         """Features (T, F) of token ids (T, Q) of records with conditions (n, C)."""
         parts = [np.zeros((0, self.contract.width), dtype=np.float32)]
         with reproducibly():
+            offsets = tokens.offsets
             for first, stop in groups(offsets):
-                part = torch.from_numpy(ids[offsets[first] : offsets[stop]])
+                part = torch.from_numpy(tokens.ids[offsets[first] : offsets[stop]])
                 told = torch.from_numpy(conditions[first:stop]) if conditions.shape[1] else None
                 parts.append(self.network.decode(part, Layout.of(np.diff(offsets[first : stop + 1])), told).numpy())
         return np.concatenate(parts)

@@ -15,8 +15,9 @@ from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.engine.train import train
 from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
-from hepfm.tokenize.contract import FeatureContract, contract_for
+from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.data import PointBatches
+from hepfm.tokenize.feature_sets import contract_for
 from hepfm.tokenize.fitting import FitConfig, check_codes, claim
 from hepfm.tokenize.network import VQVAE
 from hepfm.tokenize.objective import LossConfig, Objective
