@@ -206,6 +206,11 @@ class FeatureContract:
             gathered[np.flatnonzero(null)[:, None], self._members(group)] = np.nan
         return gathered
 
+    def null_errors(self, group: str, first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> int:
+        """Points where a group's quantities are null in one of two sets of values, and not in the other."""
+        name = self.names[self._members(group)[0]]
+        return int(np.count_nonzero(np.isnan(first[name]) != np.isnan(second[name])))
+
     def _members(self, group: str) -> list[int]:
         return [index for index, feature in enumerate(self.features) if feature.null_with == group]
 
