@@ -57,6 +57,12 @@ COMMANDS = (
     Command("finetune generate", "hepfm.finetune.adapt", "AdaptConfig", "adapt a backbone to other token corpora"),
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
+    Command(
+        "evaluate simulation",
+        "hepfm.benchmarks.closeness.command",
+        "EvaluateSimulationConfig",
+        "simulated jets against real ones, as a report",
+    ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
     Command(
         "evaluate profiles",
