@@ -53,8 +53,11 @@ def main(config: ApplyConfig) -> None:
     if config.processes < 1:
         raise HepfmError("must be at least 1", "--processes")
     tokens = apply(config.tokenizer, config.corpus, config.out, config.processes)
+    points = {name: split.points for name, split in Corpus.open(config.corpus).manifest.splits.items()}
     for name, split in tokens.manifest.splits.items():
-        say(f"{name}: {split.records:,} records, {split.points:,} tokens")
+        without = points[name] - split.points
+        told = f"; {without:,} points have none, the tokenizer's selection leaves them out" if without else ""
+        say(f"{name}: {split.records:,} records, {split.points:,} tokens{told}")
     sys.stdout.write(f"{tokens.path}\n")
 
 
@@ -81,7 +84,7 @@ def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:
         kind="tokens",
         schema=token_schema(corpus, tokenizer.codes),
         labels=corpus.manifest.labels,
-        axis=corpus.manifest.axis,
+        axis=tokenizer.contract.axis,
         block_records=BLOCK_RECORDS["tokens"],
         provenance={
             "command": "hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS",
@@ -124,12 +127,12 @@ class Produce:
         split = self.corpus.split(job.split)
         first, stop = job.payload
         for block in range(first, stop):
-            yield tokenize(split.read(block), tokenizer, schema)
+            yield tokenize(split.read(block), tokenizer, schema, self.corpus.manifest.axis)
 
 
-def tokenize(batch: pa.RecordBatch, tokenizer: Tokenizer, schema: pa.Schema) -> pa.RecordBatch:
-    """The token records of a batch of records."""
-    tokens = tokenizer.encode(batch).cast(schema.field(COLUMN).type)
+def tokenize(batch: pa.RecordBatch, tokenizer: Tokenizer, schema: pa.Schema, axis: str) -> pa.RecordBatch:
+    """The token records of a batch of records whose deta and dphi refer to ``axis``."""
+    tokens = tokenizer.encode(tokenizer.contract.prepared(batch, axis)).cast(schema.field(COLUMN).type)
     return pa.RecordBatch.from_arrays([tokens, *(batch.column(name) for name in schema.names[1:])], schema=schema)
 
 

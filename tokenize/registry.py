@@ -15,7 +15,10 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.resolve import resolve
 from hepfm.tokenize.contract import FeatureContract
 
-TOKENIZERS = {"vqvae": "hepfm.tokenize.vqvae:VQVAETokenizer"}
+TOKENIZERS = {
+    "vqvae": "hepfm.tokenize.vqvae:VQVAETokenizer",
+    "normformer": "hepfm.tokenize.normformer:NormFormerTokenizer",
+}
 
 
 class Tokenizer(Protocol):
@@ -35,6 +38,8 @@ class Tokenizer(Protocol):
 
     def encode(self, batch: pa.RecordBatch) -> pa.ListArray:
         """Token ids of each point of each record, in the smallest unsigned integer type.
+
+        The records are as :meth:`FeatureContract.prepared` gives them; only then has each point a token.
 
         The same batch gives the same ids in any process, whatever its number of threads.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
@@ -32,8 +32,9 @@ class VQVAETokenizer:
     """A VQ-VAE with its contract; see :class:`hepfm.tokenize.registry.Tokenizer`."""
 
     kind = "vqvae"
+    contract_type: ClassVar[type[FeatureContract]] = FeatureContract
 
-    def __init__(self, network: VQVAE, contract: FeatureContract, hash: str = "") -> None:
+    def __init__(self, network: Any, contract: FeatureContract, hash: str = "") -> None:
         self.network = network.cpu().eval()
         self.contract, self.hash = contract, hash
         self.codes = network.config.codes
@@ -120,14 +121,23 @@ class VQVAETokenizer:
         return artifact
 
     @classmethod
-    def load(cls, artifact: Artifact) -> VQVAETokenizer:
+    def network_of(cls, sizes: dict[str, Any], features: int, where: object) -> Any:
+        """A network of these sizes, without weights.
+
+        Raises:
+            HepfmError: there is none.
+        """
+        config = from_dict(VQVAEConfig, sizes, where)
+        config.check(features)
+        return VQVAE(config, features)
+
+    @classmethod
+    def load(cls, artifact: Artifact) -> Self:
         """Read an artifact and replay its reference; see :meth:`Tokenizer.load`."""
         where = artifact.path / "config.json"
         sizes = {name: value for name, value in artifact.architecture.items() if name != "tokenizer"}
-        config = from_dict(VQVAEConfig, sizes, where)
-        contract = FeatureContract.from_dict(artifact.contract, where)
-        config.check(len(contract.features))
-        network = VQVAE(config, len(contract.features))
+        contract = cls.contract_type.from_dict(artifact.contract, where)
+        network = cls.network_of(sizes, len(contract.features), where)
         try:
             network.load_state_dict(artifact.weights())
         except RuntimeError as error:

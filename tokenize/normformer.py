@@ -1,0 +1,167 @@
+"""OmniJet-alpha's tokenizer network (Birk, Hallin, Kasieczka, arXiv:2403.05618), for weights trained elsewhere.
+
+Encoder and decoder are NormFormer blocks over all points of a record, or layers that see one point alone; between them
+lies a plain codebook. Points come packed: what their padded original masks does not exist here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar, Literal
+
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from hepfm.core.config import from_dict
+from hepfm.core.errors import HepfmError
+from hepfm.core.nn.attention import attend
+from hepfm.core.nn.ragged import Layout
+from hepfm.core.nn.transformer import MLP, Attention, TransformerConfig
+from hepfm.tokenize.contract import FeatureContract
+from hepfm.tokenize.network import nearest
+from hepfm.tokenize.selection import SelectingContract
+from hepfm.tokenize.vqvae import VQVAETokenizer
+
+
+@dataclass(frozen=True)
+class NormFormerConfig:
+    """Sizes of the network.
+
+    Attributes:
+        codes: size of the codebook.
+        network: ``normformer``, or ``mlp`` (a point's token depends on that point alone).
+        width: channels.
+        blocks: blocks of the encoder, and of the decoder; for ``mlp`` hidden layers.
+        heads: attention heads; 1 for ``mlp``.
+        latent: dimensions of a code.
+        mlp_width: hidden channels of a block's MLP.
+    """
+
+    codes: int
+    network: Literal["normformer", "mlp"]
+    width: int
+    blocks: int
+    heads: int
+    latent: int
+    mlp_width: int
+
+    def check(self, where: object) -> None:
+        """Refuse sizes that no network has.
+
+        Raises:
+            HepfmError: names the size.
+        """
+        for name in ("codes", "width", "blocks", "heads", "latent", "mlp_width"):
+            if getattr(self, name) < 1:
+                raise HepfmError(f"'{name}' is {getattr(self, name)}, not positive", where, "get the file again")
+        if self.width % self.heads:
+            raise HepfmError(f"width {self.width} is no multiple of {self.heads} heads", where, "get the file again")
+
+
+class NormFormerVQ(nn.Module):
+    """Encoder, codebook, decoder.
+
+    Args:
+        config: sizes.
+        features: number of features of a point.
+
+    Attributes:
+        codebook: (codes, latent), a learned affine map already applied.
+    """
+
+    codebook: Tensor
+
+    def __init__(self, config: NormFormerConfig, features: int) -> None:
+        super().__init__()
+        self.config, self.features = config, features
+        coder = NormFormer if config.network == "normformer" else PointLayers
+        self.encoder = coder(config, features, config.latent)
+        self.decoder = coder(config, config.latent, features)
+        self.register_buffer("codebook", torch.zeros(config.codes, config.latent))
+
+    def encode(self, features: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """Token ids (T,) and latents (T, latent) of packed features (T, F)."""
+        latent = self.encoder(features, layout)
+        return nearest(latent, self.codebook), latent
+
+    def decode(self, ids: Tensor, layout: Layout) -> Tensor:
+        """Features (T, F) of packed token ids (T,)."""
+        return self.decoder(self.codebook[ids], layout)
+
+
+class NormFormer(nn.Module):
+    """Linear map, blocks, linear map."""
+
+    def __init__(self, config: NormFormerConfig, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.stem = nn.Linear(inputs, config.width)
+        self.blocks = nn.ModuleList(NormFormerBlock(config) for _ in range(config.blocks))
+        self.head = nn.Linear(config.width, outputs)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Packed (T, inputs) to (T, outputs)."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x, layout)
+        return self.head(x)
+
+
+class NormFormerBlock(nn.Module):
+    """r = x + norm(attention(norm(x))); r + linear(silu(linear(norm(r)))) (Shleifer et al., arXiv:2110.09456)."""
+
+    def __init__(self, config: NormFormerConfig) -> None:
+        super().__init__()
+        shape = TransformerConfig(
+            width=config.width,
+            heads=config.heads,
+            mlp="silu",
+            mlp_ratio=config.mlp_width / config.width,
+            positions="none",
+            qkv_bias=True,
+            bias=True,
+            causal=False,
+        )
+        self.attention_norm, self.mixed_norm, self.mlp_norm = (nn.LayerNorm(config.width) for _ in range(3))
+        self.attention, self.mlp = Attention(shape), MLP(shape)
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Packed (T, width) to (T, width)."""
+        mixed = self.attention(self.attention_norm(x), lambda qkv: attend(qkv, layout, causal=False))
+        x = x + self.mixed_norm(mixed)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class PointLayers(nn.Module):
+    """Linear layers with ReLU between them, each point by itself."""
+
+    def __init__(self, config: NormFormerConfig, inputs: int, outputs: int) -> None:
+        super().__init__()
+        widths = (inputs, *[config.width] * config.blocks, outputs)
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        """Packed (T, inputs) to (T, outputs)."""
+        for layer in self.layers[:-1]:
+            x = layer(x).relu()
+        return self.layers[-1](x)
+
+
+class NormFormerTokenizer(VQVAETokenizer):
+    """That network with its contract; see :class:`hepfm.tokenize.registry.Tokenizer`."""
+
+    kind = "normformer"
+    contract_type: ClassVar[type[FeatureContract]] = SelectingContract
+    contract: SelectingContract
+
+    def encode(self, batch: pa.RecordBatch) -> pa.ListArray:
+        """Token ids of the points that the contract's selection keeps; see :meth:`Tokenizer.encode`."""
+        return super().encode(self.contract.kept(batch))
+
+    @classmethod
+    def network_of(cls, sizes: dict[str, Any], features: int, where: object) -> NormFormerVQ:
+        """A network of these sizes, without weights."""
+        config = from_dict(NormFormerConfig, sizes, where)
+        config.check(where)
+        return NormFormerVQ(config, features)
