@@ -109,6 +109,8 @@ def backbone_of(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Backbone
     for name in ("embedding.weight", "head.weight", "head.bias"):
         if name in weights:
             weights[name] = _codes_first(weights[name])
+    with torch.device("meta"):  # nothing is allocated before the shapes are known to fit
+        Backbone(config).check_weights(weights, where)
     backbone = Backbone(config)
     backbone.load_weights(weights, where)
     return backbone.eval()
@@ -121,7 +123,7 @@ def _renamed(key: str) -> str | None:
         return "embedding.weight"
     if stem == HEAD:
         return f"head.{last}"
-    block = re.fullmatch(r"module\.GPT_blocks\.(\d+)\.(.+)\.(weight|bias)", key)
+    block = re.fullmatch(r"module\.GPT_blocks\.([0-9]{1,3})\.(.+)\.(weight|bias)", key)
     if block is None:
         return None
     number, part, kind = block.groups()
@@ -135,7 +137,7 @@ def _config(weights: Mapping[str, torch.Tensor], settings: Mapping[str, Any], wh
     """Sizes by the shapes of the weights; only the heads are not among them."""
     embedding = weights["embedding.weight"]
     up = weights.get("transformer.blocks.0.mlp.up.weight")
-    if embedding.ndim != 2 or len(embedding) < 4 or up is None or up.ndim != 2:
+    if embedding.ndim != 2 or min(embedding.shape[0] - 3, embedding.shape[1]) < 1 or up is None or up.ndim != 2:
         raise HepfmError("lacks an embedding table or the layers of its first block", where, MEND)
     vocabulary, width = embedding.shape
     blocks = len({name.split(".")[2] for name in weights if name.startswith("transformer.blocks.")})

@@ -117,7 +117,7 @@ def network_of(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> NormForme
     """
     where, state = checkpoint.path, checkpoint.state
     kind = checkpoint.settings.get("model_type") or _kind_by_keys(state)
-    if kind not in CLASSES:
+    if not isinstance(kind, str) or kind not in CLASSES:
         raise HepfmError(f"its model_type is {kind!r}, known are {' and '.join(CLASSES)}", where, MEND)
     names = {key: new for key in state if (new := _renamed(key, CLASSES[kind])) is not None}
     codebook = [key for key in state if key.startswith("model.vqlayer.") and key not in DROPPED]
@@ -127,7 +127,8 @@ def network_of(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> NormForme
     weights = checkpoint.tensors({new: key for key, new in names.items()} | {key: key for key in codebook})
     vq = {key: weights.pop(key).float() for key in codebook}
     config, features = _sizes(weights, vq[CODEBOOK], CLASSES[kind], settings, where)
-    network = NormFormerVQ(config, features)
+    with torch.device("meta"):  # nothing is allocated before the shapes are known to fit
+        network = NormFormerVQ(config, features)
     weights["codebook"] = effective_codebook(vq, settings.get("vq_kwargs"), where)
     _load(network, {name: value.float() for name, value in weights.items()}, names, where)
     return network.eval()
@@ -171,11 +172,11 @@ def _renamed(key: str, network: str) -> str | None:
     """Name of a weight in this project's network; None if it has none."""
     stem, _, last = key.rpartition(".")
     if network == "mlp":
-        layer = re.fullmatch(r"model\.(encoder|decoder)\.(\d*[02468])\.(weight|bias)", key)
+        layer = re.fullmatch(r"model\.(encoder|decoder)\.([0-9]{0,2}[02468])\.(weight|bias)", key)
         return f"{layer[1]}.layers.{int(layer[2]) // 2}.{layer[3]}" if layer else None
     if stem in ENDS:
         return f"{ENDS[stem]}.{last}"
-    block = re.fullmatch(r"model\.(encoder|decoder)_normformer\.blocks\.(\d+)\.(.+)", key)
+    block = re.fullmatch(r"model\.(encoder|decoder)_normformer\.blocks\.([0-9]{1,3})\.(.+)", key)
     if block is None:
         return None
     part, _, end = block[3].rpartition(".")
@@ -239,7 +240,7 @@ def _load(network: NormFormerVQ, weights: dict[str, torch.Tensor], names: Mappin
             raise HepfmError(f"its '{theirs.get(name, name)}' has shape {shapes}", where, MEND)
         if not weights[name].isfinite().all():
             raise HepfmError(f"its '{theirs.get(name, name)}' has values that are not finite", where, MEND)
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, assign=True)
 
 
 def _agree(settings: Mapping[str, Any], config: Mapping[str, Any], config_file: Path) -> None:

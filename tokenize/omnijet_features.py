@@ -129,7 +129,7 @@ def _feature(name: str, settings: Any, quantity: str, unit: str, where: Path) ->
             f"its feature '{name}' has the setting {unknown[0]!r}", where, f"known are {', '.join(SETTINGS[:6])}"
         )
     functions = (settings.get("func"), settings.get("inv_func"))
-    if functions not in FUNCTIONS:
+    if not all(isinstance(function, (str, type(None))) for function in functions) or functions not in FUNCTIONS:
         raise HepfmError(
             f"its feature '{name}' has func {functions[0]!r} with inv_func {functions[1]!r}",
             where,

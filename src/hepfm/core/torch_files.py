@@ -46,6 +46,8 @@ _DAMAGED = (
     zlib.error,
 )
 AGAIN = "get the file again"
+# Tensors may share a storage (tied weights), so together they may have more bytes than the file, but not many times.
+SHARED = 4
 MAX_DEPTH = 32
 MAX_SETTINGS = 10_000
 
@@ -119,6 +121,9 @@ class Checkpoint:
             HepfmError: a storage is missing, or has not as many bytes as the tensor says.
         """
         state = self.state
+        taken = sum(math.prod(state[old].size) * state[old].storage.dtype.itemsize for old in names.values())
+        if taken > SHARED * self.path.stat().st_size:
+            raise HepfmError(f"its tensors take {taken:,} bytes, far more than the file", self.path, AGAIN)
         with _opened(self.path) as archive:
             read: dict[Storage, torch.Tensor] = {}
             for stored in {state[name].storage for name in names.values()}:
@@ -300,9 +305,18 @@ def _plain(value: Any, where: Path) -> Any:
         if isinstance(value, Inert) and value.name.module.startswith("omegaconf.") and isinstance(value.state, dict):
             return open_(value.state.get("_content", value.state.get("_val")), depth + 1)
         if isinstance(value, dict):
-            return {str(key): open_(item, depth + 1) for key, item in value.items()}
+            return {_writable(str(key)): open_(item, depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [open_(item, depth + 1) for item in value]
-        return value if isinstance(value, (str, int, float, bool, type(None))) else None
+        return _writable(value)
 
     return open_(value, 0)
+
+
+def _writable(value: Any) -> Any:
+    """A plain value that JSON can hold; None for any other."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if isinstance(value, int) and abs(value) < 1 << 63 else None
