@@ -91,7 +91,7 @@ def import_tokenizer(checkpoint: Checkpoint, out: Path, origin: Mapping[str, Any
     network = network_of(checkpoint, settings)
     contract = contract_of(config, config_file, network.features)
     tokenizer = NormFormerTokenizer(network, contract)
-    tokenizer.contract = _sized(tokenizer)
+    tokenizer.contract = _sized(tokenizer, where)
     parameters = sum(value.numel() for value in network.state_dict().values())
     recognised = (
         f"OmniJet-alpha tokenizer ({'NormFormer' if network.config.network == 'normformer' else 'MLP'}) of "
@@ -263,9 +263,16 @@ def _decoded_codes(tokenizer: NormFormerTokenizer) -> tuple[dict[str, np.ndarray
     return tokenizer.decode(codes, offsets), offsets
 
 
-def _sized(tokenizer: NormFormerTokenizer) -> SelectingContract:
-    """The contract with the sizes of the numbers that the codebook stands for: the training's are not in the file."""
+def _sized(tokenizer: NormFormerTokenizer, where: Path) -> SelectingContract:
+    """The contract with the sizes of the numbers that the codebook stands for: the training's are not in the file.
+
+    Raises:
+        HepfmError: codes that decode to no number.
+    """
     values, _ = _decoded_codes(tokenizer)
+    for name, known in values.items():
+        if not np.isfinite(known).all():
+            raise HepfmError(f"its codes decode to a {name} that is not finite", where, "get the file again")
     features = tuple(
         replace(
             feature,

@@ -30,7 +30,8 @@ class SelectingContract(FeatureContract):
 
     Attributes:
         cuts: by name of a quantity, the open interval [low, high] of values that are kept; None for no bound.
-        max_points: leading points of a record that are kept, after the cuts; 0 keeps all.
+        max_points: points of a record that are kept after the cuts, those that come first in ``order`` (of equal ones
+            the earlier); 0 keeps all. They stay in the record's own order.
         cells: cells of the showers' geometry (first index, second index, layers); empty where any will do.
     """
 
@@ -87,13 +88,11 @@ class SelectingContract(FeatureContract):
                 keep &= ~(values <= low)
             if high is not None:
                 keep &= ~(values >= high)
-        before = np.concatenate([[0], np.cumsum(keep)])
         if self.max_points:
-            rank = before[:-1] - np.repeat(before[offsets[:-1]], np.diff(offsets))
-            keep &= rank < self.max_points
-            before = np.concatenate([[0], np.cumsum(keep)])
+            keep = _leading(keep, points_of(batch, self.order.split()[0]), offsets, self.max_points)
         if keep.all():
             return batch
+        before = np.concatenate([[0], np.cumsum(keep)])
         points = batch.column(name).flatten().filter(pa.array(keep))
         return _with_points(batch, name, before[offsets], points)
 
@@ -128,6 +127,15 @@ def about_the_sum(batch: pa.RecordBatch) -> pa.RecordBatch:
         for index, item in enumerate(fields)
     ]
     return _with_points(batch, name, offsets, pa.StructArray.from_arrays(children, fields=fields))
+
+
+def _leading(keep: np.ndarray, values: np.ndarray, offsets: np.ndarray, most: int) -> np.ndarray:
+    """Of the kept points (T,) of each record those of the ``most`` largest values."""
+    record = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.lexsort((-values.astype(np.float64), ~keep, record))
+    rank = np.empty(len(keep), dtype=np.int64)
+    rank[order] = np.arange(len(keep)) - offsets[record]
+    return keep & (rank < most)
 
 
 def _with_points(batch: pa.RecordBatch, name: str, offsets: np.ndarray, points: pa.StructArray) -> pa.RecordBatch:

@@ -353,3 +353,38 @@ def test_showers_are_cells_of_their_grid() -> None:
     np.testing.assert_allclose(encoded[0], [-14.5 * 0.3, 14.5 * 0.3, 0.0, 1.0], rtol=1e-6)
     assert contract.max_points == 1700
     assert contract.axis == ""
+
+
+def test_showers_of_the_grid_get_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import h5py
+
+    from hepfm.core.records import points_of
+    from hepfm.ingest.build import BuildOptions, build
+    from hepfm.ingest.sources import shower_source
+    from hepfm.ingest.sources.registry import source
+
+    monkeypatch.setattr(shower_source, "LEAST_RESPONSE", 0.0)  # the energies here are no calorimeter's
+    draws = np.random.default_rng(0)
+
+    def corpus(cells: int) -> Corpus:
+        dense = draws.exponential(1, (6, 30, cells, cells)) * (draws.random((6, 30, cells, cells)) < 0.005)
+        with h5py.File(tmp_path / f"{cells}.hdf5", "w") as file:
+            file[f"{cells}x{cells}/layers"] = dense.astype("f4")
+            file[f"{cells}x{cells}/energy"] = draws.uniform(10, 100, (6, 1)).astype("f4")
+        options = BuildOptions(splits=(1, 0, 0))
+        return build(source("ildgrid"), [tmp_path / f"{cells}.hdf5"], tmp_path / f"corpus{cells}", options)
+
+    model, kwargs, _ = model_of("showers")
+    path = write_tokenizer(tmp_path / "in", model, configuration=config(SHOWER_FEATURES, pad_length=120), **kwargs)
+    imported(path, tmp_path / "tok")
+    showers = corpus(30)
+    tokens = apply(tmp_path / "tok", showers.path, tmp_path / "tokens")
+    lengths = [len(ids) for ids in next(iter(tokens.split("train"))).column("tokens").to_pylist()]
+    assert max(lengths) == 120
+    block = next(iter(showers.split("train")))
+    mine = load_tokenizer(tmp_path / "tok").contract.prepared(block, "")
+    assert points_of(mine, "energy").min() > 0
+    first = np.sort(points_of(block.slice(0, 1), "energy"))[::-1][:120]
+    np.testing.assert_array_equal(np.sort(points_of(mine.slice(0, 1), "energy"))[::-1], first)
+    with pytest.raises(HepfmError, match="has showers in 20 x 20 x 30 cells, the tokenizer takes 30 x 30 x 30"):
+        apply(tmp_path / "tok", corpus(20).path, tmp_path / "others")

@@ -99,7 +99,7 @@ def test_only_a_corpus_about_the_stored_axis_is_turned() -> None:
     st.sampled_from([None, 0.4]),
     st.integers(0, 4),
 )
-def test_points_inside_the_cuts_and_of_them_the_first_are_kept(
+def test_points_inside_the_cuts_and_of_them_the_hardest_are_kept(
     lengths: list[int], seed: int, low: float | None, high: float | None, most: int
 ) -> None:
     batch = batch_of(lengths, seed).slice(1) if len(lengths) > 1 else batch_of(lengths, seed)
@@ -109,7 +109,8 @@ def test_points_inside_the_cuts_and_of_them_the_first_are_kept(
         inside = [
             point for point in jet if (low is None or point["deta"] > low) and (high is None or point["deta"] < high)
         ]
-        expected.append(inside[:most] if most else inside)
+        hardest = sorted((point["pt"] for point in inside), reverse=True)[: most or None]
+        expected.append([point for point in inside if point["pt"] in hardest])
     kept = contract.kept(batch)
     assert kept.column(0).to_pylist() == expected
     assert kept.schema == batch.schema
