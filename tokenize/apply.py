@@ -78,6 +78,7 @@ def apply(tokenizer_name: str | Path, corpus_path: Path, out: Path, processes: i
 def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:
     """One job a shard of the corpus; all that determines the token corpus's bytes."""
     made_from = {"tokenizer": tokenizer.hash, "source": corpus.digest}
+    selection = tokenizer.contract.selection()
     return Plan(
         identity=made_from,
         jobs=mirror_jobs(corpus),
@@ -91,7 +92,12 @@ def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:
             **{name: known for name, known in corpus.manifest.provenance.items() if name == "files"},
         },
         # The path is relative: it holds wherever both folders are moved together.
-        tokens={**made_from, "codes": tokenizer.codes, "source_path": corpus.url or os.path.relpath(corpus.path, out)},
+        tokens={
+            **made_from,
+            "codes": tokenizer.codes,
+            "source_path": corpus.url or os.path.relpath(corpus.path, out),
+            **({"selection": selection} if selection else {}),
+        },
     )
 
 

@@ -124,6 +124,10 @@ class FeatureContract:
         """
         return batch
 
+    def selection(self) -> dict[str, Any]:
+        """What :meth:`prepared` does, as plain data for a token corpus's manifest; empty where it does nothing."""
+        return {}
+
     def encode(self, batch: pa.RecordBatch) -> np.ndarray:
         """Features (T, F) float32 of all points of a batch of records.
 

@@ -76,6 +76,10 @@ class SelectingContract(FeatureContract):
             batch = about_the_sum(batch)
         return self.kept(batch)
 
+    def selection(self) -> dict[str, Any]:
+        """The rule by which points get a token; see :meth:`FeatureContract.selection`."""
+        return {"axis": self.axis, "cuts": dict(self.cuts), "max_points": self.max_points, "order": self.order}
+
     def kept(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The records without the points that get no token."""
         name = POINTS_COLUMN[self.kind]

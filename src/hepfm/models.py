@@ -95,7 +95,7 @@ def import_model(config: ImportConfig) -> None:
         "sha256": sha256_file(checkpoint.path),
         "bytes": checkpoint.path.stat().st_size,
         "licence": config.licence,
-        **{name: value for name in ("epoch", "global_step") if type(value := checkpoint.content.get(name)) is int},
+        **checkpoint.progress,
     }
     made = _import(checkpoint, config, origin)
     load(config.out)  # replays the reference

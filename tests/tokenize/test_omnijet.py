@@ -93,6 +93,8 @@ def test_a_corpus_gets_the_originals_tokens(
     assert tokens.manifest.axis == "constituent_sum"
     left_out = corpus.manifest.splits["train"].points - tokens.manifest.splits["train"].points
     assert left_out == 12
+    assert tokens.manifest.tokens is not None
+    assert tokens.manifest.tokens["selection"]["cuts"] == {"deta": [-0.8, 0.8], "dphi": [-0.8, 0.8]}
     equal = total = 0
     for found, records in zip(tokens.split("train"), corpus.split("train"), strict=True):
         prepared = released.contract.prepared(records, "stored")

@@ -114,6 +114,12 @@ class Checkpoint:
             raise HepfmError("has no hyper_parameters", self.path, "name a Lightning checkpoint")
         return plain
 
+    @property
+    def progress(self) -> dict[str, int]:
+        """How far its training was: ``epoch`` and ``global_step``, where it says so."""
+        known = {name: _writable(self.content.get(name)) for name in ("epoch", "global_step")}
+        return {name: value for name, value in known.items() if type(value) is int}
+
     def tensors(self, names: Mapping[str, str]) -> dict[str, torch.Tensor]:
         """Tensors of the state dict, on the CPU and contiguous: ``names`` maps the new name to theirs.
 
