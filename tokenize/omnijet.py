@@ -6,6 +6,7 @@ has the weights and the sizes; what its features are stands in ``config.yaml`` b
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -58,7 +59,7 @@ class Imported:
     Attributes:
         artifact: as written.
         recognised: what the checkpoint was recognised as, in words.
-        parameters: numbers in its weights.
+        parameters: numbers in the weights that the checkpoint has.
     """
 
     artifact: Artifact
@@ -92,7 +93,7 @@ def import_tokenizer(checkpoint: Checkpoint, out: Path, origin: Mapping[str, Any
     contract = contract_of(config, config_file, network.features)
     tokenizer = NormFormerTokenizer(network, contract)
     tokenizer.contract = _sized(tokenizer, where)
-    parameters = sum(value.numel() for value in network.state_dict().values())
+    parameters = sum(math.prod(stored.size) for key, stored in checkpoint.state.items() if key not in DROPPED)
     recognised = (
         f"OmniJet-alpha tokenizer ({'NormFormer' if network.config.network == 'normformer' else 'MLP'}) of "
         f"{contract.kind}: {network.features} features, width {network.config.width}, {network.config.blocks} blocks, "

@@ -100,7 +100,7 @@ def import_model(config: ImportConfig) -> None:
     made = _import(checkpoint, config, origin)
     load(config.out)  # replays the reference
     say(f"recognised: {made.recognised}")
-    say(f"{made.parameters:,} numbers in its weights; licence: {config.licence}")
+    say(f"{made.parameters:,} parameters; licence: {config.licence}")
     say(f"source: {origin['file']}, {origin['bytes']:,} bytes, sha256 {origin['sha256']}")
     sys.stdout.write(f"{config.out}\n")
 
