@@ -39,8 +39,9 @@ def problem(words: list[str], helps: dict[str, str]) -> str | None:
     )
     if name is None:
         return "no such command"
-    if name == "ingest":  # its options depend on the source
-        name = " ".join(rest[:2])
+    following = rest[len(name.split()) :]
+    if name in ("ingest", "ingest pythia") and following and not following[0].startswith("-"):
+        name = f"{name} {following[0]}"  # the options depend on the source, or on the sample
     if name not in helps:
         helps[name] = subprocess.run(
             [sys.executable, "-m", "hepfm.cli", *name.split(), "--help"], capture_output=True, text=True, check=True

@@ -15,6 +15,7 @@ from tyro.conf import Positional
 from hepfm.benchmarks.corpus_build import corpus_build
 from hepfm.benchmarks.corpus_read import corpus_read
 from hepfm.benchmarks.corpus_scale import corpus_scale
+from hepfm.benchmarks.simulate_jets import simulate_jets
 from hepfm.benchmarks.simulate_showers import simulate_showers
 from hepfm.benchmarks.workload import Workload, measure
 from hepfm.core.errors import HepfmError
@@ -24,13 +25,14 @@ BENCHMARKS: dict[str, Callable[[], AbstractContextManager[Workload]]] = {
     "corpus-build": corpus_build,
     "corpus-read": corpus_read,
     "corpus-scale": corpus_scale,
+    "simulate-jets": simulate_jets,
     "simulate-showers": simulate_showers,
 }
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Measure a speed: corpus-build, corpus-read, corpus-scale, simulate-showers."""
+    """Measure a speed: corpus-build, corpus-read, corpus-scale, simulate-jets, simulate-showers."""
 
     name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
     """What to measure."""

@@ -26,6 +26,8 @@ MINIMUM_JETS = 50
 OUTER_SHARE = 0.002
 UNIT_FACTOR = 100.0
 
+Spacing = Literal["even", "integer", "log10"]
+
 
 @dataclass(frozen=True)
 class Observable:
@@ -47,7 +49,7 @@ class Observable:
     axis: str
     unit: str
     per: Literal["jet", "constituent"]
-    spacing: Literal["even", "integer", "log10"]
+    spacing: Spacing
     definition: str
     compute: Callable[[Constituents], np.ndarray]
 
@@ -194,7 +196,7 @@ class _Judge:
 
     def __init__(self, pool: Values, reference: Values, observable: Observable, key: str, replicas: int) -> None:
         self.pool, self.reference, self.key, self.replicas = pool, reference, key, replicas
-        self.edges = bin_edges(observable, reference)
+        self.edges = bin_edges(observable.spacing, reference)
         self._floors: dict[int, Floor] = {}
 
     def compare(self, sample: Values, undefined: int) -> Comparison:
@@ -214,16 +216,23 @@ class _Judge:
         return self._floors[records]
 
 
-def bin_edges(observable: Observable, reference: Values) -> np.ndarray:
-    """Edges over the bulk of the reference and a margin beside it, finer for a larger reference (Rice's rule)."""
+def bin_edges(spacing: Spacing, reference: Values, outer: float = OUTER_SHARE, fewest: int = 10) -> np.ndarray:
+    """Edges over the bulk of the reference and a margin beside it, finer for a larger reference (Rice's rule).
+
+    Args:
+        spacing: of the bins.
+        reference: values; the bulk is what lies between their ``outer`` and 1 - ``outer`` quantile.
+        outer: share left out on either side.
+        fewest: bins at least.
+    """
     if len(reference.values) == 0:
         return np.array([0.0, 1.0])
-    low, high = np.quantile(reference.values, [OUTER_SHARE, 1 - OUTER_SHARE])
+    low, high = np.quantile(reference.values, [outer, 1 - outer])
     margin = 0.15 * (high - low) or 0.5
     floor = 0.0 if reference.values.min() >= 0 else -np.inf
     low, high = max(low - margin, floor), high + margin
-    bins = int(np.clip(2 * reference.records ** (1 / 3), 10, 40))
-    if observable.spacing == "integer":
+    bins = int(np.clip(2 * reference.records ** (1 / 3), fewest, 40))
+    if spacing == "integer":
         step = max(1, int(np.ceil((high - low) / bins)))
         return np.arange(np.floor(low), high + step, step) - 0.5
     return np.linspace(low, high, bins + 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from hepfm.benchmarks.jets import OBSERVABLES, Comparison, Measured, measure
 from hepfm.core.files import write_json, write_text
@@ -142,7 +143,7 @@ def _cell(item: Measured, name: str, baseline: str | None) -> dict[str, Any]:
     comparison = item.samples[name]
     times = item.times_better(name, baseline) if baseline not in (None, name) else None
     return {
-        "distance": _number(comparison.distance),
+        "distance": number(comparison.distance),
         "compatible": comparison.compatible,
         "times": "" if times is None else f"{times.value:.1f}x nearer",
         "note": comparison.note,
@@ -151,13 +152,15 @@ def _cell(item: Measured, name: str, baseline: str | None) -> dict[str, Any]:
 
 def _floor(comparison: Comparison) -> str:
     floor = comparison.floor
-    return "not computed" if floor is None else _number(Estimate(floor.value, floor.error))
+    return "not computed" if floor is None else number(Estimate(floor.value, floor.error))
 
 
-def _number(estimate: Estimate | None) -> str:
+def number(estimate: Estimate | None) -> str:
     """A value and its error, to two digits of the error."""
     if estimate is None:
         return "not computed"
+    if estimate.error <= 1e-9 * abs(estimate.value):  # as of the median of values from a table
+        return f"{estimate.value:.3g} ± 0"
     digits = 0 if estimate.error >= 10 else 1 if estimate.error >= 1 else len(f"{1 / max(estimate.error, 1e-9):.0f}")
     digits = digits if estimate.error >= 1 else digits + 1
     return f"{estimate.value:.{digits}f} ± {estimate.error:.{digits}f}"
@@ -173,8 +176,11 @@ def _plot(item: Measured, theme: Any) -> str:
         log_x=observable.spacing == "log10",
         theme=theme,
     )
+    return inline_svg(figure, f"{observable.name}-{theme}-")
+
+
+def inline_svg(figure: Figure, prefix: str) -> str:
+    """A figure for a page: identifiers are local to a picture, but the page holds many, so they get a prefix."""
     svg = to_svg(figure).decode()
-    # Identifiers are local to a picture, but the page holds many.
-    prefix = f"{observable.name}-{theme}-"
     svg = svg[svg.index("<svg") :].replace('id="', f'id="{prefix}').replace('href="#', f'href="#{prefix}')
     return svg.replace("url(#", f"url(#{prefix}")

@@ -43,7 +43,7 @@ def read_sample(name: str | Path, limit: int | None = None, split: str = "test")
         return _from_corpus(path, limit, split)
     if not path.is_file():
         raise HepfmError("no such corpus or file", path)
-    batches = {".root": _root_batches, ".parquet": _parquet_batches}.get(path.suffix)
+    batches = {".root": _root_batches, ".parquet": parquet_batches}.get(path.suffix)
     if batches is None:
         raise HepfmError("is neither a corpus, nor a .root nor a .parquet file", path)
     return Sample(_collect(batches(path), limit, path), {"file": path.name, "sha256": sha256_file(path)})
@@ -66,7 +66,12 @@ def _root_batches(path: Path) -> Iterator[pa.RecordBatch]:
         yield source.read(path, start, min(start + READ_ENTRIES, entries))
 
 
-def _parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
+def parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
+    """Batches of a Parquet file of jet records.
+
+    Raises:
+        HepfmError: it is no Parquet file.
+    """
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:

@@ -18,10 +18,11 @@ REPEATS = 5
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do the work: a call, how many units it does, and what is done before it, untimed."""
+    """One way to do the work: a call, how many units it does (None: it returns them), and what is done before it,
+    untimed."""
 
-    call: Callable[[], object]
-    units: float
+    call: Callable[[], Any]
+    units: float | None = None
     before: Callable[[], object] = lambda: None
 
 
@@ -59,10 +60,10 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
             for label, way in workload.ways.items():
                 way.before()
                 started = time.perf_counter()
-                way.call()
+                done = way.call()
                 seconds = time.perf_counter() - started
                 if repeat:  # the first round warms caches
-                    rates[label].append(way.units / seconds)
+                    rates[label].append((done if way.units is None else way.units) / seconds)
                 task.advance()
     medians = {label: statistics.median(values) for label, values in rates.items()}
     return {

@@ -61,7 +61,8 @@ def ingest_config(arguments: Sequence[str]) -> type[IngestConfig]:
     name = _named_source(arguments)
     if name is None or name == AUTO:
         listed = "\n".join(f"  {entry.name:<15} {entry.title}" for entry in SOURCES.values())
-        told = f"{IngestConfig.__doc__}\n\nSources:\n{listed}\n  pythia          simulates jets"
+        listed += "\n  pythia          simulates jets\n  gflash          simulates showers"
+        told = f"{IngestConfig.__doc__}\n\nSources:\n{listed}"
         return _with_fields(told, selection=JetSelection)
     options: type[Any] = source_type(name)
     fields: dict[str, type] = {"selection": selection_type(SOURCES[name].kind)}

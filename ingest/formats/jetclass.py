@@ -116,7 +116,9 @@ def write_jetclass(path: Path, batches: Iterable[pa.RecordBatch], basket_entries
 
     The 41 branches have JetClass's names and element types. JetClass keeps its constituents as ``std::vector``; here
     they are variable-length arrays, which need one counter branch more, ``npart`` (int32, also the number of
-    constituents). Readers that go by branch name see no difference. The file appears when it is complete.
+    constituents): uproot (5.7) writes no vectors into a tree, and its RNTuples are no trees to JetClass's readers.
+    Readers that go by branch name (uproot, weaver-core) see no difference; compiled ROOT code that binds
+    ``std::vector`` addresses to the branches does. The file appears when it is complete.
 
     deta and dphi must be about the jet's own eta and phi (axis ``stored``). What the records lack, or have as null,
     is written as 0: impact parameters of neutrals (as in JetClass), and for generated jets charge, species, impact

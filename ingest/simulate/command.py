@@ -23,6 +23,8 @@ from hepfm.ingest.workers import Workers, cores
 CORPUS = "corpus"
 SAMPLES = {
     "jetclass": ("hepfm.ingest.simulate.ten_classes", "JetClassJets"),
+    "jetclass2": ("hepfm.ingest.simulate.jetclass2_jets", "JetClass2Jets"),
+    "aspenopenjets": ("hepfm.ingest.simulate.inclusive_qcd", "AspenOpenJetsJets"),
 }
 DEFAULT_SAMPLE = "jetclass"
 
@@ -34,9 +36,10 @@ class SimulateConfig:
     out: Path
     """Folder of the corpus, or of the raw files: new, empty, or begun with the same command."""
     records: int = 10_000
-    """Jets of each class (showers of each particle)."""
+    """Jets of each class or part; showers of each particle."""
     format: str = CORPUS
-    """corpus; or raw files in a public format, as those the file readers read."""
+    """corpus; or raw files in a public format, which 'hepfm ingest auto' reads: jetclass, jetclass2, aspenopenjets,
+    ildgrid, showerclouds, calochallenge, showerdata, whichever fits."""
     records_per_file: int = RECORDS_PER_FILE
     """Records in one raw file."""
     layout: Layout = field(default_factory=Layout)
@@ -53,7 +56,9 @@ class PythiaConfig(SimulateConfig):
 
     Run it again to continue where it was stopped.
 
-    Samples: jetclass (the ten classes of JetClass).
+    Samples: jetclass (the ten classes of JetClass), jetclass2 (resonances of free mass and QCD, by
+    JetClass-II's labels).
+    Samples: jetclass (the ten classes of JetClass), aspenopenjets (inclusive QCD above 300 GeV, with pileup if wanted).
     'hepfm ingest pythia SAMPLE --help' shows the options of one.
     """
 

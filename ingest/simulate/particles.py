@@ -11,6 +11,7 @@ from hepfm.core import records
 
 ArraysT = TypeVar("ArraysT", bound="_Arrays")
 
+NEUTRINOS = (12, 14, 16)
 SPECIES = {name: index for index, name in enumerate(records.SPECIES)}
 
 
@@ -65,6 +66,27 @@ class Partons(_Arrays):
     from (no two resonances of a batch have the same), eta, phi."""
 
     resonance: np.ndarray
+    eta: np.ndarray
+    phi: np.ndarray
+
+
+@dataclass(frozen=True)
+class Products(_Arrays):
+    """Decay products of resonances X and their daughters Y: event, number of the X (from 0, rising), index of the kind
+    in ``resonance_labels.KINDS``, eta, phi (of a leptonic tau: those of its electron or muon)."""
+
+    resonance: np.ndarray
+    kind: np.ndarray
+    eta: np.ndarray
+    phi: np.ndarray
+
+
+@dataclass(frozen=True)
+class Quarks(_Arrays):
+    """Quarks as they enter hadronisation: event, PDG id, pt [GeV], eta, phi."""
+
+    pdg: np.ndarray
+    pt: np.ndarray
     eta: np.ndarray
     phi: np.ndarray
 

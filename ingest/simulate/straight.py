@@ -133,6 +133,8 @@ def _command(simulation: Simulation, settings: dict[str, Any]) -> str:
     words = ["hepfm", "ingest", *simulation.name.split(), "--out", "CORPUS"]
     options = {field.name: getattr(simulation, field.name) for field in fields(simulation)}
     for name, value in {**options, **settings}.items():
+        if value is None or value == ():
+            continue  # the default, which is no word
         values = value if isinstance(value, list | tuple) else [value]
         words += [f"--{name.replace('_', '-')}", *(shlex.quote(str(value)) for value in values)]
     return " ".join(words)

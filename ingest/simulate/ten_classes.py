@@ -20,9 +20,10 @@ from hepfm.ingest.simulate.numbering import numbered
 from hepfm.ingest.simulate.processes import COMMON, LABELS, Process, process_for
 from hepfm.ingest.simulate.pythia import Generator, require_pythia
 from hepfm.ingest.simulate.simulation import Simulation
+from hepfm.ingest.simulate.veto import early_veto
 
 # Raised whenever the same settings give other jets than before.
-SIMULATION_VERSION = 2
+SIMULATION_VERSION = 3
 
 _EVENTS_PER_BATCH = 200
 _FRUITLESS_BATCHES = 25
@@ -85,7 +86,8 @@ class JetClassJets(Simulation):
         return numbered(self._jets(process_for(stream), number), records)
 
     def _jets(self, process: Process, number: int) -> Iterator[pa.RecordBatch]:
-        generator = Generator(process, draws.key_of("pythia", self.seed, process.label, number))
+        veto = early_veto(require_pythia(), process)
+        generator = Generator(process, draws.key_of("pythia", self.seed, process.label, number), veto)
         rng = draws.generator("detector", self.seed, process.label, number)
         fruitless = 0
         while fruitless < _FRUITLESS_BATCHES:

@@ -1,9 +1,8 @@
 """Tracks of charged particles in a CMS-like solenoid: helix, efficiency, resolution, impact parameters.
 
-The plateau of the efficiency is that of the CMS card of Delphes 3 (arXiv:1307.6346); its rise with pt, which in
-JetClass is much slower, was read from 500 public JetClass jets (charged constituents by pt). Relative pt resolution
-follows CMS's tracking (arXiv:1405.6569, figures 14 and 15, rounded). Uncertainties of impact parameters are medians
-of 100 public JetClass-II jets, whose detector is JetClass's with pileup.
+Size, field and efficiencies are those of the CMS card of Delphes 3 (arXiv:1307.6346), which JetClass uses too.
+Relative pt resolution (for detectors whose card has one) follows CMS's tracking (arXiv:1405.6569, figure 14, rounded),
+uncertainties of impact parameters are from its figure 15, which JetClass's card also has.
 """
 
 from __future__ import annotations
@@ -22,12 +21,15 @@ MIN_PT_GEV = 0.1
 
 CHARGES = {11: -1, 13: -1, 15: -1, 211: 1, 321: 1, 2212: 1, 3112: -1, 3222: 1, 3312: -1, 3334: -1}
 
-# Efficiency by pt [GeV] (linear in log pt), central, and the factor on it beyond abs(eta) = 1.5.
-EFFICIENCY_PT = (0.2, 0.5, 0.7, 1.0, 1.4, 1.75, 2.2, 3.0, 100.0)
-HADRON_EFFICIENCY = (0.0, 0.03, 0.07, 0.18, 0.32, 0.55, 0.85, 0.92, 0.95)
-LEPTON_EFFICIENCY = {11: 0.95, 13: 0.99}
+# Efficiency in ranges of pt that end at these values [GeV] (beyond the last: the last entry), for abs(eta) up to
+# CENTRAL_ETA and from there to MAX_ETA. Muons beyond 1 TeV are as those below: no selected jet has one.
+EFFICIENCY_PT = (1.0, 100.0)
 CENTRAL_ETA = 1.5
-FORWARD_FACTOR = 0.9
+HADRON_EFFICIENCY = ((0.70, 0.95, 0.95), (0.60, 0.85, 0.85))
+LEPTON_EFFICIENCY = {
+    11: ((0.73, 0.95, 0.99), (0.50, 0.83, 0.90)),
+    13: ((0.75, 0.99, 0.99), (0.70, 0.98, 0.98)),
+}
 
 # Relative pt resolution: constant (+) slope x pt [GeV], by abs(eta).
 RESOLUTION_ETA = (0.0, 1.0, 1.5, 2.0, 2.5)
@@ -35,13 +37,51 @@ RESOLUTION_CONSTANT = (0.007, 0.010, 0.014, 0.016, 0.020)
 RESOLUTION_SLOPE = (1.5e-4, 1.8e-4, 2.2e-4, 3.5e-4, 6.0e-4)
 ELECTRON_CONSTANT = 0.015
 
-# Uncertainty [mm] of d0 and dz by pt [GeV] at abs(eta) < 1, and the factor on it by abs(eta).
-IMPACT_PT = (0.5, 1.0, 2.0, 4.0, 7.0, 15.0, 35.0, 100.0, 1000.0)
-D0_ERROR = (0.150, 0.0753, 0.0400, 0.0290, 0.0235, 0.0160, 0.0130, 0.0110, 0.0095)
-DZ_ERROR = (0.220, 0.1113, 0.0650, 0.0484, 0.0420, 0.0350, 0.0316, 0.0316, 0.0300)
-IMPACT_ETA = (0.0, 1.0, 1.25, 1.75, 2.25, 2.5)
-D0_FACTOR = (0.95, 1.05, 1.15, 1.50, 1.80, 2.00)
-DZ_FACTOR = (0.95, 1.05, 1.50, 3.20, 3.60, 4.00)
+# Uncertainty [mm] of d0 and dz by pt [GeV], in ranges of abs(eta) that end at these values.
+IMPACT_ETA = (0.9, 1.4)
+IMPACT_PT = (0.2, 0.3, 0.45, 0.67, 1.0, 1.5, 2.2, 3.3, 5.0, 7.4, 11.0, 16.5, 25.0, 45.0, 100.0)
+D0_ERROR = (
+    (
+        0.354,
+        0.230,
+        0.174,
+        0.106,
+        0.0753,
+        0.0577,
+        0.0452,
+        0.0350,
+        0.0283,
+        0.0237,
+        0.0191,
+        0.0150,
+        0.0130,
+        0.0116,
+        0.0107,
+    ),
+    (
+        0.456,
+        0.301,
+        0.203,
+        0.138,
+        0.0926,
+        0.0663,
+        0.0488,
+        0.0399,
+        0.0313,
+        0.0233,
+        0.0214,
+        0.0155,
+        0.0128,
+        0.0108,
+        0.0100,
+    ),
+    (0.697, 0.532, 0.340, 0.239, 0.156, 0.101, 0.0767, 0.0544, 0.0425, 0.0331, 0.0256, 0.0217, 0.0176, 0.0150, 0.0135),
+)
+DZ_ERROR = (
+    (0.369, 0.313, 0.222, 0.169, 0.111, 0.0882, 0.0684, 0.0551, 0.0484, 0.0416, 0.0382, 0.0317, 0.0316, 0.0316, 0.0300),
+    (0.706, 0.599, 0.388, 0.265, 0.198, 0.140, 0.103, 0.0805, 0.0707, 0.0609, 0.0511, 0.0409, 0.0409, 0.0377, 0.0330),
+    (2.17, 2.07, 1.44, 0.980, 0.670, 0.437, 0.332, 0.244, 0.182, 0.145, 0.112, 0.102, 0.0882, 0.0784, 0.0820),
+)
 
 
 @dataclass(frozen=True)
@@ -90,27 +130,30 @@ def helix(particles: Particles, charge: np.ndarray) -> Helix:
 
 
 def track(
-    particles: Particles, charge: np.ndarray, path: Helix, rng: np.random.Generator
+    particles: Particles, charge: np.ndarray, path: Helix, rng: np.random.Generator, smear: bool
 ) -> tuple[np.ndarray, Candidates, np.ndarray]:
     """Reconstruct tracks.
 
     Args:
-        particles: charged particles.
+        particles: charged particles that begin inside the tracker.
         charge: their charges [e].
         path: their helices.
         rng: source of randomness.
+        smear: whether momenta are smeared.
 
     Returns:
-        Indices of the particles that have a track, the tracks, and their relative momentum uncertainty.
+        Indices of the particles that have a track, the tracks, and their relative momentum uncertainty (0 where they
+        are not smeared).
     """
     size = np.abs(particles.pdg)
     pt = np.hypot(particles.px, particles.py)
-    eta = np.abs(np.arcsinh(particles.pz / pt))
-    produced_inside = (np.hypot(particles.x, particles.y) < RADIUS_MM) & (np.abs(particles.z) < HALF_LENGTH_MM)
-    seen = rng.random(len(particles)) < _efficiency(size, pt, eta)
-    found = np.flatnonzero(seen & produced_inside & (eta < MAX_ETA) & (pt > MIN_PT_GEV))
-    size, pt, eta, charge = size[found], pt[found], eta[found], charge[found]
-    relative = _resolution(size, pt, eta)
+    # As in Delphes, by the place where a track leaves the tracker.
+    at_exit = np.abs(path.calorimeter_eta)
+    seen = rng.random(len(particles)) < _efficiency(size, pt, at_exit)
+    found = np.flatnonzero(seen & (at_exit < MAX_ETA) & (pt > MIN_PT_GEV))
+    size, pt, charge = size[found], pt[found], charge[found]
+    eta = np.abs(np.arcsinh(particles.pz[found] / pt))
+    relative = _resolution(size, pt, eta) if smear else np.zeros(len(found))
     factor = np.exp(relative * rng.standard_normal(len(found)))
     d0err, dzerr = _impact_errors(pt, eta)
     chosen = particles.take(found)
@@ -133,10 +176,11 @@ def track(
 
 
 def _efficiency(size: np.ndarray, pt: np.ndarray, eta: np.ndarray) -> np.ndarray:
-    efficiency = np.interp(np.log(pt), np.log(EFFICIENCY_PT), HADRON_EFFICIENCY)
-    for number, plateau in LEPTON_EFFICIENCY.items():
-        efficiency = np.where(size == number, efficiency / HADRON_EFFICIENCY[-1] * plateau, efficiency)
-    return efficiency * np.where(eta > CENTRAL_ETA, FORWARD_FACTOR, 1.0)
+    place = (eta > CENTRAL_ETA).astype(np.intp), np.searchsorted(EFFICIENCY_PT, pt)
+    efficiency = np.array(HADRON_EFFICIENCY)[place]
+    for number, table in LEPTON_EFFICIENCY.items():
+        efficiency = np.where(size == number, np.array(table)[place], efficiency)
+    return efficiency
 
 
 def _resolution(size: np.ndarray, pt: np.ndarray, eta: np.ndarray) -> np.ndarray:
@@ -146,10 +190,12 @@ def _resolution(size: np.ndarray, pt: np.ndarray, eta: np.ndarray) -> np.ndarray
 
 
 def _impact_errors(pt: np.ndarray, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    at = np.log(pt)
-    d0 = np.exp(np.interp(at, np.log(IMPACT_PT), np.log(D0_ERROR)))
-    dz = np.exp(np.interp(at, np.log(IMPACT_PT), np.log(DZ_ERROR)))
-    return d0 * np.interp(eta, IMPACT_ETA, D0_FACTOR), dz * np.interp(eta, IMPACT_ETA, DZ_FACTOR)
+    at, region = np.log(pt), np.searchsorted(IMPACT_ETA, eta)
+    d0, dz = (
+        np.exp(np.choose(region, [np.interp(at, np.log(IMPACT_PT), np.log(errors)) for errors in table]))
+        for table in (D0_ERROR, DZ_ERROR)
+    )
+    return d0, dz
 
 
 def _species(size: np.ndarray) -> np.ndarray:

@@ -58,6 +58,12 @@ COMMANDS = (
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
     Command("models import", "hepfm.models", "ImportConfig", "others' checkpoint -> an artifact", "import_model"),
+    Command(
+        "evaluate simulation",
+        "hepfm.benchmarks.closeness.command",
+        "EvaluateSimulationConfig",
+        "simulated jets against real ones, as a report",
+    ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
     Command(
         "evaluate profiles",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hepfm.benchmarks import corpus_build, corpus_read, corpus_scale
+from hepfm.benchmarks import corpus_build, corpus_read, corpus_scale, simulate_jets
 from hepfm.benchmarks.bench import BenchConfig, main
 from hepfm.benchmarks.memory import peak_anonymous_mb
 from hepfm.benchmarks.workload import Way, Workload, measure
@@ -25,6 +25,12 @@ def test_rates_and_ratios_are_those_of_the_ways() -> None:
     assert result["value"] == result["rates"]["ours"]
     assert result["ratios"]["theirs"] == result["rates"]["ours"] / result["rates"]["theirs"]
     assert {"name", "value", "unit", "ratios", "spread", "machine", "versions"} <= result.keys()
+
+
+def test_a_call_may_say_how_much_it_did() -> None:
+    result = measure("toy", Workload("jets/s", {"one": Way(lambda: 7)}, "one", {"self": ("one", "one")}), repeats=1)
+    assert result["value"] > 0
+    assert result["ratios"]["self"] == 1
 
 
 def test_every_way_of_corpus_read_reads_every_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,3 +78,14 @@ def test_scale_reads_as_many_jets_from_each_corpus(monkeypatch: pytest.MonkeyPat
 def test_an_unknown_benchmark_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(HepfmError, match="there is: corpus-build, corpus-read"):
         main(BenchConfig("warp-drive", tmp_path / "out.json"))
+
+
+def test_every_class_of_jets_is_simulated_and_compared_with_pythia(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pythia8mc")
+    monkeypatch.setattr(simulate_jets, "LABELS", ("Zqq", "Hqql"))
+    monkeypatch.setattr(simulate_jets, "EVENTS", 5)
+    with simulate_jets.simulate_jets() as workload:
+        assert set(workload.ways) == {"Zqq", "Zqq_pythia_events", "Hqql", "Hqql_pythia_events"}
+        assert workload.ratios == {label: (label, f"{label}_pythia_events") for label in ("Zqq", "Hqql")}
+        assert int(workload.ways["Zqq"].call()) > 60
+        assert len(workload.ways["Hqql_pythia_events"].call()) == 5

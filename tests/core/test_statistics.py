@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import wasserstein_distance
+from scipy.stats import ks_2samp, wasserstein_distance
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.statistics import (
     Values,
+    chance_floors,
+    distance_estimates,
     histogram,
+    median_estimate,
+    quantiles_replicated,
     wasserstein_1,
     wasserstein_1_estimate,
     wasserstein_1_floor,
@@ -131,3 +135,79 @@ def test_shares_add_up_and_errors_know_records(seed: int) -> None:
     assert np.allclose(found.share * len(values), np.histogram(values, edges)[0])
     table = np.array([np.histogram(values[a:b], edges)[0] for a, b in pairwise(offsets)])
     assert np.allclose(found.error * len(values), np.sqrt((table**2).sum(axis=0)))
+
+
+# Whole numbers: samples share values, as multiplicities do.
+counts = st.lists(st.integers(0, 8), min_size=1, max_size=40).map(lambda values: np.array(values, dtype=float))
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")  # in scipy's p-value of very small samples
+@settings(max_examples=200, deadline=None)
+@given(st.one_of(samples, counts), st.one_of(samples, counts))
+def test_the_ks_distance_agrees_with_scipy_also_for_equal_values(a: np.ndarray, b: np.ndarray) -> None:
+    _, found = distance_estimates(Values.per_record(a), Values.per_record(b), key="test", replicas=2)
+    assert found.value == pytest.approx(ks_2samp(a, b, method="asymp").statistic, abs=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(counts, counts, st.integers(0, 2**32))
+def test_a_weight_is_a_number_of_copies(a: np.ndarray, b: np.ndarray, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    copies = rng.integers(1, 4, len(a))
+    record = np.arange(len(a))
+    weighted = Values(a, record, len(a), copies.astype(float))
+    copied = Values(np.repeat(a, copies), np.repeat(record, copies), len(a))
+    other = Values.per_record(b)
+    pairs = (distance_estimates(sample, other, key=seed, replicas=5) for sample in (weighted, copied))
+    for one, two in zip(*pairs, strict=True):
+        assert one.value == pytest.approx(two.value)
+        assert one.error == pytest.approx(two.error, abs=1e-9)
+    edges = np.arange(-0.5, 9)
+    one, two = (histogram(sample, edges) for sample in (weighted, copied))
+    assert np.allclose(one.share, two.share)
+    assert np.allclose(one.error, two.error)
+
+
+def test_records_can_be_chosen_in_any_order() -> None:
+    sample = Values.per_point(np.array([1.0, 2, 3, 4, 5, 6]), np.array([0, 2, 2, 5, 6]))
+    chosen = sample.of(np.array([3, 1, 0]))
+    assert chosen.values.tolist() == [1, 2, 6]
+    assert chosen.record.tolist() == [2, 2, 0]
+    assert chosen.records == 3
+
+
+def test_what_chance_gives_is_what_repeated_experiments_show() -> None:
+    """Also for one sample much larger than the real one that it is estimated from."""
+    rng = np.random.default_rng(5)
+    pairs = [(rng.normal(size=50), rng.normal(size=600)) for _ in range(300)]
+    distances = [wasserstein_1(*pair) for pair in pairs], [ks_2samp(*pair).statistic for pair in pairs]
+    # A sample of 50 has its own width: floors of several agree with repeated experiments on average.
+    found = [chance_floors(Values.per_record(rng.normal(size=50)), (50, 600), key=number) for number in range(8)]
+    for which, repeated in enumerate(distances):
+        floors = [pair[which] for pair in found]
+        assert np.mean([floor.value for floor in floors]) == pytest.approx(np.mean(repeated), rel=0.15)
+        assert np.mean([floor.upper for floor in floors]) == pytest.approx(np.quantile(repeated, 0.95), rel=0.2)
+        assert floors[0].records == (50, 600)
+
+
+def test_the_error_of_a_median_is_that_of_a_normal_sample() -> None:
+    """sigma sqrt(pi / 2n): Kendall and Stuart; within what one sample's own density allows."""
+    rng = np.random.default_rng(6)
+    expected = np.sqrt(np.pi / 2 / 400)
+    errors, others = [], []
+    for number in range(10):
+        values = rng.normal(10, 1, 400)
+        estimate = median_estimate(values, key=number)
+        assert estimate.value == np.median(values)
+        errors.append(estimate.error)
+        _, drawn = quantiles_replicated(Values.per_record(values), (0.5,), key=number, replicas=300)
+        others.append(drawn.std())
+    assert np.mean(errors) == pytest.approx(expected, rel=0.2)
+    assert np.mean(others) == pytest.approx(expected, rel=0.2)
+
+
+def test_weighted_quantiles_by_hand() -> None:
+    sample = Values(np.array([3.0, 1.0, 2.0]), np.array([0, 1, 2]), 3, np.array([1.0, 2.0, 5.0]))
+    found, drawn = quantiles_replicated(sample, (0.2, 0.5, 0.9), key=1, replicas=7)
+    assert found.tolist() == [1, 2, 3]
+    assert drawn.shape == (7, 3)

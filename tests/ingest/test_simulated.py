@@ -20,6 +20,7 @@ from hepfm.ingest.simulate import command
 from hepfm.ingest.simulate.raw import write_raw
 from hepfm.ingest.simulate.straight import Layout, simulate_corpus
 from hepfm.ingest.sources.jetclass import JetClassSource
+from hepfm.ingest.sources.registry import recognised
 from hepfm.ingest.verify import verify
 from hepfm.ingest.workers import Workers
 
@@ -139,13 +140,31 @@ class TestCommand:
         with pytest.raises(HepfmError, match=r"'lhco'.*jetclass"):
             write_raw(ToySimulation(), "lhco", tmp_path / "raw", 5)
 
-    def test_a_corpus_says_the_command_that_makes_it(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("program", "words"),
+        [
+            ("pythia", ["jetclass", "--classes", "Wqq", "--records", "10"]),
+            ("pythia", ["jetclass2", "--parts", "Res2P", "--keep", "X_bb", "X_gg", "--records", "4"]),
+            ("pythia", ["aspenopenjets", "--records", "6"]),
+            ("gflash", ["--particles", "electron", "--energy", "10", "20.5", "--records", "30"]),
+        ],
+    )
+    def test_a_corpus_says_the_command_that_makes_it(self, program: str, words: list[str], tmp_path: Path) -> None:
         pytest.importorskip("pythia8mc")
-        words = ["jetclass", "--classes", "Wqq", "--seed", "5", "--records", "10", "--splits", "0.5", "0", "0.5"]
-        config = parse(command.pythia_config(words), [*words, "--out", str(tmp_path / "c")], "hepfm ingest pythia")
-        command.main(config)
+        run([*words, "--seed", "5", "--splits", "0.5", "0", "0.5", "--out", str(tmp_path / "c")], program)
         told = Corpus.open(tmp_path / "c").manifest.provenance["command"].split()
-        assert told[:3] == ["hepfm", "ingest", "pythia"]
-        again = [word if word != "CORPUS" else str(tmp_path / "again") for word in told[3:]]
-        command.main(parse(command.pythia_config(again), again, "hepfm ingest pythia"))
+        assert told[:3] == ["hepfm", "ingest", program]
+        run([word if word != "CORPUS" else str(tmp_path / "again") for word in told[3:]], program)
         assert content(tmp_path / "again") == content(tmp_path / "c")
+
+    @pytest.mark.parametrize("form", ["ildgrid", "showerclouds", "showerdata"])
+    def test_showers_as_files_are_read_as_the_format_they_were_asked_in(self, form: str, tmp_path: Path) -> None:
+        run(["--records", "20", "--format", form, "--out", str(tmp_path / "raw")], "gflash")
+        (file,) = (tmp_path / "raw").glob("*.h5")
+        assert recognised(file) == [form]
+
+
+def run(words: list[str], program: str) -> None:
+    """``hepfm ingest PROGRAM WORDS``."""
+    config_type = getattr(command, f"{program}_config")(words)
+    command.main(parse(config_type, [*words, "--processes", "1"], f"hepfm ingest {program}"))

@@ -25,8 +25,8 @@ STYLES = (
     ("#8c6d00", "#f0e442", (0, (8, 2))),
 )
 _INK = {"light": "#1b1f24", "dark": "#e6e9ee"}
-_FILL = {"light": "#c9ced6", "dark": "#4a515c"}
-_EDGE = {"light": "#8a929e", "dark": "#8d96a3"}
+FILL = {"light": "#c9ced6", "dark": "#4a515c"}
+EDGE = {"light": "#8a929e", "dark": "#8d96a3"}
 _SETTINGS: dict[Any, Any] = {
     "font.size": 10,
     "axes.labelsize": 11,
@@ -83,10 +83,7 @@ def ratio_plot(
     """
     if len(samples) > len(STYLES):
         raise ValueError(f"at most {len(STYLES)} samples fit in one plot, got {len(samples)}")
-    ink = _INK[theme]
-    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    colours: dict[Any, Any] = dict.fromkeys(inked, ink)
-    with matplotlib.rc_context({**_SETTINGS, **colours}):
+    with matplotlib.rc_context(settings(theme)):
         figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained", facecolor="none")
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1.15))
         for axes in (upper, lower):
@@ -106,9 +103,15 @@ def ratio_plot(
     return figure
 
 
+def settings(theme: Theme) -> dict[Any, Any]:
+    """Matplotlib's settings for a theme."""
+    inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    return {**_SETTINGS, **dict.fromkeys(inked, _INK[theme])}
+
+
 def _draw_shares(axes: Axes, edges: np.ndarray, reference: Curve, samples: Sequence[Curve], theme: Theme) -> None:
     shares = reference.histogram.share
-    axes.stairs(shares, edges, fill=True, color=_FILL[theme], edgecolor=_EDGE[theme], label=reference.label)
+    axes.stairs(shares, edges, fill=True, color=FILL[theme], edgecolor=EDGE[theme], label=reference.label)
     for curve, (light, dark, dashes) in zip(samples, STYLES, strict=False):
         colour = light if theme == "light" else dark
         axes.stairs(curve.histogram.share, edges, color=colour, linewidth=1.6, linestyle=dashes, label=curve.label)
@@ -130,8 +133,8 @@ def _draw_ratios(axes: Axes, edges: np.ndarray, reference: Histogram, samples: S
     known = reference.share > 0
     divisor = np.where(known, reference.share, np.nan)
     band = reference.error / divisor
-    axes.stairs(1 + band, edges, baseline=1 - band, fill=True, color=_FILL[theme], linewidth=0)
-    axes.axhline(1, color=_EDGE[theme], linewidth=0.9)
+    axes.stairs(1 + band, edges, baseline=1 - band, fill=True, color=FILL[theme], linewidth=0)
+    axes.axhline(1, color=EDGE[theme], linewidth=0.9)
     middles = np.sqrt(edges[:-1] * edges[1:]) if np.all(edges > 0) else (edges[:-1] + edges[1:]) / 2
     low, high = RATIO_RANGE
     for curve, (light, dark, dashes) in zip(samples, STYLES, strict=False):
