@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
@@ -19,10 +20,14 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.nn.attention import attend
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import MLP, Attention, TransformerConfig
+from hepfm.core.runs import RunFolder
+from hepfm.ingest.corpus import Corpus
+from hepfm.tokenize.codebook import near_ties, nearest
 from hepfm.tokenize.contract import FeatureContract
-from hepfm.tokenize.network import nearest
+from hepfm.tokenize.fitting import FitConfig
 from hepfm.tokenize.selection import SelectingContract
-from hepfm.tokenize.vqvae import VQVAETokenizer
+from hepfm.tokenize.tokens import Tokens
+from hepfm.tokenize.vqvae import TIE_TOLERANCE, VQVAETokenizer
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,15 @@ class NormFormerConfig:
     heads: int
     latent: int
     mlp_width: int
+
+    @property
+    def streams(self) -> tuple[int, ...]:
+        """Codes of each list of ids: there is one."""
+        return (self.codes,)
+
+    def latent_for(self, features: int) -> int:
+        """Dimensions of a latent; they do not depend on the features."""
+        return self.latent
 
     def check(self, where: object) -> None:
         """Refuse sizes that no network has.
@@ -82,13 +96,13 @@ class NormFormerVQ(nn.Module):
         self.register_buffer("codebook", torch.zeros(config.codes, config.latent))
 
     def encode(self, features: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Token ids (T,) and latents (T, latent) of packed features (T, F)."""
+        """Token ids (T, 1) and latents (T, latent) of packed features (T, F)."""
         latent = self.encoder(features, layout)
-        return nearest(latent, self.codebook), latent
+        return nearest(latent, self.codebook)[:, None], latent
 
     def decode(self, ids: Tensor, layout: Layout) -> Tensor:
-        """Features (T, F) of packed token ids (T,)."""
-        return self.decoder(self.codebook[ids], layout)
+        """Features (T, F) of packed token ids (T, 1)."""
+        return self.decoder(self.codebook[ids[:, 0]], layout)
 
 
 class NormFormer(nn.Module):
@@ -152,16 +166,41 @@ class NormFormerTokenizer(VQVAETokenizer):
     """That network with its contract; see :class:`hepfm.tokenize.registry.Tokenizer`."""
 
     kind = "normformer"
+    settings: ClassVar[type[FitConfig]] = FitConfig  # type: ignore[assignment]
     contract_type: ClassVar[type[FeatureContract]] = SelectingContract
     contract: SelectingContract
+    network: NormFormerVQ
 
-    def encode(self, batch: pa.RecordBatch) -> pa.ListArray:
+    @classmethod
+    def fit(cls, config: FitConfig, corpus: Corpus, contract: FeatureContract, run: RunFolder) -> Any:
+        """Such a network is not trained here.
+
+        Raises:
+            HepfmError: always.
+        """
+        raise HepfmError("is imported, not fitted", cls.kind, "hepfm models import PATH --out DIR; or take vqvae")
+
+    def encode(self, batch: pa.RecordBatch) -> Tokens:
         """Token ids of the points that the contract's selection keeps; see :meth:`Tokenizer.encode`."""
         return super().encode(self.contract.kept(batch))
 
     @classmethod
-    def network_of(cls, sizes: dict[str, Any], features: int, where: object) -> NormFormerVQ:
-        """A network of these sizes, without weights."""
-        config = from_dict(NormFormerConfig, sizes, where)
+    def build(
+        cls, architecture: dict[str, Any], contract: FeatureContract, weights: dict[str, Tensor], where: object
+    ) -> Self:
+        config = from_dict(NormFormerConfig, architecture, where)
         config.check(where)
-        return NormFormerVQ(config, features)
+        network = NormFormerVQ(config, contract.width)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise HepfmError(
+                f"its weights are not those of its architecture: {error}", where, "get the artifact again"
+            ) from error
+        return cls(network, contract)
+
+    def differing(self, features: np.ndarray, offsets: np.ndarray, ids: np.ndarray) -> int:
+        """Points whose tokens are not ``ids``, those aside that tie to rounding."""
+        _, latents = self.encode_latents(features, offsets)
+        stored = torch.from_numpy(ids.astype(np.int64))
+        return int((near_ties(torch.from_numpy(latents), self.network.codebook, stored) > TIE_TOLERANCE).sum())

@@ -24,7 +24,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.records import POINTS_COLUMN
 from hepfm.core.torch_files import Checkpoint
 from hepfm.tokenize.normformer import NormFormerConfig, NormFormerTokenizer, NormFormerVQ
-from hepfm.tokenize.omnijet_features import contract_of, read_config
+from hepfm.tokenize.omnijet_features import CELLS, contract_of, read_config
 from hepfm.tokenize.selection import SelectingContract
 
 CODEBOOK = "model.vqlayer.codebook.weight"
@@ -278,8 +278,8 @@ def _sized(tokenizer: NormFormerTokenizer, where: Path) -> SelectingContract:
         replace(
             feature,
             seen={
-                "min": float(values[feature.name].min()),
-                "max": float(values[feature.name].max()),
+                "min": 0.0 if feature.integer else float(values[feature.name].min()),
+                "max": CELLS[feature.name] - 1.0 if feature.integer else float(values[feature.name].max()),
                 "mean": float(values[feature.name].mean()),
                 "std": float(values[feature.name].std()),
             },
@@ -297,11 +297,7 @@ def _examples(tokenizer: NormFormerTokenizer) -> pa.RecordBatch:
     schema = records.schema(contract.kind, contract.names, ())
     item = schema.field(POINTS_COLUMN[contract.kind]).type
     fields = list(item.value_type)
-    points = []
-    for field in fields:
-        known = values[field.name][: offsets[-1]]
-        whole = known if pa.types.is_floating(field.type) else np.rint(known)
-        points.append(pa.array(whole.astype(field.type.to_pandas_dtype())))
+    points = [pa.array(values[item.name][: offsets[-1]].astype(item.type.to_pandas_dtype())) for item in fields]
     column = pa.ListArray.from_arrays(
         pa.array(offsets.astype(np.int32)), pa.StructArray.from_arrays(points, fields=fields), type=item
     )

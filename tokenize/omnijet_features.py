@@ -27,8 +27,8 @@ SETTINGS = ("func", "inv_func", "subtract_by", "multiply_by", "larger_than", "sm
 # Their features, in the order in which their networks take them, as quantities and units here.
 JETS = {"part_pt": ("pt", "GeV"), "part_etarel": ("deta", "1"), "part_phirel": ("dphi", "rad")}
 SHOWERS = {"x": ("cell_a", ""), "y": ("cell_b", ""), "z": ("layer", ""), "energy": ("energy", "MeV")}
-# The showers' grid (arXiv:2501.05534): cells along x and y, layers.
-SHOWER_CELLS = [30, 30, 30]
+# The showers' grid (arXiv:2501.05534): cells along x and y, layers. Decoded cells are rounded, as there.
+CELLS = {"cell_a": 30, "cell_b": 30, "layer": 30}
 PLACES = (("data", "dataset_kwargs_common"), ("data",), ())
 
 
@@ -94,7 +94,7 @@ def contract_of(config: Mapping[str, Any], where: Path, count: int) -> Selecting
         mass="massless" if jets else "",
         cuts=cuts,
         max_points=_whole(common.get("pad_length"), where),
-        cells=[] if jets else SHOWER_CELLS,
+        cells=[] if jets else list(CELLS.values()),
     )
 
 
@@ -143,7 +143,7 @@ def _feature(name: str, settings: Any, quantity: str, unit: str, where: Path) ->
         None if settings.get(bound) is None else _number(settings, bound, 0.0, name, where)
         for bound in ("larger_than", "smaller_than")
     ]
-    return FeatureSpec(quantity, unit, FUNCTIONS[functions], shift=shift, scale=scale), cut
+    return FeatureSpec(quantity, unit, FUNCTIONS[functions], shift, scale, integer=quantity in CELLS), cut
 
 
 def _number(settings: Mapping[str, Any], key: str, default: float, name: str, where: Path) -> float:
