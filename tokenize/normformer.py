@@ -36,21 +36,25 @@ class NormFormerConfig:
 
     Attributes:
         codes: size of the codebook.
-        network: ``normformer``, or ``mlp`` (a point's token depends on that point alone).
-        width: channels.
-        blocks: blocks of the encoder, and of the decoder; for ``mlp`` hidden layers.
-        heads: attention heads; 1 for ``mlp``.
         latent: dimensions of a code.
-        mlp_width: hidden channels of a block's MLP.
+        network: ``normformer``, or ``mlp`` (a point's token depends on that point alone).
+        width: channels (normformer).
+        blocks: blocks of the encoder, and of the decoder (normformer).
+        heads: attention heads (normformer).
+        mlp_width: hidden channels of a block's MLP (normformer).
+        encoder_layers: hidden channels of the encoder's layers (mlp).
+        decoder_layers: hidden channels of the decoder's layers (mlp).
     """
 
     codes: int
-    network: Literal["normformer", "mlp"]
-    width: int
-    blocks: int
-    heads: int
     latent: int
-    mlp_width: int
+    network: Literal["normformer", "mlp"]
+    width: int = 1
+    blocks: int = 1
+    heads: int = 1
+    mlp_width: int = 1
+    encoder_layers: tuple[int, ...] = ()
+    decoder_layers: tuple[int, ...] = ()
 
     @property
     def streams(self) -> tuple[int, ...]:
@@ -67,11 +71,22 @@ class NormFormerConfig:
         Raises:
             HepfmError: names the size.
         """
-        for name in ("codes", "width", "blocks", "heads", "latent", "mlp_width"):
+        for name in ("codes", "latent", "width", "blocks", "heads", "mlp_width"):
             if getattr(self, name) < 1:
                 raise HepfmError(f"'{name}' is {getattr(self, name)}, not positive", where, "get the file again")
         if self.width % self.heads:
             raise HepfmError(f"width {self.width} is no multiple of {self.heads} heads", where, "get the file again")
+
+    @property
+    def summary(self) -> str:
+        """The sizes for people."""
+        if self.network == "mlp":
+            layers = "-".join(map(str, self.encoder_layers)) or "no"
+            return f"{layers} hidden channels, {self.codes:,} codes of {self.latent} dimensions"
+        return (
+            f"width {self.width}, {self.blocks} blocks, {self.heads} heads, "
+            f"{self.codes:,} codes of {self.latent} dimensions"
+        )
 
 
 class NormFormerVQ(nn.Module):
@@ -90,9 +105,12 @@ class NormFormerVQ(nn.Module):
     def __init__(self, config: NormFormerConfig, features: int) -> None:
         super().__init__()
         self.config, self.features = config, features
-        coder = NormFormer if config.network == "normformer" else PointLayers
-        self.encoder = coder(config, features, config.latent)
-        self.decoder = coder(config, config.latent, features)
+        if config.network == "normformer":
+            self.encoder: nn.Module = NormFormer(config, features, config.latent)
+            self.decoder: nn.Module = NormFormer(config, config.latent, features)
+        else:
+            self.encoder = PointLayers((features, *config.encoder_layers, config.latent))
+            self.decoder = PointLayers((config.latent, *config.decoder_layers, features))
         self.register_buffer("codebook", torch.zeros(config.codes, config.latent))
 
     def encode(self, features: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -150,9 +168,8 @@ class NormFormerBlock(nn.Module):
 class PointLayers(nn.Module):
     """Linear layers with ReLU between them, each point by itself."""
 
-    def __init__(self, config: NormFormerConfig, inputs: int, outputs: int) -> None:
+    def __init__(self, widths: tuple[int, ...]) -> None:
         super().__init__()
-        widths = (inputs, *[config.width] * config.blocks, outputs)
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:

@@ -28,7 +28,8 @@ from hepfm.tokenize.omnijet_features import CELLS, contract_of, read_config
 from hepfm.tokenize.selection import SelectingContract
 
 CODEBOOK = "model.vqlayer.codebook.weight"
-CLASSES = {"VQVAENormFormer": "normformer", "VQVAEMLP": "mlp"}
+# Their model_type -> network here. "Transformer" is the older layout of the same network.
+KINDS = {"VQVAENormFormer": "normformer", "Transformer": "normformer", "MLP": "mlp"}
 # What their training needs and a fitted codebook does not: usage counters, and whether k-means has run.
 DROPPED = ("model.vqlayer._counts", "model.vqlayer.data_initialized")
 BLOCK = {
@@ -46,10 +47,14 @@ ENDS = {
     "model.latent_projection_in": "encoder.head",
     "model.latent_projection_out": "decoder.stem",
     "model.output_projection": "decoder.head",
+    "model.encoder.project_in": "encoder.stem",
+    "model.encoder.project_out": "encoder.head",
+    "model.decoder.project_in": "decoder.stem",
+    "model.decoder.project_out": "decoder.head",
 }
 EXAMPLE_POINTS = 32
 MAX_EXAMPLES = 64
-MEND = "name a checkpoint of VQVAENormFormer or VQVAEMLP"
+MEND = "name a checkpoint of OmniJet-alpha's VQVAENormFormer or VQVAEMLP"
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,7 @@ def import_tokenizer(checkpoint: Checkpoint, out: Path, origin: Mapping[str, Any
     parameters = sum(math.prod(stored.size) for key, stored in checkpoint.state.items() if key not in DROPPED)
     recognised = (
         f"OmniJet-alpha tokenizer ({'NormFormer' if network.config.network == 'normformer' else 'MLP'}) of "
-        f"{contract.kind}: {network.features} features, width {network.config.width}, {network.config.blocks} blocks, "
-        f"{network.config.heads} heads, {network.config.codes:,} codes of {network.config.latent} dimensions"
+        f"{contract.kind}: {network.features} features, {network.config.summary}"
     )
     provenance = {"imported": {**origin, "recognised": recognised, "config": config_file.name, "settings": settings}}
     artifact = tokenizer.save(
@@ -118,16 +122,18 @@ def network_of(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> NormForme
     """
     where, state = checkpoint.path, checkpoint.state
     kind = checkpoint.settings.get("model_type") or _kind_by_keys(state)
-    if not isinstance(kind, str) or kind not in CLASSES:
-        raise HepfmError(f"its model_type is {kind!r}, known are {' and '.join(CLASSES)}", where, MEND)
-    names = {key: new for key in state if (new := _renamed(key, CLASSES[kind])) is not None}
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise HepfmError(f"its model_type is {kind!r}, known are {', '.join(KINDS)}", where, MEND)
+    names = {key: new for key in state if (new := _renamed(key, KINDS[kind])) is not None}
     codebook = [key for key in state if key.startswith("model.vqlayer.") and key not in DROPPED]
     unknown = sorted(state.keys() - names.keys() - set(codebook) - set(DROPPED))
     if unknown:
         raise HepfmError(f"is no {kind}: it has {listed(unknown)}", where, MEND)
+    if len(set(names.values())) < len(names):
+        raise HepfmError("has the weights of two networks", where, MEND)
     weights = checkpoint.tensors({new: key for key, new in names.items()} | {key: key for key in codebook})
     vq = {key: weights.pop(key).float() for key in codebook}
-    config, features = _sizes(weights, vq[CODEBOOK], CLASSES[kind], settings, where)
+    config, features = _sizes(weights, vq[CODEBOOK], KINDS[kind], settings, where)
     with torch.device("meta"):  # nothing is allocated before the shapes are known to fit
         network = NormFormerVQ(config, features)
     weights["codebook"] = effective_codebook(vq, settings.get("vq_kwargs"), where)
@@ -166,7 +172,7 @@ def effective_codebook(vq: Mapping[str, torch.Tensor], options: Any, where: Path
 
 
 def _kind_by_keys(state: Mapping[str, Any]) -> str:
-    return "VQVAENormFormer" if "model.input_projection.weight" in state else "VQVAEMLP"
+    return "MLP" if "model.encoder.0.weight" in state else "VQVAENormFormer"
 
 
 def _renamed(key: str, network: str) -> str | None:
@@ -177,7 +183,7 @@ def _renamed(key: str, network: str) -> str | None:
         return f"{layer[1]}.layers.{int(layer[2]) // 2}.{layer[3]}" if layer else None
     if stem in ENDS:
         return f"{ENDS[stem]}.{last}"
-    block = re.fullmatch(r"model\.(encoder|decoder)_normformer\.blocks\.([0-9]{1,3})\.(.+)", key)
+    block = re.fullmatch(r"model\.(encoder|decoder)(?:_normformer)?\.blocks\.([0-9]{1,3})\.(.+)", key)
     if block is None:
         return None
     part, _, end = block[3].rpartition(".")
@@ -193,36 +199,46 @@ def _sizes(
     where: Path,
 ) -> tuple[NormFormerConfig, int]:
     """Sizes by the shapes of the weights, and the number of features; only the heads are not among them."""
-    normformer = network == "normformer"
-    first = weights.get("encoder.stem.weight" if normformer else "encoder.layers.0.weight")
-    inner = weights.get("encoder.blocks.0.mlp.up.weight") if normformer else first
-    if first is None or first.ndim != 2 or inner is None or inner.ndim != 2 or codebook.ndim != 2:
-        raise HepfmError("lacks the first layers of an encoder", where, MEND)
-    part = "blocks" if normformer else "layers"
-    count = len({name.split(".")[2] for name in weights if name.startswith(f"encoder.{part}.")})
-    heads = settings.get("num_heads") if normformer else 1
-    if type(heads) is not int:
-        raise HepfmError(f"its model_kwargs say num_heads {heads!r}", where, MEND)
-    config = NormFormerConfig(
-        codes=len(codebook),
-        network="normformer" if normformer else "mlp",
-        width=len(first),
-        blocks=count if normformer else count - 1,
-        heads=heads,
-        latent=codebook.shape[1],
-        mlp_width=len(inner),
-    )
+    first = weights.get("encoder.stem.weight" if network == "normformer" else "encoder.layers.0.weight")
+    if first is None or first.ndim != 2 or codebook.ndim != 2:
+        raise HepfmError("lacks the first layer of an encoder, or a codebook", where, MEND)
+    if network == "mlp":
+        config = NormFormerConfig(
+            len(codebook),
+            codebook.shape[1],
+            "mlp",
+            encoder_layers=_layers(weights, "encoder"),
+            decoder_layers=_layers(weights, "decoder"),
+        )
+    else:
+        inner, heads = weights.get("encoder.blocks.0.mlp.up.weight"), settings.get("num_heads")
+        if inner is None or inner.ndim != 2:
+            raise HepfmError("lacks the first block of an encoder", where, MEND)
+        if type(heads) is not int:
+            raise HepfmError(f"its model_kwargs say num_heads {heads!r}", where, MEND)
+        blocks = len({name.split(".")[2] for name in weights if name.startswith("encoder.blocks.")})
+        config = NormFormerConfig(
+            len(codebook), codebook.shape[1], "normformer", len(first), blocks, heads, mlp_width=len(inner)
+        )
     config.check(where)
     _agree_with_shapes(config, first.shape[1], settings, where)
     return config, first.shape[1]
 
 
+def _layers(weights: Mapping[str, torch.Tensor], part: str) -> tuple[int, ...]:
+    """Hidden channels of the layers of an encoder or decoder."""
+    found = {int(name.split(".")[2]): len(w) for name, w in weights.items() if name.startswith(f"{part}.") and w.ndim}
+    return tuple(found[number] for number in sorted(found)[:-1])
+
+
 def _agree_with_shapes(config: NormFormerConfig, features: int, settings: Mapping[str, Any], where: Path) -> None:
     options = settings.get("vq_kwargs")
     stated = {**settings, **(options if isinstance(options, dict) else {})}
-    found = {"input_dim": features, "latent_dim": config.latent, "num_codes": config.codes}
+    found: dict[str, Any] = {"input_dim": features, "latent_dim": config.latent, "num_codes": config.codes}
     if config.network == "normformer":
         found |= {"hidden_dim": config.width, "num_blocks": config.blocks}
+    else:
+        found |= {"encoder_layers": list(config.encoder_layers), "decoder_layers": list(config.decoder_layers)}
     for name, size in found.items():
         if stated.get(name, size) != size:
             raise HepfmError(f"its hyper_parameters say {name} {stated[name]}, its weights {size}", where, MEND)

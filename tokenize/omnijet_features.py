@@ -79,6 +79,8 @@ def contract_of(config: Mapping[str, Any], where: Path, count: int) -> Selecting
     _check_order(list(features), list(known), where)
     if count != len(known):
         raise HepfmError(f"has {len(known)} features, the network takes {count}", where, "put the right one there")
+    if common.get("energy_threshold"):
+        raise HepfmError(f"has energy_threshold {common['energy_threshold']!r}", where, "known is none, or 0")
     specs, cuts = [], {}
     for name, (quantity, unit) in known.items():
         spec, cut = _feature(name, features[name], quantity, unit, where)

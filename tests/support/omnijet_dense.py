@@ -10,6 +10,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,8 @@ class Stack(nn.Module):
 
 
 class VQVAENormFormer(nn.Module):
+    model_type = "VQVAENormFormer"
+
     def __init__(
         self,
         input_dim: int = 3,
@@ -108,28 +111,61 @@ class VQVAENormFormer(nn.Module):
         return self.output_projection(self.decoder_normformer(z, mask))
 
 
+class Transformer(nn.Module):
+    """Encoder or decoder of the older layout."""
+
+    def __init__(self, inputs: int, outputs: int, width: int, heads: int, blocks: int) -> None:
+        super().__init__()
+        self.project_in = nn.Linear(inputs, width)
+        self.blocks = nn.ModuleList(Block(width, heads, width) for _ in range(blocks))
+        self.project_out = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.project_in(x)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.project_out(x) * mask[..., None]
+
+
+class VQVAETransformer(nn.Module):
+    model_type = "Transformer"
+
+    def __init__(
+        self, input_dim: int = 3, hidden_dim: int = 16, num_heads: int = 2, num_blocks: int = 2, latent_dim: int = 4
+    ) -> None:
+        super().__init__()
+        self.encoder = Transformer(input_dim, latent_dim, hidden_dim, num_heads, num_blocks)
+        self.vqlayer = Codebook(30, latent_dim, 2.0)
+        self.decoder = Transformer(latent_dim, input_dim, hidden_dim, num_heads, num_blocks)
+
+    def encode(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.encoder(x, mask)
+
+    def decode(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.decoder(self.vqlayer.effective()[ids], mask)
+
+
 class VQVAEMLP(nn.Module):
+    model_type = "MLP"
+
     def __init__(
         self,
         input_dim: int = 3,
-        hidden_dim: int = 20,
+        encoder_layers: tuple[int, ...] = (20, 20, 20),
+        decoder_layers: tuple[int, ...] = (20, 20, 20),
         latent_dim: int = 4,
         num_codes: int = 32,
         affine_lr: float = 1.5,
-        layers: int = 3,
     ) -> None:
         super().__init__()
-        self.encoder = self._layers(input_dim, hidden_dim, latent_dim, layers)
+        self.encoder = self._layers((input_dim, *encoder_layers, latent_dim))
         self.vqlayer = Codebook(num_codes, latent_dim, affine_lr)
-        self.decoder = self._layers(latent_dim, hidden_dim, input_dim, layers)
+        self.decoder = self._layers((latent_dim, *decoder_layers, input_dim))
 
     @staticmethod
-    def _layers(inputs: int, hidden: int, outputs: int, layers: int) -> nn.Sequential:
-        found: list[nn.Module] = []
-        for _ in range(layers):
-            found += [nn.Linear(inputs, hidden), nn.ReLU()]
-            inputs = hidden
-        return nn.Sequential(*found, nn.Linear(hidden, outputs))
+    def _layers(widths: tuple[int, ...]) -> nn.Sequential:
+        linear = [nn.Linear(*pair) for pair in pairwise(widths)]
+        return nn.Sequential(*[layer for one in linear[:-1] for layer in (one, nn.ReLU())], linear[-1])
 
     def encode(self, x: Tensor, mask: Tensor) -> Tensor:
         return self.encoder(x)
@@ -224,7 +260,7 @@ def write_tokenizer(
     options = {"num_codes": len(model.vqlayer.codebook.weight), "affine_lr": model.vqlayer.rate, "norm": None}
     hyper = {
         "model_kwargs": {**kwargs, "vq_kwargs": options | (vq or {})},
-        "model_type": name or type(model).__name__,
+        "model_type": name or model.model_type,
     }
     state = {f"model.{key}": value for key, value in model.state_dict().items()}
     return write_checkpoint(folder / "model_ckpt.ckpt", state, hyper)
@@ -265,6 +301,7 @@ def _foreign() -> Iterator[dict[str, type]]:
     classes = {
         "OneCycleCooldown": "gabbro.schedulers.lr_scheduler",
         "DictConfig": "omegaconf.dictconfig",
+        "ListConfig": "omegaconf.listconfig",
         "AnyNode": "omegaconf.nodes",
     }
     made = {name: type(name, (), {"__module__": module}) for name, module in classes.items()}
@@ -283,10 +320,13 @@ def _foreign() -> Iterator[dict[str, type]]:
 
 
 def _omegaconf(made: dict[str, type], value: Any, parent: Any = None) -> Any:
-    node = made["DictConfig" if isinstance(value, dict) else "AnyNode"]()
+    kind = {dict: "DictConfig", list: "ListConfig", tuple: "ListConfig"}.get(type(value), "AnyNode")
+    node = made[kind]()
     node._metadata, node._parent = {"optional": True}, parent
-    if isinstance(value, dict):
+    if kind == "DictConfig":
         node._content = {key: _omegaconf(made, item, node) for key, item in value.items()}
+    elif kind == "ListConfig":
+        node._content = [_omegaconf(made, item, node) for item in value]
     else:
         node._val = value
     return node

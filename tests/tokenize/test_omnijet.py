@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from omnijet_dense import FEATURES, SHOWER_FEATURES, VQVAEMLP, VQVAENormFormer, config, write_tokenizer
+from omnijet_dense import (
+    FEATURES,
+    SHOWER_FEATURES,
+    VQVAEMLP,
+    VQVAENormFormer,
+    VQVAETransformer,
+    config,
+    write_tokenizer,
+)
 from torch import nn
 
 from hepfm.core.artifacts import Artifact
@@ -141,7 +149,12 @@ MODELS: dict[str, tuple[type[nn.Module], dict[str, Any], str]] = {
     "wide mlp, other rate": (VQVAENormFormer, {"mlp_width": 48, "affine_lr": 0.5, "latent_dim": 2}, "jets"),
     "showers": (VQVAENormFormer, {"input_dim": 4, "latent_dim": 12, "num_codes": 70}, "showers"),
     "mlp": (VQVAEMLP, {}, "jets"),
-    "deeper mlp of showers": (VQVAEMLP, {"input_dim": 4, "layers": 4, "hidden_dim": 9}, "showers"),
+    "other mlp of showers": (
+        VQVAEMLP,
+        {"input_dim": 4, "encoder_layers": (9, 12, 7, 9), "decoder_layers": (11,), "affine_lr": 0.0},
+        "showers",
+    ),
+    "the older layout": (VQVAETransformer, {"num_heads": 2}, "jets"),
 }
 
 
@@ -198,6 +211,13 @@ def test_the_affine_rate_comes_from_the_settings(tmp_path: Path) -> None:
         expected = (1 + rate * affine.scale) * model.vqlayer.codebook.weight + rate * affine.bias
         assert torch.allclose(books[-1], expected.detach(), atol=1e-6)
     assert not torch.allclose(*books)
+
+
+def test_an_mlp_whose_settings_differ_from_its_weights_is_refused(tmp_path: Path) -> None:
+    model, kwargs, _ = model_of("mlp")
+    path = write_tokenizer(tmp_path / "in", model, **{**kwargs, "encoder_layers": [20, 20]})
+    with pytest.raises(HepfmError, match=r"say encoder_layers \[20, 20\], its weights \[20, 20, 20\]"):
+        imported(path, tmp_path / "tok")
 
 
 def test_the_artifact_says_where_it_came_from(tmp_path: Path) -> None:
@@ -266,7 +286,8 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "other width": ({}, {"hidden_dim": 25}, "say hidden_dim 25, its weights 24"),
     "no heads": ({}, {"num_heads": None}, "say num_heads None"),
     "impossible heads": ({}, {"num_heads": 5}, "no multiple of 5 heads"),
-    "another class": ({}, {"name": "VQVAETransformer"}, "model_type is 'VQVAETransformer', known are VQVAENormFormer"),
+    "another class": ({}, {"name": "VQVAEMPM"}, "model_type is 'VQVAEMPM', known are VQVAENormFormer"),
+    "two layouts": ({"encoder.project_in.weight": torch.ones(24, 3)}, {}, "has the weights of two networks"),
 }
 
 
@@ -308,6 +329,10 @@ CONFIGS: dict[str, tuple[Any, str]] = {
     "another order": (config(dict(reversed(FEATURES.items()))), "in the order part_phirel, part_etarel, part_pt"),
     "showers": (config(SHOWER_FEATURES), "has 4 features, the network takes 3"),
     "no length": (config(pad_length=None), "pad_length is None"),
+    "a threshold": (
+        {"data": {"dataset_kwargs_common": {"feature_dict": FEATURES, "pad_length": 9, "energy_threshold": 0.1}}},
+        "has energy_threshold 0.1",
+    ),
     "nothing": ({"data": 3}, r"has no data\.dataset_kwargs_common\.feature_dict"),
     "a list alone": ([1], "is no mapping"),
     "another model's": (config(hidden_dim=128), "says hidden_dim 128, the checkpoint beside it 24"),
