@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
+from hepfm.core.records import Kind
 from hepfm.ingest.build import BLOCK_RECORDS
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.gather import gather
@@ -24,7 +25,9 @@ from hepfm.ingest.shards import concatenate
 from hepfm.ingest.simulate.simulation import Simulation, sequence_name
 from hepfm.ingest.workers import Workers, moved
 
-SHARD_RECORDS = {"jets": 8_192, "showers": 2_048}
+LARGEST_SHARD = {"jets": 8_192, "showers": 2_048}
+SMALLEST_SHARD = {"jets": 1_024, "showers": 256}  # Pythia takes half a second to start for each class of a shard
+SHARDS = 8  # of a small corpus, so that several processes have work
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,8 @@ class Layout:
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Fractions of train, val and test. They are cut between independent sequences."""
     shard_records: int | None = None
-    """Records of a shard, at most; default 8,192 jets or 2,048 showers. A killed simulation loses what it had of
-    unfinished shards."""
+    """Records of a shard, at most; default an eighth of all, but 1,024 to 8,192 jets or 256 to 2,048 showers. A shard
+    is one process's piece of work; a killed simulation loses what it had of unfinished ones."""
     block_records: int | None = None
     """Records of a block; default 2,048 jets or 128 showers."""
 
@@ -82,7 +85,7 @@ def _check(layout: Layout, records: int) -> None:
 
 
 def _plan(simulation: Simulation, records: int, layout: Layout) -> Plan:
-    shard_records = layout.shard_records or SHARD_RECORDS[simulation.kind]
+    shard_records = layout.shard_records or _shard_records(simulation.kind, records * len(simulation.streams))
     block_records = layout.block_records or BLOCK_RECORDS[simulation.kind]
     jobs: list[Job] = []
     files: list[dict[str, Any]] = []
@@ -126,6 +129,11 @@ def _plan(simulation: Simulation, records: int, layout: Layout) -> Plan:
         },
         unit=simulation.kind,
     )
+
+
+def _shard_records(kind: Kind, total: int) -> int:
+    """Records of a shard of a corpus of ``total`` records."""
+    return min(max(total // SHARDS, SMALLEST_SHARD[kind]), LARGEST_SHARD[kind])
 
 
 def _command(simulation: Simulation, settings: dict[str, Any]) -> str:

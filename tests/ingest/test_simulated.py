@@ -99,6 +99,12 @@ class TestCorpora:
         few = simulate_corpus(ToySimulation(), tmp_path / "few", 3)
         assert {name: split.records for name, split in few.manifest.splits.items()} == {"train": 4, "val": 2}
 
+    def test_a_small_corpus_has_work_for_several_processes(self, tmp_path: Path) -> None:
+        small = simulate_corpus(ToySimulation(), tmp_path / "small", 8_000)
+        largest = max(shard.records for split in small.manifest.splits.values() for shard in split.shards)
+        assert len(small.manifest.splits["train"].shards) == 7
+        assert 1_024 <= largest <= 2_000
+
     @pytest.mark.parametrize(
         "layout", [Layout(splits=(0.8, 0.8, 0.1)), Layout(shard_records=0), Layout(block_records=-1)]
     )
