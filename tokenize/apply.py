@@ -24,6 +24,7 @@ from hepfm.ingest.jobs import write_corpus
 from hepfm.ingest.plan import Job, Plan, mirror_jobs
 from hepfm.ingest.summary import Summary, summarise
 from hepfm.ingest.workers import Workers
+from hepfm.tokenize.delays import delays_of
 from hepfm.tokenize.registry import Tokenizer, load_tokenizer
 from hepfm.tokenize.tokens import token_fields
 
@@ -98,15 +99,14 @@ def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:
 def _entry(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> dict[str, Any]:
     """What the manifest says of the tokens; their columns only where there are several."""
     # The path is relative: it holds wherever both folders are moved together.
-    entry: dict[str, Any] = {
-        "codes": tokenizer.codes,
-        "source_path": corpus.url or os.path.relpath(corpus.path, out),
-    }
+    entry: dict[str, Any] = {"codes": tokenizer.codes, "source_path": corpus.url or os.path.relpath(corpus.path, out)}
     if selection := tokenizer.contract.selection():
         entry["selection"] = selection
     if len(tokenizer.streams) == 1:
         return entry
-    return entry | {"streams": {stream.column: stream.codes for stream in tokenizer.streams}}
+    entry["streams"] = {stream.column: stream.codes for stream in tokenizer.streams}
+    delays = delays_of(tokenizer.streams, tokenizer.continuous)
+    return entry | {"delays": delays} if any(delays.values()) else entry
 
 
 def token_schema(corpus: Corpus, tokenizer: Tokenizer) -> pa.Schema:

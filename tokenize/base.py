@@ -41,8 +41,8 @@ class FeatureTokenizer(ABC):
         """Ids (T, Q) of features (T, F) float32 of records ``offsets``."""
 
     @abstractmethod
-    def decode_features(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Features (T, F) float32 of ids (T, Q) int64."""
+    def decode_features(self, tokens: Tokens, conditions: np.ndarray) -> np.ndarray:
+        """Features (T, F) float32 of tokens, ids as (T, Q) int64, of records with the contract's conditions (n, C)."""
 
     @abstractmethod
     def architecture(self) -> dict[str, Any]:
@@ -76,20 +76,29 @@ class FeatureTokenizer(ABC):
         """Physical values of such features."""
         return self.contract.decode(features)
 
+    def continuous_of(self, features: np.ndarray) -> np.ndarray | None:
+        """The number (T,) float32 that stays one of each point, where the tokenizer has such."""
+        return None
+
     def encode(self, batch: pa.RecordBatch) -> Tokens:
         """Tokens of records; see :meth:`Tokenizer.encode`."""
-        offsets = offsets_of(batch.column(POINTS_COLUMN[self.contract.kind]))
-        return Tokens(self._alone(self.encode_features(self.features_of(batch), offsets)), offsets)
+        return self._tokens(self.features_of(batch), offsets_of(batch.column(POINTS_COLUMN[self.contract.kind])))
+
+    def _tokens(self, features: np.ndarray, offsets: np.ndarray) -> Tokens:
+        ids = self.encode_features(features, offsets)
+        return Tokens(ids[:, 0] if len(self.streams) == 1 else ids, offsets, self.continuous_of(features))
 
     def decode(
-        self, ids: np.ndarray, offsets: np.ndarray, continuous: np.ndarray | None = None
+        self,
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        continuous: np.ndarray | None = None,
+        conditions: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
         """Physical quantities of tokens; see :meth:`Tokenizer.decode`."""
-        known = check_tokens(ids, offsets, self.streams)
-        return self.physical(self.decode_features(known, np.asarray(offsets, dtype=np.int64)))
-
-    def _alone(self, ids: np.ndarray) -> np.ndarray:
-        return ids[:, 0] if len(self.streams) == 1 else ids
+        tokens = check_tokens(ids, offsets, continuous, self.streams, self.continuous)
+        told = self.contract.encode_conditions(conditions, len(offsets) - 1)
+        return self.physical(self.decode_features(tokens, told))
 
     def save(
         self,
@@ -103,8 +112,9 @@ class FeatureTokenizer(ABC):
         """Write the artifact; see :meth:`Tokenizer.save`."""
         offsets = offsets_of(examples.column(POINTS_COLUMN[self.contract.kind]))
         features = self.features_of(examples)
-        ids = self._alone(self.encode_features(features, offsets))
-        decoded = self.decode(ids, offsets)
+        tokens = self._tokens(features, offsets)
+        conditions = self.contract.conditions_of(examples)
+        decoded = self.decode(tokens.ids, offsets, tokens.continuous, conditions)
         artifact = write_artifact(
             path,
             kind="tokenizer",
@@ -116,7 +126,9 @@ class FeatureTokenizer(ABC):
             reference={
                 "features": features,
                 "offsets": offsets,
-                "ids": ids,
+                "ids": tokens.ids,
+                **({} if tokens.continuous is None else {"continuous": tokens.continuous}),
+                **{f"condition_{name}": values for name, values in conditions.items()},
                 **{f"decoded_{name}": values for name, values in decoded.items()},
             },
             card=card,
@@ -146,7 +158,9 @@ class FeatureTokenizer(ABC):
         differing = self.differing(known["features"], known["offsets"], known["ids"])
         if differing:
             raise HepfmError(f"{differing} of {len(known['ids'])} reference points get another token here", where, mend)
-        for name, values in self.decode(known["ids"], known["offsets"]).items():
+        conditions = {condition.name: known[f"condition_{condition.name}"] for condition in self.contract.conditions}
+        decoded = self.decode(known["ids"], known["offsets"], known.get("continuous"), conditions)
+        for name, values in decoded.items():
             if not np.allclose(
                 values, known[f"decoded_{name}"], rtol=DECODE_TOLERANCE, atol=DECODE_TOLERANCE, equal_nan=True
             ):

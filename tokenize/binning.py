@@ -18,7 +18,7 @@ from hepfm.tokenize.base import FeatureTokenizer
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.fitting import FitConfig, claim
 from hepfm.tokenize.sample import sample_points
-from hepfm.tokenize.tokens import Stream, named_streams
+from hepfm.tokenize.tokens import Stream, Tokens, named_streams
 
 MOST_CODES = 1 << 32
 
@@ -127,9 +127,9 @@ class BinningTokenizer(FeatureTokenizer):
             ids = ids * count + found
         return ids[:, None]
 
-    def decode_features(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    def decode_features(self, tokens: Tokens, conditions: np.ndarray) -> np.ndarray:
         """One number for each feature (T, features) float32 of ids (T, Q)."""
-        bins = list(ids.T) if not self.together else self._digits(ids[:, 0])
+        bins = list(tokens.ids.T) if not self.together else self._digits(tokens.ids[:, 0])
         numbers = []
         for feature, centre, found in zip(self.contract.features, self.centres, bins, strict=True):
             known = np.append(centre, np.nan) if feature.null_with else centre

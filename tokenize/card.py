@@ -22,8 +22,7 @@ Turns every {point} into {_ids(tokenizer)}, and back.
 
 {_contract(tokenizer.contract)}
 
-Angles refer to the axis `{tokenizer.contract.axis}`; decoded constituents are {tokenizer.contract.mass}. A corpus that
-differs is refused.
+{_meaning(tokenizer.contract)} A corpus that differs is refused.
 
 ## Data
 
@@ -43,6 +42,16 @@ Measured on the split `{metrics["measured_on"]}`.
 """
 
 
+def _meaning(contract: FeatureContract) -> str:
+    sentences = []
+    if contract.kind == "jets":
+        sentences.append(f"Angles refer to the axis `{contract.axis}`; decoded constituents are {contract.mass}.")
+    if contract.conditions:
+        names = ", ".join(condition.name for condition in contract.conditions)
+        sentences.append(f"Decoding is told {names} of each record.")
+    return " ".join(sentences)
+
+
 def _ids(tokenizer: Tokenizer) -> str:
     if len(tokenizer.streams) == 1:
         ids = f"one of {tokenizer.codes:,} token ids"
@@ -54,7 +63,7 @@ def _ids(tokenizer: Tokenizer) -> str:
 def _contract(contract: FeatureContract) -> str:
     rows = "\n".join(
         f"| {feature.name} | {feature.unit} | {_formula(feature)} | {_range(feature)} |"
-        for feature in contract.features
+        for feature in contract.features + contract.conditions
     )
     return f"| quantity | unit | feature | fitted on |\n|---|---|---|---|\n{rows}"
 

@@ -16,13 +16,15 @@ import numpy as np
 import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.records import POINTS_COLUMN, Kind, kind_of, points_of
+from hepfm.core.records import POINTS_COLUMN, Kind, kind_of, lengths_of, points_of, values_of
+from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.schema_json import quantities
-from hepfm.tokenize.features import FULL, KINEMATIC, TRANSFORMS, FeatureSpec
+from hepfm.tokenize.features import KINEMATIC, TRANSFORMS, FeatureSpec
 
-__all__ = ["FULL", "KINEMATIC", "FeatureContract", "FeatureSpec", "contract_for"]
+__all__ = ["KINEMATIC", "FeatureContract", "FeatureSpec"]
 
+AS_STORED, BY_LAYER = "as stored", "layer ascending, energy descending"
 KNOWN = 0.5  # a flag above this says that the quantities of its group are not null
 
 
@@ -37,8 +39,11 @@ class FeatureContract:
         features: the features, in the order of the columns of :meth:`encode`.
         axis: axis that deta and dphi refer to, as manifests name it.
         kind: kind of record.
-        order: order of the points in a record.
+        order: order of the points in a record: that of the corpus (``pt descending``, ``as stored``), or BY_LAYER,
+            which points are put in.
         mass: mass of the decoded points.
+        conditions: quantities of a record (jet pt, incident energy, ...) that decoding is told.
+        grid: layers of the detector, and the most cells of a layer along both indices; None where there are no cells.
     """
 
     features: tuple[FeatureSpec, ...] = KINEMATIC
@@ -46,6 +51,8 @@ class FeatureContract:
     kind: Kind = "jets"
     order: str = "pt descending"
     mass: str = "massless"
+    conditions: tuple[FeatureSpec, ...] = ()
+    grid: tuple[int, int, int] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,6 +94,16 @@ class FeatureContract:
         """What :meth:`prepared` does, as plain data for a token corpus's manifest; empty where it does nothing."""
         return {}
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Dotted names of all that is read of a record."""
+        return tuple(name for name, _ in self._named())
+
+    def _named(self) -> list[tuple[str, FeatureSpec]]:
+        """Features and conditions with the names that a corpus has for them."""
+        points = zip(self.columns, self.features, strict=True)
+        return [*points, *((condition.name, condition) for condition in self.conditions)]
+
     def encode(self, batch: pa.RecordBatch) -> np.ndarray:
         """Columns (T, F) float32 of all points of a batch of records.
 
@@ -108,17 +125,54 @@ class FeatureContract:
         return self.decode_each(self.gather(columns))
 
     def values_of(self, batch: pa.RecordBatch) -> dict[str, np.ndarray]:
-        """Physical values (T,) by name of all points of a batch of records; nulls are NaN.
+        """Physical values (T,) by name of all points of a batch of records, in the contract's order; nulls are NaN.
 
         Raises:
             HepfmError: a quantity is missing or has another unit.
         """
-        units = {name: _unit(found) for name, found in quantities(batch.schema)}
-        for name, feature in zip(self.columns, self.features, strict=True):
+        self._check_schema(batch.schema)
+        values = {name: _points(batch, name) for name in self.names}
+        if self.order != BY_LAYER:
+            return values
+        record = np.repeat(np.arange(len(batch)), lengths_of(batch.column(POINTS_COLUMN[self.kind])))
+        # Equal energies of a layer are ordered by cell, so that the order is one.
+        keys = [values[name] for name in ("cell_b", "cell_a")]
+        order = np.lexsort((*keys, -values["energy"], values["layer"], record))
+        return {name: known[order] for name, known in values.items()}
+
+    def conditions_of(self, batch: pa.RecordBatch) -> dict[str, np.ndarray]:
+        """Values (n,) by name of what decoding is told of each record.
+
+        Raises:
+            HepfmError: a quantity is missing or has another unit.
+        """
+        self._check_schema(batch.schema)
+        return {condition.name: values_of(batch.column(condition.name)) for condition in self.conditions}
+
+    def encode_conditions(self, values: Mapping[str, np.ndarray] | None, records: int) -> np.ndarray:
+        """Conditions (n, C) float32 of physical values (n,) by name.
+
+        Raises:
+            HepfmError: values are needed and not there, too few, or not finite.
+        """
+        columns = [np.zeros((records, 0))]
+        for condition in self.conditions:
+            if values is None or condition.name not in values:
+                names = ", ".join(f"{known.name} [{known.unit}]" for known in self.conditions)
+                raise HepfmError(f"the tokenizer decodes with {names} of each record", "decode", "give them")
+            known = np.asarray(values[condition.name])
+            if known.shape != (records,):
+                raise HepfmError(f"{known.size} values of {condition.name} for {records} records", "decode")
+            condition.check_finite(known)
+            columns.append(condition.encode(known)[:, None])
+        return np.concatenate(columns, axis=1).astype(np.float32)
+
+    def _check_schema(self, schema: pa.Schema) -> None:
+        units = {name: unit_of(found) for name, found in quantities(schema)}
+        for name, feature in self._named():
             if name not in units:
                 raise HepfmError(f"has no quantity '{name}'", "records", f"there is: {', '.join(units)}")
             self._check_unit(feature, name, units[name], "records")
-        return {name: _points(batch, name) for name in self.names}
 
     def encode_each(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """One number (T, features) float32 for each feature of physical values: NaN where null, a category's index.
@@ -190,11 +244,11 @@ class FeatureContract:
         """
         contract = replace(self, axis=manifest.axis)
         contract.check(manifest, where=where)
-        features = tuple(
-            feature.fitted(name, manifest.statistics.get(name, {}), where)
-            for name, feature in zip(self.columns, self.features, strict=True)
+        fitted = tuple(
+            feature.fitted(name, manifest.statistics.get(name, {}), where) for name, feature in self._named()
         )
-        return replace(contract, features=features)
+        points = len(self.features)
+        return replace(contract, features=fitted[:points], conditions=fitted[points:])
 
     def check(
         self, manifest: Manifest, statistics: Mapping[str, Mapping[str, Any]] | None = None, where: object = "corpus"
@@ -211,8 +265,8 @@ class FeatureContract:
         """
         if manifest.kind != self.kind:
             raise HepfmError(f"holds {manifest.kind}, the tokenizer takes {self.kind}", where, "name another corpus")
-        units = {name: _unit(found) for name, found in quantities(manifest.schema)}
-        for name, feature in zip(self.columns, self.features, strict=True):
+        units = {name: unit_of(found) for name, found in quantities(manifest.schema)}
+        for name, feature in self._named():
             if name not in units:
                 raise HepfmError(
                     f"has no '{name}' [{feature.unit}], which the tokenizer takes",
@@ -223,6 +277,13 @@ class FeatureContract:
             known = (manifest.statistics if statistics is None else statistics).get(name)
             if known is not None:
                 feature.check(name, known, where)
+        grid = grid_of(manifest)
+        if self.kind == "showers" and grid != self.grid:
+            raise HepfmError(
+                f"is of a detector of {_told(grid)}, the tokenizer was fitted on {_told(self.grid)}",
+                where,
+                "fit a tokenizer on this corpus",
+            )
         if manifest.axis != self.axis:
             raise HepfmError(
                 f"deta and dphi refer to the axis '{manifest.axis}', the tokenizer was fitted on '{self.axis}'",
@@ -251,10 +312,12 @@ class FeatureContract:
         """
         try:
             features = tuple(FeatureSpec.from_dict(feature) for feature in data["features"])
-            contract = cls(**{**data, "features": features})
+            conditions = tuple(FeatureSpec.from_dict(condition) for condition in data.get("conditions", ()))
+            grid = data.get("grid") and tuple(data["grid"])
+            contract = cls(**{**data, "features": features, "conditions": conditions, "grid": grid})
         except (TypeError, KeyError, AttributeError) as error:
             raise HepfmError(f"is no feature contract: {error}", where) from error
-        for feature in features:
+        for feature in features + conditions:
             if feature.transform not in TRANSFORMS:
                 raise HepfmError(
                     f"unknown transform '{feature.transform}' of {feature.name}",
@@ -274,44 +337,18 @@ def _points(batch: pa.RecordBatch, name: str) -> np.ndarray:
     return np.where(column.is_null().to_numpy(zero_copy_only=False), np.nan, values)
 
 
-def _unit(found: pa.Field) -> str:
+def unit_of(found: pa.Field) -> str:
     return (found.metadata or {}).get(b"unit", b"").decode()
 
 
-def contract_for(features: str, manifest: Manifest, where: object = "corpus") -> FeatureContract:
-    """The contract of a tokenizer to be fitted on a corpus: of jets ``kinematics`` or ``full``, or of showers.
-
-    Raises:
-        HepfmError: see :meth:`FeatureContract.fitted`.
-    """
-    if manifest.kind == "showers":
-        if features != "kinematics":
-            raise HepfmError("showers have one set of features", "--features", "leave it out")
-        contract = FeatureContract(shower_features(manifest, where), kind="showers", order="as stored", mass="")
-    else:
-        contract = FeatureContract(FULL if features == "full" else KINEMATIC)
-    return contract.fitted(manifest, where)
+def grid_of(manifest: Manifest) -> tuple[int, int, int] | None:
+    """Layers of the detector and the most cells of a layer along both indices; None if there are no cells."""
+    geometry = None if manifest.geometry is None else Geometry.from_data(manifest.geometry)
+    if geometry is None or geometry.kind == "points" or not geometry.layers:
+        return None
+    cell_a, cell_b = geometry.shape.max(axis=0).tolist()
+    return len(geometry.layers), cell_a, cell_b
 
 
-def shower_features(manifest: Manifest, where: object = "corpus") -> tuple[FeatureSpec, ...]:
-    """Position and energy of a hit, as in OmniJet-alpha_C (arXiv:2501.05534): positions standardised, ln(E) + 1.
-
-    Positions are cells where the corpus has them, else coordinates. (The original has constants for one detector of
-    30 x 30 x 30 cells; there the two agree to 20%.)
-
-    Raises:
-        HepfmError: the corpus has neither, or no statistics.
-    """
-    provided = set(manifest.provides)
-    cells, space = ("layer", "cell_a", "cell_b"), ("x", "y", "z")
-    names = next((names for names in (cells, space) if {f"points.{name}" for name in names} <= provided), None)
-    if names is None:
-        raise HepfmError("has neither cells nor coordinates of its hits", where, f"it provides: {', '.join(provided)}")
-    features = []
-    for name in names:
-        known = manifest.statistics.get(f"points.{name}", {})
-        mean, spread = float(known.get("mean", 0.0)), float(known.get("std", 0.0))
-        unit = "" if names is cells else "mm"
-        # A position that is the same everywhere is refused when the contract is fitted; here it must not divide by 0.
-        features.append(FeatureSpec(name, unit, shift=mean, scale=1 / (spread or 1.0), integer=names is cells))
-    return (*features, FeatureSpec("energy", "MeV", "log", shift=-1.0))
+def _told(grid: tuple[int, int, int] | None) -> str:
+    return "no cells" if grid is None else f"{grid[0]} layers of {grid[1]} x {grid[2]} cells"

@@ -54,7 +54,9 @@ class FeatureSpec:
         shift: subtracted after the transform.
         scale: multiplied last.
         inner: divided by before the transform, in the quantity's unit.
-        integer: whether values are whole numbers: decoding rounds, and stays within the range fitted on.
+        integer: whether values are whole numbers: decoding rounds.
+        allowed: least and largest value there can be (first and last cell of a detector): others are refused, and
+            decoding stays within.
         categories: what the value can be (names, or whole numbers); the feature is the index of one of them.
         null_with: nulls are allowed, and are in all quantities that name the same group here at once; empty refuses
             nulls.
@@ -68,6 +70,7 @@ class FeatureSpec:
     scale: float = 1.0
     inner: float = 1.0
     integer: bool = False
+    allowed: tuple[float, float] | None = None
     categories: tuple[str | int, ...] = ()
     null_with: str = ""
     seen: dict[str, float] = field(default_factory=dict)
@@ -75,7 +78,9 @@ class FeatureSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FeatureSpec:
         """The feature that ``asdict`` described."""
-        return cls(**{**data, "categories": tuple(data.get("categories", ()))})
+        allowed = data.get("allowed")
+        tuples = {"categories": tuple(data.get("categories", ())), "allowed": allowed and tuple(allowed)}
+        return cls(**{**data, **tuples})
 
     @property
     def width(self) -> int:
@@ -94,9 +99,8 @@ class FeatureSpec:
         if self.categories:
             return self._codes[np.clip(feature, 0, self.width - 1).astype(np.int64)].astype(np.float64)
         values = TRANSFORMS[self.transform].inverse(feature.astype(np.float64) / self.scale + self.shift) * self.inner
-        if not self.integer:
-            return values
-        return np.clip(np.round(values), self.seen.get("min", -math.inf), self.seen.get("max", math.inf))
+        values = np.round(values) if self.integer else values
+        return values if self.allowed is None else np.clip(values, *self.allowed)
 
     def decode_tensor(self, feature: Tensor) -> Tensor:
         """The feature to physical values, differentiable (neither rounded nor a category)."""
@@ -142,6 +146,8 @@ class FeatureSpec:
             return  # told by encode
         lowest = TRANSFORMS[self.transform].lowest
         bad = ~(np.isfinite(values) & (values > lowest))
+        if self.allowed is not None:
+            bad |= (values < self.allowed[0]) | (values > self.allowed[1])
         if self.null_with:
             bad &= ~np.isnan(values)
         if bad.any():
@@ -155,6 +161,8 @@ class FeatureSpec:
     @property
     def above(self) -> str:
         """What values it takes, for messages."""
+        if self.allowed is not None:
+            return f" from {self.allowed[0]:g} to {self.allowed[1]:g} {self.unit}".rstrip()
         lowest = TRANSFORMS[self.transform].lowest
         return f" above {lowest:g} {self.unit}" if lowest > -math.inf else ""
 
@@ -192,10 +200,12 @@ class FeatureSpec:
         if self.categories:
             self._check_categories(name, known, where)
             return
-        if not known["min"] > TRANSFORMS[self.transform].lowest:
+        if not known["min"] > TRANSFORMS[self.transform].lowest or (self.allowed and known["min"] < self.allowed[0]):
             raise HepfmError(
                 f"'{name}' goes down to {known['min']:g}", where, f"the tokenizer takes values{self.above}"
             )
+        if self.allowed is not None and known["max"] > self.allowed[1]:
+            raise HepfmError(f"'{name}' goes up to {known['max']:g}", where, f"the tokenizer takes values{self.above}")
         if not self.seen:
             return
         here, fitted = _size(known), _size(self.seen)

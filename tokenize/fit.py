@@ -12,7 +12,6 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
-from hepfm.tokenize.contract import contract_for
 from hepfm.tokenize.fitting import FREE, FitConfig, done, write
 from hepfm.tokenize.registry import TOKENIZERS, tokenizer_class
 from hepfm.tokenize.vqvae_fit import TokenizerFitConfig
@@ -63,7 +62,7 @@ def main(config: FitConfig) -> None:
         return
     corpus = Corpus.open(config.corpus)
     _tell_empty_classes(corpus)
-    contract = contract_for(config.features, corpus.manifest, corpus.path)
+    contract = config.contract(corpus)
     tokenizer, figures = tokenizer_class(config.tokenizer).fit(config, corpus, contract, run)
     if launch.is_main():
         write(run, tokenizer, corpus, config, figures)

@@ -18,6 +18,8 @@ from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.card import card
+from hepfm.tokenize.contract import FeatureContract
+from hepfm.tokenize.feature_sets import contract_for
 from hepfm.tokenize.quality import measure
 
 if TYPE_CHECKING:
@@ -41,6 +43,14 @@ class FitConfig:
     features: Literal["kinematics", "full"] = "kinematics"
     """Of jets. kinematics: pt, deta, dphi; full: also d0, dz and their errors (null for neutrals), charge and species.
     Showers have one set: position and energy."""
+
+    def contract(self, corpus: Corpus) -> FeatureContract:
+        """What the tokenizer will take points to be.
+
+        Raises:
+            HepfmError: the corpus does not have it.
+        """
+        return contract_for(self.features, corpus.manifest, corpus.path)
 
 
 def claim(run: RunFolder, config: FitConfig) -> None:

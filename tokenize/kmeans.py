@@ -18,7 +18,7 @@ from hepfm.tokenize.codebook import near_ties, nearest
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.fitting import FitConfig, check_codes, claim
 from hepfm.tokenize.sample import sample_points
-from hepfm.tokenize.tokens import Stream
+from hepfm.tokenize.tokens import Stream, Tokens
 from hepfm.tokenize.vqvae import TIE_TOLERANCE, reproducibly
 
 
@@ -71,9 +71,9 @@ class KMeansTokenizer(FeatureTokenizer):
             # A tensor of torch's own is aligned, which the last digit of a matrix product can depend on.
             return nearest(torch.from_numpy(features).clone(), self.centroids).numpy()[:, None]
 
-    def decode_features(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    def decode_features(self, tokens: Tokens, conditions: np.ndarray) -> np.ndarray:
         """Features (T, F) of ids (T, 1): the centroids."""
-        return self.centroids.numpy()[ids[:, 0]]
+        return self.centroids.numpy()[tokens.ids[:, 0]]
 
     def architecture(self) -> dict[str, Any]:
         return {"codes": len(self.centroids)}

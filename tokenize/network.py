@@ -35,32 +35,36 @@ class VQVAE(nn.Module):
     Args:
         config: sizes.
         features: number of features of a point.
+        conditions: numbers that the decoder is told of each record.
         synchronised: sum codebook statistics over the processes of a distributed training.
     """
 
-    def __init__(self, config: VQVAEConfig, features: int, synchronised: bool = False) -> None:
+    def __init__(self, config: VQVAEConfig, features: int, conditions: int = 0, synchronised: bool = False) -> None:
         super().__init__()
         self.config = config
         latent = config.latent_for(features)
         self.encoder = Coder(config, features, latent)
-        self.decoder = Coder(config, latent, features)
+        self.decoder = Coder(config, latent, features, conditions, causal=config.causal_decoder)
         self.quantizer = make_quantizer(config, latent, synchronised)
 
-    def forward(self, features: Tensor, layout: Layout) -> Quantized:
-        """Encode, quantise and decode packed features (T, F); in training mode the codebook learns from them."""
+    def forward(self, features: Tensor, layout: Layout, conditions: Tensor | None = None) -> Quantized:
+        """Encode, quantise and decode packed features (T, F); in training mode the codebook learns from them.
+
+        ``conditions`` (n, C) are those of each record.
+        """
         latent = self.encoder(features, layout)
         with torch.autocast(latent.device.type, enabled=False):  # running averages need all their digits
             learned = self.quantizer.learn(latent.float())
-        return Quantized(self.decoder(learned.codes, layout), learned)
+        return Quantized(self.decoder(learned.codes, layout, conditions), learned)
 
     def encode(self, features: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Token ids (T, Q) and latents (T, latent) of packed features (T, F)."""
         latent = self.encoder(features, layout)
         return self.quantizer.ids_of(latent), latent
 
-    def decode(self, ids: Tensor, layout: Layout) -> Tensor:
-        """Features (T, F) of packed token ids (T, Q)."""
-        return self.decoder(self.quantizer.codes_of(ids), layout)
+    def decode(self, ids: Tensor, layout: Layout, conditions: Tensor | None = None) -> Tensor:
+        """Features (T, F) of packed token ids (T, Q) of records with ``conditions`` (n, C)."""
+        return self.decoder(self.quantizer.codes_of(ids), layout, conditions)
 
 
 class Coder(nn.Module):
@@ -69,19 +73,26 @@ class Coder(nn.Module):
     The network starts at zero, so a tokenizer starts as k-means on the features and only improves from there.
     """
 
-    def __init__(self, config: VQVAEConfig, inputs: int, outputs: int) -> None:
+    def __init__(
+        self, config: VQVAEConfig, inputs: int, outputs: int, conditions: int = 0, causal: bool = False
+    ) -> None:
         super().__init__()
         self.skip = nn.Linear(inputs, outputs, bias=False)
         self.stem = nn.Linear(inputs, config.width)
-        self.body = Transformer(_transformer(config)) if config.network == "transformer" else PointMLP(config)
+        self.told = nn.Linear(conditions, config.width, bias=False) if conditions else None
+        self.body = Transformer(_transformer(config, causal)) if config.network == "transformer" else PointMLP(config)
         self.head = nn.Linear(config.width, outputs)
         nn.init.eye_(self.skip.weight)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        """Packed (T, inputs) to (T, outputs)."""
-        return self.skip(x) + self.head(self.body(self.stem(x), layout))
+    def forward(self, x: Tensor, layout: Layout, conditions: Tensor | None = None) -> Tensor:
+        """Packed (T, inputs) to (T, outputs); every point of a record is told its ``conditions`` (n, C)."""
+        hidden = self.stem(x)
+        if self.told is not None and conditions is not None:
+            lengths = layout.offsets.diff().long()
+            hidden = hidden + self.told(conditions).repeat_interleave(lengths, dim=0, output_size=layout.tokens)
+        return self.skip(x) + self.head(self.body(hidden, layout))
 
 
 class PointMLP(nn.Module):
@@ -100,7 +111,7 @@ class PointMLP(nn.Module):
         return self.norms[-1](x)
 
 
-def _transformer(config: VQVAEConfig) -> TransformerConfig:
+def _transformer(config: VQVAEConfig, causal: bool = False) -> TransformerConfig:
     heads = config.heads if config.network == "transformer" else 1
     return TransformerConfig(
         width=config.width,
@@ -111,5 +122,5 @@ def _transformer(config: VQVAEConfig) -> TransformerConfig:
         norm="rmsnorm",
         positions="none",
         bias=True,
-        causal=False,
+        causal=causal,
     )

@@ -118,8 +118,8 @@ class NormFormerVQ(nn.Module):
         latent = self.encoder(features, layout)
         return nearest(latent, self.codebook)[:, None], latent
 
-    def decode(self, ids: Tensor, layout: Layout) -> Tensor:
-        """Features (T, F) of packed token ids (T, 1)."""
+    def decode(self, ids: Tensor, layout: Layout, conditions: None = None) -> Tensor:
+        """Features (T, F) of packed token ids (T, 1); it is told nothing of the record."""
         return self.decoder(self.codebook[ids[:, 0]], layout)
 
 

@@ -49,7 +49,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: PackedPoints) -> Losses:
         target = batch.features
-        output = self.network(target, batch.layout)
+        output = self.network(target, batch.layout, batch.conditions)
         squares = (output.features.float() - target).square()
         commitment = output.learned.commitment.sum()
         entropy = self.config.entropy * output.learned.entropy.sum()

@@ -24,7 +24,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.records import POINTS_COLUMN
 from hepfm.core.torch_files import Checkpoint
 from hepfm.tokenize.normformer import NormFormerConfig, NormFormerTokenizer, NormFormerVQ
-from hepfm.tokenize.omnijet_features import CELLS, contract_of, read_config
+from hepfm.tokenize.omnijet_features import contract_of, read_config
 from hepfm.tokenize.selection import SelectingContract
 
 CODEBOOK = "model.vqlayer.codebook.weight"
@@ -294,8 +294,8 @@ def _sized(tokenizer: NormFormerTokenizer, where: Path) -> SelectingContract:
         replace(
             feature,
             seen={
-                "min": 0.0 if feature.integer else float(values[feature.name].min()),
-                "max": CELLS[feature.name] - 1.0 if feature.integer else float(values[feature.name].max()),
+                "min": float(values[feature.name].min()),
+                "max": float(values[feature.name].max()),
                 "mean": float(values[feature.name].mean()),
                 "std": float(values[feature.name].std()),
             },

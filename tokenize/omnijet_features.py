@@ -6,6 +6,7 @@ Functions in that file are strings which the original code evaluates. Here they 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ SETTINGS = ("func", "inv_func", "subtract_by", "multiply_by", "larger_than", "sm
 # Their features, in the order in which their networks take them, as quantities and units here.
 JETS = {"part_pt": ("pt", "GeV"), "part_etarel": ("deta", "1"), "part_phirel": ("dphi", "rad")}
 SHOWERS = {"x": ("cell_a", ""), "y": ("cell_b", ""), "z": ("layer", ""), "energy": ("energy", "MeV")}
-# The showers' grid (arXiv:2501.05534): cells along x and y, layers. Decoded cells are rounded, as there.
-CELLS = {"cell_a": 30, "cell_b": 30, "layer": 30}
+# The showers' grid (arXiv:2501.05534): layers, cells along x and y. Decoded cells are rounded, as there.
+GRID = (30, 30, 30)
+CELLS = dict(zip(("layer", "cell_a", "cell_b"), GRID, strict=True))
 PLACES = (("data", "dataset_kwargs_common"), ("data",), ())
 
 
@@ -96,7 +98,7 @@ def contract_of(config: Mapping[str, Any], where: Path, count: int) -> Selecting
         mass="massless" if jets else "",
         cuts=cuts,
         max_points=_whole(common.get("pad_length"), where),
-        cells=[] if jets else list(CELLS.values()),
+        grid=None if jets else GRID,
     )
 
 
@@ -145,7 +147,10 @@ def _feature(name: str, settings: Any, quantity: str, unit: str, where: Path) ->
         None if settings.get(bound) is None else _number(settings, bound, 0.0, name, where)
         for bound in ("larger_than", "smaller_than")
     ]
-    return FeatureSpec(quantity, unit, FUNCTIONS[functions], shift, scale, integer=quantity in CELLS), cut
+    spec = FeatureSpec(quantity, unit, FUNCTIONS[functions], shift, scale)
+    if quantity in CELLS:
+        spec = replace(spec, integer=True, allowed=(0.0, CELLS[quantity] - 1.0))
+    return spec, cut
 
 
 def _number(settings: Mapping[str, Any], key: str, default: float, name: str, where: Path) -> float:

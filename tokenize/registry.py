@@ -23,6 +23,7 @@ TOKENIZERS = {
     "vqvae": "hepfm.tokenize.vqvae:VQVAETokenizer",
     "kmeans": "hepfm.tokenize.kmeans:KMeansTokenizer",
     "binning": "hepfm.tokenize.binning:BinningTokenizer",
+    "cells": "hepfm.tokenize.cells:CellsTokenizer",
     "normformer": "hepfm.tokenize.normformer:NormFormerTokenizer",
 }
 
@@ -82,7 +83,11 @@ class Tokenizer(Protocol):
         ...
 
     def decode(
-        self, ids: np.ndarray, offsets: np.ndarray, continuous: np.ndarray | None = None
+        self,
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        continuous: np.ndarray | None = None,
+        conditions: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, np.ndarray]:
         """Physical quantities (T,) by name (``pt`` [GeV], ``deta``, ``dphi`` [rad], ...) of tokens.
 
@@ -90,6 +95,7 @@ class Tokenizer(Protocol):
             ids: (T,) ids, record after record; (T, Q) of several streams.
             offsets: (n + 1,) record i owns ``ids[offsets[i]:offsets[i + 1]]``.
             continuous: (T,) the number of each point, where the tokenizer has one.
+            conditions: (n,) by name, of each record, where the contract names conditions.
 
         Raises:
             HepfmError: an id that is none of this tokenizer's, or offsets that do not fit the tokens.

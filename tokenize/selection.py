@@ -16,7 +16,6 @@ import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import POINTS_COLUMN, offsets_of, points_of, values_of
-from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.manifest import Manifest
 from hepfm.tokenize.contract import FeatureContract
 
@@ -32,12 +31,10 @@ class SelectingContract(FeatureContract):
         cuts: by name of a quantity, the open interval [low, high] of values that are kept; None for no bound.
         max_points: points of a record that are kept after the cuts, those that come first in ``order`` (of equal ones
             the earlier); 0 keeps all. They stay in the record's own order.
-        cells: cells of the showers' geometry (first index, second index, layers); empty where any will do.
     """
 
     cuts: Mapping[str, list[float | None]] = field(default_factory=dict)
     max_points: int = 0
-    cells: list[int] = field(default_factory=list)
 
     def check(
         self, manifest: Manifest, statistics: Mapping[str, Mapping[str, Any]] | None = None, where: object = "corpus"
@@ -54,12 +51,6 @@ class SelectingContract(FeatureContract):
                 "has no 'eta' of the jets, without which deta cannot be taken about the sum of the constituents",
                 where,
                 "build the corpus with eta, or with that axis",
-            )
-        if self.cells and _cells(manifest) != self.cells:
-            raise HepfmError(
-                f"has showers in {_times(_cells(manifest))} cells, the tokenizer takes {_times(self.cells)}",
-                where,
-                "name a corpus of that geometry",
             )
 
     def prepared(self, batch: pa.RecordBatch, axis: str) -> pa.RecordBatch:
@@ -146,17 +137,3 @@ def _with_points(batch: pa.RecordBatch, name: str, offsets: np.ndarray, points: 
     item = batch.schema.field(name).type
     column = pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), points, type=item)
     return batch.set_column(batch.schema.get_field_index(name), batch.schema.field(name), column)
-
-
-def _cells(manifest: Manifest) -> list[int]:
-    """Cells (first index, second index, layers) of a geometry whose layers are alike; empty of any other."""
-    if manifest.geometry is None:
-        return []
-    geometry = Geometry.from_data(manifest.geometry)
-    if geometry.kind == "points" or len({tuple(shape) for shape in geometry.shape.tolist()}) != 1:
-        return []
-    return [*geometry.shape[0].tolist(), len(geometry.shape)]
-
-
-def _times(cells: list[int]) -> str:
-    return " x ".join(map(str, cells)) or "other"

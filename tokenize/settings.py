@@ -31,6 +31,8 @@ class VQVAEConfig:
     """Gradients pass the codebook by rotation; otherwise straight through (vq, residual)."""
     network: Literal["transformer", "mlp"] = "transformer"
     """transformer: tokens depend on all points of their record; mlp: on their own point alone."""
+    causal_decoder: bool = False
+    """A record's first tokens decode without those that follow (transformer)."""
     width: int = 64
     """Channels of encoder and decoder."""
     blocks: int = 2

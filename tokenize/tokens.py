@@ -22,10 +22,12 @@ class Stream:
     Attributes:
         name: what it holds (``layer``, ``pt``, ``1``); empty where a tokenizer has only this one.
         codes: its ids are 0 ... codes - 1.
+        delay: steps by which a generator should lag behind with it; see :mod:`hepfm.tokenize.delays`.
     """
 
     name: str
     codes: int
+    delay: int = 0
 
     @property
     def column(self) -> str:
@@ -90,11 +92,25 @@ def _list_field(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
     return pa.field(name, pa.list_(item), nullable=False, metadata={"unit": "", "meaning": meaning})
 
 
-def check_tokens(ids: np.ndarray, offsets: np.ndarray, streams: Sequence[Stream]) -> np.ndarray:
-    """Ids as (T, Q) int64.
+def check_tokens(
+    ids: np.ndarray,
+    offsets: np.ndarray,
+    continuous: np.ndarray | None,
+    streams: Sequence[Stream],
+    meaning: str = "",
+) -> Tokens:
+    """The tokens with ids as (T, Q) int64.
+
+    Args:
+        ids: (T,) or (T, Q).
+        offsets: (n + 1,).
+        continuous: (T,) where the tokenizer has a number of each point.
+        streams: the tokenizer's.
+        meaning: of its number; empty if there is none.
 
     Raises:
-        HepfmError: one that is none of the tokenizer's, or offsets that do not divide the tokens into records.
+        HepfmError: an id that is none of the tokenizer's, offsets that do not divide the tokens into records, or no
+            finite number of each point where there has to be one.
     """
     ids, offsets = np.asarray(ids), np.asarray(offsets)
     if not np.issubdtype(ids.dtype, np.integer) and ids.size:
@@ -108,7 +124,14 @@ def check_tokens(ids: np.ndarray, offsets: np.ndarray, streams: Sequence[Stream]
         bad = (column < 0) | (column >= stream.codes)
         if bad.any():
             _refuse(stream, column, offsets, int(np.argmax(bad)))
-    return ids.astype(np.int64)
+    offsets = offsets.astype(np.int64)
+    if not meaning:
+        return Tokens(ids.astype(np.int64), offsets)
+    if continuous is None or np.shape(continuous) != (len(ids),):
+        raise HepfmError(f"there is no number of each point ({meaning})", "decode", "give 'continuous' with the ids")
+    if not np.isfinite(continuous).all():
+        raise HepfmError(f"a number of a point is not finite ({meaning})", "decode")
+    return Tokens(ids.astype(np.int64), offsets, np.asarray(continuous, dtype=np.float32))
 
 
 def _refuse(stream: Stream, ids: np.ndarray, offsets: np.ndarray, first: int) -> Any:

@@ -19,7 +19,7 @@ from hepfm.tokenize.base import FeatureTokenizer
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.network import VQVAE
 from hepfm.tokenize.settings import VQVAEConfig
-from hepfm.tokenize.tokens import named_streams
+from hepfm.tokenize.tokens import Tokens, named_streams
 from hepfm.tokenize.vqvae_fit import TokenizerFitConfig, fit_network
 
 # Records are encoded in groups of about this many points. The groups follow from the records alone.
@@ -69,13 +69,15 @@ class VQVAETokenizer(FeatureTokenizer):
         ids, latents = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
         return ids, latents
 
-    def decode_features(self, ids: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """Features (T, F) of token ids (T, Q)."""
+    def decode_features(self, tokens: Tokens, conditions: np.ndarray) -> np.ndarray:
+        """Features (T, F) of token ids (T, Q) of records with conditions (n, C)."""
         parts = [np.zeros((0, self.contract.width), dtype=np.float32)]
         with reproducibly():
+            offsets = tokens.offsets
             for first, stop in groups(offsets):
-                part = torch.from_numpy(ids[offsets[first] : offsets[stop]])
-                parts.append(self.network.decode(part, Layout.of(np.diff(offsets[first : stop + 1]))).numpy())
+                part = torch.from_numpy(tokens.ids[offsets[first] : offsets[stop]])
+                told = torch.from_numpy(conditions[first:stop]) if conditions.shape[1] else None
+                parts.append(self.network.decode(part, Layout.of(np.diff(offsets[first : stop + 1])), told).numpy())
         return np.concatenate(parts)
 
     def architecture(self) -> dict[str, Any]:
@@ -90,7 +92,7 @@ class VQVAETokenizer(FeatureTokenizer):
     ) -> Self:
         config = from_dict(VQVAEConfig, architecture, where)
         config.check(contract.width)
-        network = VQVAE(config, contract.width)
+        network = VQVAE(config, contract.width, len(contract.conditions))
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:

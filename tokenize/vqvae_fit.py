@@ -17,6 +17,7 @@ from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.data import PointBatches
+from hepfm.tokenize.feature_sets import contract_for
 from hepfm.tokenize.fitting import FitConfig, check_codes, claim
 from hepfm.tokenize.network import VQVAE
 from hepfm.tokenize.objective import LossConfig, Objective
@@ -28,6 +29,8 @@ class TokenizerFitConfig(FitConfig):
     """Fit a tokenizer to a corpus: a VQ-VAE. Run again after an interruption, it continues to the same weights."""
 
     network: VQVAEConfig = field(default_factory=VQVAEConfig)
+    conditions: tuple[str, ...] = ()
+    """What decoding is told of each record: columns of the corpus (jets: pt, eta, mass; showers: incident_energy)."""
     loss: LossConfig = field(default_factory=LossConfig)
     nproc: int = 1
     """Processes on this machine; at most one per GPU."""
@@ -43,6 +46,9 @@ class TokenizerFitConfig(FitConfig):
             validate_every=250,
         )
     )
+
+    def contract(self, corpus: Corpus) -> FeatureContract:
+        return contract_for(self.features, corpus.manifest, corpus.path, self.conditions)
 
 
 def fit_network(
@@ -61,7 +67,8 @@ def fit_network(
     torch.manual_seed(key_of("weights", config.training.seed))
     split = corpus.split("train")
     points = config.training.batch_records * split.points / split.records
-    network = VQVAE(config.network.resolved(contract.width, points), contract.width, synchronised=launch.world() > 1)
+    sizes = config.network.resolved(contract.width, points)
+    network = VQVAE(sizes, contract.width, len(contract.conditions), synchronised=launch.world() > 1)
     validation, training = _validation(corpus, contract, config.training)
     figures = train(
         Objective(network, contract, config.loss),
@@ -91,5 +98,7 @@ def _identity(config: TokenizerFitConfig, corpus: Corpus) -> dict[str, Any]:
         "objective": "vqvae",
         "architecture": to_dict(config.network),
         "loss": to_dict(config.loss),
+        "features": config.features,
+        "conditions": list(config.conditions),
         "corpus": corpus.digest,
     }

@@ -14,7 +14,9 @@ from hepfm.core.errors import HepfmError
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.binning import BinningTokenizer, _edges, _means
 from hepfm.tokenize.clustering import kmeans
-from hepfm.tokenize.contract import FULL, FeatureContract, contract_for
+from hepfm.tokenize.contract import FeatureContract
+from hepfm.tokenize.feature_sets import contract_for
+from hepfm.tokenize.features import FULL
 from hepfm.tokenize.kmeans import KMeansTokenizer
 from hepfm.tokenize.sample import sample_points
 

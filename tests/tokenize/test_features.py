@@ -20,8 +20,9 @@ from toy_jets import full_batch, full_jets
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import SPECIES
 from hepfm.ingest.corpus import Corpus
-from hepfm.tokenize.contract import FULL, FeatureContract, contract_for
-from hepfm.tokenize.features import TRANSFORMS, FeatureSpec
+from hepfm.tokenize.contract import FeatureContract
+from hepfm.tokenize.feature_sets import contract_for
+from hepfm.tokenize.features import FULL, TRANSFORMS, FeatureSpec
 
 # Of any size that a quantity in mm, GeV or MeV can have.
 numbers = arrays(np.float32, 20, elements=st.floats(-(2.0**20), 2.0**20, width=32))
@@ -107,7 +108,7 @@ def test_plain_data_brings_the_full_contract_back(full_corpus: Corpus) -> None:
 
 
 def test_whole_numbers_are_rounded_and_stay_in_the_detector() -> None:
-    layer = FeatureSpec("layer", "", shift=15.0, scale=0.2, integer=True, seen={"min": 0.0, "max": 29.0})
+    layer = FeatureSpec("layer", "", shift=15.0, scale=0.2, integer=True, allowed=(0.0, 29.0))
     values = np.arange(30)
     np.testing.assert_array_equal(layer.decode(layer.encode(values) + 0.09), values)
     np.testing.assert_array_equal(layer.decode(np.array([-40.0, 40.0])), [0, 29])

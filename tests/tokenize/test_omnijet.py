@@ -381,9 +381,9 @@ def test_features_sorted_by_a_yaml_writer_keep_the_networks_order() -> None:
 def test_showers_are_cells_of_their_grid() -> None:
     contract = contract_of(config(SHOWER_FEATURES, pad_length=1700), Path("config.yaml"), 4)
     assert contract.columns == ("points.cell_a", "points.cell_b", "points.layer", "points.energy")
-    values = {"cell_a": 0.0, "cell_b": 29.0, "layer": 15.5, "energy": 1.0}
+    values = {"cell_a": 0, "cell_b": 29, "layer": 15, "energy": 1.0}
     encoded = contract.encode_values({name: np.array([value]) for name, value in values.items()})
-    np.testing.assert_allclose(encoded[0], [-14.5 * 0.3, 14.5 * 0.3, 0.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(encoded[0], [-14.5 * 0.3, 14.5 * 0.3, -0.1, 1.0], rtol=1e-6)
     assert contract.max_points == 1700
     assert contract.axis == ""
 
@@ -419,5 +419,17 @@ def test_showers_of_the_grid_get_tokens(tmp_path: Path, monkeypatch: pytest.Monk
     assert points_of(mine, "energy").min() > 0
     first = np.sort(points_of(block.slice(0, 1), "energy"))[::-1][:120]
     np.testing.assert_array_equal(np.sort(points_of(mine.slice(0, 1), "energy"))[::-1], first)
-    with pytest.raises(HepfmError, match="has showers in 20 x 20 x 30 cells, the tokenizer takes 30 x 30 x 30"):
+    with pytest.raises(
+        HepfmError, match=r"of a detector of 30 layers of 20 x 20 cells, the tokenizer was fitted on .* 30 x 30"
+    ):
         apply(tmp_path / "tok", corpus(20).path, tmp_path / "others")
+
+
+def test_such_a_network_is_not_fitted_here(make_corpus: Callable[..., Corpus], tmp_path: Path) -> None:
+    from hepfm.tokenize.fit import fit_config, main
+
+    settings = fit_config(["--tokenizer", "normformer"])
+    corpus = make_corpus(60).path
+    with pytest.raises(HepfmError, match="normformer: is imported, not fitted"):
+        main(settings(corpus=corpus, out=tmp_path / "run", tokenizer="normformer"))
+    assert not (tmp_path / "run").exists()
