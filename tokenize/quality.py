@@ -40,7 +40,8 @@ def measure(tokenizer: Tokenizer, split: Split, max_records: int = MAX_RECORDS) 
     jets: list[tuple[np.ndarray, ...]] = []
     records = 0
     with progress("measuring", min(max_records, split.records), tokenizer.contract.kind) as task:
-        for batch in _first(split, max_records):
+        for records_read in _first(split, max_records):
+            batch = tokenizer.contract.prepared(records_read, split.corpus.manifest.axis)
             column = batch.column(POINTS_COLUMN[tokenizer.contract.kind])
             offsets = offsets_of(column)
             tokens = tokenizer.encode(batch)
