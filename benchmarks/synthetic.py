@@ -14,6 +14,16 @@ from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.jetclass import LABELS, SCHEMA, write_jetclass
 
 MEAN, SPREAD, FEWEST, MOST = 45, 17, 5, 128  # constituents of a jet, as in typical corpora
+# How many of 500 real JetClass jets of all ten classes (Qu, Li, Qian, arXiv:2202.03772) have REAL_FEWEST,
+# REAL_FEWEST + 1, ... constituents; they have 19,550 in all.
+REAL_FEWEST = 8
+# fmt: off
+REAL_JETS = (
+    1, 0, 0, 1, 6, 1, 2, 3, 11, 5, 2, 9, 6, 10, 12, 9, 9, 13, 6, 15, 16, 11, 19, 12, 16, 13, 10, 10, 13, 8, 10, 12,
+    10, 12, 8, 9, 10, 8, 13, 13, 11, 8, 8, 12, 5, 10, 12, 6, 12, 5, 6, 3, 4, 5, 3, 3, 0, 3, 2, 7, 2, 3, 2, 5, 0, 2,
+    0, 1, 0, 3, 0, 2, 1,
+)
+# fmt: on
 BATCH_JETS = 10_000
 CODES = 32_768  # of the token jets
 TOKENS = pa.list_(pa.field("item", pa.uint16(), nullable=False))
@@ -31,6 +41,12 @@ def multiplicities(draws: np.random.Generator, jets: int) -> np.ndarray:
     return np.clip(draws.normal(MEAN, SPREAD, jets), FEWEST, MOST).astype(np.int64)
 
 
+def real_multiplicities(draws: np.random.Generator, jets: int) -> np.ndarray:
+    """Constituents (jets,) int64 of each jet: those of the 500 real jets over and over, each time in another order."""
+    real = np.repeat(np.arange(REAL_FEWEST, REAL_FEWEST + len(REAL_JETS)), REAL_JETS)
+    return np.concatenate([draws.permutation(real) for _ in range(-(-jets // len(real)))])[:jets]
+
+
 def jetclass_files(folder: Path, files: int, jets: int) -> list[Path]:
     """``files`` JetClass ROOT files with ``jets`` jets each, one class a file in turn."""
     paths = [folder / f"{LABELS[number % len(LABELS)]}_{number:03d}.root" for number in range(files)]
@@ -44,11 +60,13 @@ def jetclass_files(folder: Path, files: int, jets: int) -> list[Path]:
 def _batches(number: int, jets: int) -> Iterator[pa.RecordBatch]:
     draws = np.random.default_rng(number)
     for start in range(0, jets, BATCH_JETS):
-        yield _batch(draws, min(BATCH_JETS, jets - start), number % len(LABELS))
+        lengths = multiplicities(draws, min(BATCH_JETS, jets - start))
+        yield random_jets(draws, lengths, number % len(LABELS))
 
 
-def _batch(draws: np.random.Generator, jets: int, label: int) -> pa.RecordBatch:
-    offsets = np.concatenate([[0], np.cumsum(multiplicities(draws, jets))])
+def random_jets(draws: np.random.Generator, lengths: np.ndarray, label: int) -> pa.RecordBatch:
+    """JetClass records with so many constituents each, of one class."""
+    jets, offsets = len(lengths), np.concatenate([[0], np.cumsum(lengths)])
     count = int(offsets[-1])
     jet = np.repeat(np.arange(jets), np.diff(offsets))
     pt = draws.lognormal(1.5, 1.2, count)

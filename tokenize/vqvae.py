@@ -12,7 +12,7 @@ import torch
 
 from hepfm.core.config import from_dict
 from hepfm.core.errors import HepfmError
-from hepfm.core.nn.ragged import Layout
+from hepfm.core.nn.ragged import Layout, tokens_by_length
 from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.base import FeatureTokenizer
@@ -59,10 +59,13 @@ class VQVAETokenizer(FeatureTokenizer):
         parts = []
         with reproducibly():
             for first, stop in groups(offsets):
-                points = slice(offsets[first], offsets[stop])
-                # A tensor of torch's own is aligned, which the last digit of a matrix product can depend on.
-                part = torch.from_numpy(features[points]).clone()
-                parts.append(self.network.encode(part, Layout.of(np.diff(offsets[first : stop + 1]))))
+                points = torch.from_numpy(features[offsets[first] : offsets[stop]])
+                lengths = np.diff(offsets[first : stop + 1])
+                # In order of length attention moves nothing. What it takes is a tensor of torch's own, which is
+                # aligned: the last digit of a matrix product can depend on that.
+                order = torch.from_numpy(tokens_by_length(lengths))
+                found = self.network.encode(points.index_select(0, order), Layout.of(np.sort(lengths)))
+                parts.append(tuple(torch.empty_like(part).index_copy_(0, order, part) for part in found))
         if not parts:
             latent = self.network.config.latent_for(features.shape[1])
             return np.zeros((0, len(self.streams)), dtype=np.int64), np.zeros((0, latent), dtype=np.float32)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hepfm.core.nn.attention import Rotation, attend
-from hepfm.core.nn.ragged import MAX_BUCKETS, Layout
+from hepfm.core.nn.ragged import MAX_BUCKETS, Layout, tokens_by_length
 
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=24)
 
@@ -55,7 +55,8 @@ def test_layout_names_every_token_once(lengths: list[int]) -> None:
     assert layout.sequences == len(lengths)
     assert layout.longest == max(lengths)
     assert layout.positions.tolist() == [position for length in lengths for position in range(length)]
-    assert len(layout.buckets) <= MAX_BUCKETS
+    assert len(layout.buckets) <= MAX_BUCKETS or layout.in_place
+    assert layout.in_place == (layout.slots.tolist() == list(range(layout.tokens)))
     assert sum(bucket.slots for bucket in layout.buckets) == len(layout.slots)
     torch.testing.assert_close(layout.slots[layout.places], torch.arange(layout.tokens))
 
@@ -67,9 +68,36 @@ def test_padding_is_a_small_share_of_a_usual_batch() -> None:
 
 
 def test_many_distinct_lengths_are_bucketed_too() -> None:
-    layout = Layout.of(np.arange(1700))
+    layout = Layout.of(np.arange(1700)[::-1])
     assert len(layout.buckets) == MAX_BUCKETS
     torch.testing.assert_close(layout.slots[layout.places], torch.arange(layout.tokens))
+
+
+@given(lengths=LENGTHS)
+def test_tokens_by_length_keep_sequences_whole(lengths: list[int]) -> None:
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    order = tokens_by_length(np.array(lengths))
+    assert sorted(order.tolist()) == list(range(sum(lengths)))
+    expected = [np.flatnonzero(sequence == index) for index in np.argsort(lengths, kind="stable")]
+    np.testing.assert_array_equal(order, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_sequences_in_order_of_length_give_the_same_without_being_moved(causal: bool) -> None:
+    lengths = np.random.default_rng(0).integers(0, 9, 400)
+    plain = torch.randn(lengths.sum(), 3, 2, 4, dtype=torch.float64, requires_grad=True)
+    moved = Layout.of(lengths)
+    mixed = attend(plain, moved, causal)
+    weights = torch.randn_like(mixed)
+    (gradient,) = torch.autograd.grad((mixed * weights).sum(), plain)
+    order = torch.from_numpy(tokens_by_length(lengths))
+    layout = Layout.of(np.sort(lengths))
+    assert layout.in_place
+    assert not moved.in_place
+    ascending = attend(plain[order], layout, causal)
+    (again,) = torch.autograd.grad((ascending * weights[order]).sum(), plain)
+    torch.testing.assert_close(ascending, mixed[order])
+    torch.testing.assert_close(again, gradient)
 
 
 def test_rotary_scores_depend_on_distance_only() -> None:

@@ -62,9 +62,13 @@ def test_it_is_sound(tokens: Corpus) -> None:
     assert verify(tokens.path) == []
 
 
-def test_processes_do_not_change_a_byte(tokens: Corpus, corpus: Corpus, run: Path) -> None:
-    parallel = apply(run, corpus.path, tokens.path.parent / "parallel", processes=2)
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_do_not_change_a_byte(tokens: Corpus, corpus: Corpus, run: Path, processes: int) -> None:
+    parallel = apply(run, corpus.path, tokens.path.parent / f"by {processes}", processes=processes)
     assert parallel.digest == tokens.digest
+    for split in tokens.splits():
+        for mine, theirs in zip(*(made.manifest.splits[split].shards for made in (tokens, parallel)), strict=True):
+            assert mine == theirs
 
 
 def test_a_finished_corpus_is_left_as_it_is(

@@ -77,16 +77,17 @@ class _Split(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, ...]:
         ctx.layout, ctx.shape = layout, qkv.shape[1:]
-        rectangles = _rectangles(qkv.index_select(0, layout.slots), layout)
+        rectangles = _rectangles(qkv if layout.in_place else qkv.index_select(0, layout.slots), layout)
         return tuple(part.transpose(1, 2) for rectangle in rectangles for part in rectangle.unbind(2))
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        padded = gradients[0].new_empty(len(ctx.layout.slots), *ctx.shape)
-        parts = (part for rectangle in _rectangles(padded, ctx.layout) for part in rectangle.unbind(2))
+        layout = ctx.layout
+        padded = gradients[0].new_empty(len(layout.slots), *ctx.shape)
+        parts = (part for rectangle in _rectangles(padded, layout) for part in rectangle.unbind(2))
         for part, gradient in zip(parts, gradients, strict=True):
             part.copy_(gradient.transpose(1, 2))
-        return padded.index_select(0, ctx.layout.places), None
+        return padded if layout.in_place else padded.index_select(0, layout.places), None
 
 
 class _Join(torch.autograd.Function):
@@ -96,14 +97,16 @@ class _Join(torch.autograd.Function):
     def forward(ctx: Any, layout: Layout, *mixed: torch.Tensor) -> torch.Tensor:
         ctx.layout = layout
         padded = torch.cat([part.transpose(1, 2).flatten(0, 1) for part in mixed])
-        return padded.index_select(0, layout.places)
+        return padded if layout.in_place else padded.index_select(0, layout.places)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        (gradient,) = gradients
-        padded = gradient.new_zeros(len(ctx.layout.slots), *gradient.shape[1:])
-        padded.index_copy_(0, ctx.layout.places, gradient)
-        return None, *(part.transpose(1, 2) for part in _rectangles(padded, ctx.layout))
+        (padded,), layout = gradients, ctx.layout
+        if not layout.in_place:
+            gradient = padded
+            padded = gradient.new_zeros(len(layout.slots), *gradient.shape[1:])
+            padded.index_copy_(0, layout.places, gradient)
+        return None, *(part.transpose(1, 2) for part in _rectangles(padded, layout))
 
 
 class Rotation:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 # Cost model of one bucket of R sequences padded to L, in multiply-adds per channel: R L (L + SLOT) + CALL. SLOT stands
-# for moving a slot in and out, CALL for starting the kernels.
+# for moving a slot in and out, CALL for starting the kernels (some 50 microseconds on a CPU, at 64 channels).
 SLOT_COST = 64
-CALL_COST = 50_000
+CALL_COST = 10_000
 MAX_BUCKETS = 8
 MAX_BOUNDARIES = 128
 
@@ -51,6 +51,8 @@ class Layout:
         places: (T,) int64, slot of each token.
         buckets: the rectangles that the slots form; sequences without tokens are in none.
         longest: length of the longest sequence.
+        in_place: whether the slots are the packed tokens themselves, in order: then nothing is moved. It can be where
+            lengths ascend (see :func:`tokens_by_length`); there are as many buckets as different lengths then.
     """
 
     offsets: torch.Tensor
@@ -59,6 +61,7 @@ class Layout:
     places: torch.Tensor
     buckets: tuple[Bucket, ...]
     longest: int
+    in_place: bool
 
     @classmethod
     def of(cls, lengths: np.ndarray) -> Layout:
@@ -66,7 +69,7 @@ class Layout:
         lengths = np.asarray(lengths, dtype=np.int64)
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        slots, places, buckets = _padded(lengths, offsets)
+        slots, places, buckets, in_place = _padded(lengths, offsets)
         return cls(
             offsets=torch.from_numpy(offsets.astype(np.int32)),
             positions=torch.from_numpy(positions),
@@ -74,6 +77,7 @@ class Layout:
             places=torch.from_numpy(places),
             buckets=buckets,
             longest=int(lengths.max(initial=0)),
+            in_place=in_place,
         )
 
     @property
@@ -103,14 +107,24 @@ class Layout:
         )
 
 
-def _padded(lengths: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[Bucket, ...]]:
-    """Slots, places and buckets (see :class:`Layout`)."""
+def tokens_by_length(lengths: np.ndarray) -> np.ndarray:
+    """Order (T,) of packed tokens that puts their sequences in order of length, each as it was."""
+    order = np.argsort(lengths, kind="stable")
+    starts = (np.cumsum(lengths) - lengths)[order]
+    ascending = np.asarray(lengths)[order]
+    return np.repeat(starts - np.cumsum(ascending) + ascending, ascending) + np.arange(ascending.sum())
+
+
+def _padded(lengths: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[Bucket, ...], bool]:
+    """Slots, places, buckets, and whether nothing is moved (see :class:`Layout`)."""
+    sorted_already = bool((np.diff(lengths) >= 0).all())
     order = np.argsort(lengths, kind="stable")
     order = order[lengths[order] > 0]
     slots, buckets = [], []
     places = np.empty(offsets[-1], dtype=np.int64)
     done = 0
-    for begin, end in _cuts(lengths[order]):
+    cuts, in_place = _cuts(lengths[order], sorted_already)
+    for begin, end in cuts:
         rows = order[begin:end]
         length = int(lengths[rows[-1]])
         within = np.arange(length)
@@ -121,17 +135,20 @@ def _padded(lengths: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.nd
         mask = None if real.all() else torch.from_numpy(real[:, None, None, :])
         buckets.append(Bucket(len(rows), length, mask))
         done += tokens.size
-    return np.concatenate([np.empty(0, dtype=np.int64), *slots]), places, tuple(buckets)
+    return np.concatenate([np.empty(0, dtype=np.int64), *slots]), places, tuple(buckets), in_place
 
 
-def _cuts(ascending: np.ndarray) -> list[tuple[int, int]]:
-    """Ranges of sequences (sorted by length) that make the cheapest set of at most MAX_BUCKETS buckets.
+def _cuts(ascending: np.ndarray, sorted_already: bool) -> tuple[list[tuple[int, int]], bool]:
+    """Ranges of sequences (sorted by length) that make the cheapest set of buckets, and whether nothing is moved.
 
+    There are at most MAX_BUCKETS, or where the tokens are in this order and it is cheaper, one for each length.
     Dynamic programming over the distinct lengths: ``cost[j]`` is the least cost of the sequences up to boundary j.
     """
     if len(ascending) == 0:
-        return []
+        return [], sorted_already
     boundaries = np.append(np.flatnonzero(np.diff(ascending)) + 1, len(ascending))  # ends of runs of equal length
+    runs = list(zip([0, *boundaries[:-1].tolist()], boundaries.tolist(), strict=True))
+    unmoved = float(np.square(ascending, dtype=np.float64).sum()) + CALL_COST * len(runs)
     if len(boundaries) > MAX_BOUNDARIES:
         boundaries = boundaries[np.linspace(0, len(boundaries) - 1, MAX_BOUNDARIES).astype(np.int64)]
     ends = np.append(0, boundaries)
@@ -146,9 +163,11 @@ def _cuts(ascending: np.ndarray) -> list[tuple[int, int]]:
         cost = total.min(axis=0)
         if cost[-1] < best:
             best, kept = cost[-1], count
+    if sorted_already and unmoved < best:
+        return runs, True
     cuts, end = [], len(ends) - 1
     for choice in reversed(choices[:kept]):
         begin = int(choice[end])
         cuts.append((int(ends[begin]), int(ends[end])))
         end = begin
-    return cuts[::-1]
+    return cuts[::-1], False
