@@ -261,11 +261,28 @@ def _records(manifest: Manifest, batch: pa.RecordBatch, points: pa.ListArray) ->
         if len(inside):
             record = int(np.searchsorted(offsets_of(points), inside[0], side="right")) - 1
             yield f"constituents of record {record} are not ordered by pt"
-    if manifest.kind == "tokens" and manifest.tokens is not None and len(points.flatten()):
-        highest = pc.call_function("max", [points.flatten()]).as_py()
-        if highest >= manifest.tokens["codes"]:
-            yield f"holds token {highest}, but the tokenizer has {manifest.tokens['codes']} codes"
+    if manifest.kind == "tokens" and manifest.tokens is not None:
+        yield from _tokens(manifest, manifest.tokens, batch, points)
     yield from _origins(manifest.provenance.get("files"), batch)
+
+
+def _tokens(manifest: Manifest, made: dict, batch: pa.RecordBatch, points: pa.ListArray) -> Iterator[str]:
+    """Does every list of ids hold one id of its tokenizer for each point?"""
+    streams = made.get("streams") or {manifest.points_column: made["codes"]}
+    for name, codes in streams.items():
+        if name not in batch.schema.names:
+            yield f"has no list '{name}', which the tokenizer makes"
+            continue
+        ids = batch.column(name).flatten()
+        highest = pc.call_function("max", [ids]).as_py() if len(ids) else 0
+        if highest >= codes:
+            place = f" in {name}" if len(streams) > 1 else ""
+            yield f"holds token {highest}{place}, but the tokenizer has {codes} codes"
+    for column in batch.schema:
+        if pa.types.is_list(column.type) and not np.array_equal(
+            offsets_of(batch.column(column.name)), offsets_of(points)
+        ):
+            yield f"its lists '{column.name}' and '{manifest.points_column}' differ in length"
 
 
 def _origins(files: Iterable[dict] | None, batch: pa.RecordBatch) -> Iterator[str]:

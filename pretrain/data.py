@@ -188,6 +188,13 @@ def _tokens_entry(corpus: Corpus) -> dict[str, str]:
             corpus.path,
             "make a token corpus of it first: hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS",
         )
+    streams = corpus.manifest.tokens.get("streams")
+    if streams:
+        raise HepfmError(
+            f"has {len(streams)} ids a point ({', '.join(streams)}), a backbone reads one",
+            corpus.path,
+            "apply a tokenizer with one id list",
+        )
     return corpus.manifest.tokens
 
 

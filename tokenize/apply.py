@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pyarrow as pa
 import tyro
@@ -24,9 +24,10 @@ from hepfm.ingest.jobs import write_corpus
 from hepfm.ingest.plan import Job, Plan, mirror_jobs
 from hepfm.ingest.summary import Summary, summarise
 from hepfm.ingest.workers import Workers
-from hepfm.tokenize.registry import Tokenizer, load_tokenizer, token_type
+from hepfm.tokenize.delays import delays_of
+from hepfm.tokenize.registry import Tokenizer, load_tokenizer
+from hepfm.tokenize.tokens import token_fields
 
-COLUMN = "tokens"
 INSIDE = "tokenizer"
 
 
@@ -79,24 +80,33 @@ def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:
         identity=made_from,
         jobs=mirror_jobs(corpus),
         kind="tokens",
-        schema=token_schema(corpus, tokenizer.codes),
+        schema=token_schema(corpus, tokenizer),
         labels=corpus.manifest.labels,
         axis=corpus.manifest.axis,
+        geometry=corpus.manifest.geometry,
         block_records=BLOCK_RECORDS["tokens"],
         provenance={
             "command": "hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS",
             **{name: known for name, known in corpus.manifest.provenance.items() if name == "files"},
         },
-        # The path is relative: it holds wherever both folders are moved together.
-        tokens={**made_from, "codes": tokenizer.codes, "source_path": corpus.url or os.path.relpath(corpus.path, out)},
+        tokens=_entry(tokenizer, corpus, out) | made_from,
     )
 
 
-def token_schema(corpus: Corpus, codes: int) -> pa.Schema:
+def _entry(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> dict[str, Any]:
+    """What the manifest says of the tokens; their columns only where there are several."""
+    # The path is relative: it holds wherever both folders are moved together.
+    entry: dict[str, Any] = {"codes": tokenizer.codes, "source_path": corpus.url or os.path.relpath(corpus.path, out)}
+    if len(tokenizer.streams) == 1:
+        return entry
+    entry["streams"] = {stream.column: stream.codes for stream in tokenizer.streams}
+    delays = delays_of(tokenizer.streams, tokenizer.continuous)
+    return entry | {"delays": delays} if any(delays.values()) else entry
+
+
+def token_schema(corpus: Corpus, tokenizer: Tokenizer) -> pa.Schema:
     """Tokens in place of the points, everything else as it is."""
-    metadata = {"unit": "", "meaning": "token id of each point"}
-    item = pa.field("item", token_type(codes), nullable=False)
-    fields = [pa.field(COLUMN, pa.list_(item), nullable=False, metadata=metadata)]
+    fields = token_fields(tokenizer.streams, tokenizer.continuous)
     fields += [field for field in corpus.manifest.schema if field.name not in POINTS_COLUMN.values()]
     return pa.schema(fields, metadata={"kind": "tokens"})
 
@@ -120,7 +130,7 @@ class Produce:
 
     def __call__(self, job: Job) -> Iterator[pa.RecordBatch]:
         tokenizer = _load_once(self.artifact_path, self.hash)
-        schema = token_schema(self.corpus, tokenizer.codes)
+        schema = token_schema(self.corpus, tokenizer)
         split = self.corpus.split(job.split)
         first, stop = job.payload
         for block in range(first, stop):
@@ -129,8 +139,9 @@ class Produce:
 
 def tokenize(batch: pa.RecordBatch, tokenizer: Tokenizer, schema: pa.Schema) -> pa.RecordBatch:
     """The token records of a batch of records."""
-    tokens = tokenizer.encode(batch).cast(schema.field(COLUMN).type)
-    return pa.RecordBatch.from_arrays([tokens, *(batch.column(name) for name in schema.names[1:])], schema=schema)
+    made = tokenizer.encode(batch).columns(tokenizer.streams)
+    arrays = [made[field.name].cast(field.type) if field.name in made else batch.column(field.name) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 @functools.lru_cache(maxsize=1)

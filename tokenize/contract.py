@@ -7,95 +7,43 @@ relative to the jet, in MeV, or about another axis is refused instead of tokeniz
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.records import POINTS_COLUMN, Kind, points_of
+from hepfm.core.records import POINTS_COLUMN, Kind, kind_of, lengths_of, points_of, values_of
+from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.manifest import Manifest
 from hepfm.ingest.schema_json import quantities
+from hepfm.tokenize.features import KINEMATIC, TRANSFORMS, FeatureSpec
 
-# The root mean square of a feature may differ by this factor between two corpora of the same meaning (jets of 100 GeV
-# and of 1 TeV, radius 0.4 and 0.8); MeV for GeV, degrees for radians or relative for absolute pt differ by more.
-SIZE_FACTOR = 20.0
+__all__ = ["KINEMATIC", "FeatureContract", "FeatureSpec"]
 
-
-@dataclass(frozen=True)
-class Transform:
-    """An invertible function of a feature's values, and the values it can take."""
-
-    forward: Callable[[np.ndarray], np.ndarray]
-    inverse: Callable[[np.ndarray], np.ndarray]
-    inverse_tensor: Callable[[Tensor], Tensor]
-    lowest: float
-    """Values must be larger than this."""
-
-
-TRANSFORMS = {
-    "identity": Transform(np.positive, np.positive, torch.positive, -math.inf),
-    "log": Transform(np.log, np.exp, torch.exp, 0.0),
-}
-
-
-@dataclass(frozen=True)
-class FeatureSpec:
-    """One feature: ``(transform(value) - shift) * scale``.
-
-    Attributes:
-        name: the quantity of a point (see :mod:`hepfm.core.records`).
-        unit: its unit in the corpus.
-        transform: name in TRANSFORMS.
-        shift: subtracted after the transform.
-        scale: multiplied last.
-        seen: min, max, mean and std of the values the tokenizer was fitted on; empty before.
-    """
-
-    name: str
-    unit: str
-    transform: str = "identity"
-    shift: float = 0.0
-    scale: float = 1.0
-    seen: dict[str, float] = field(default_factory=dict)
-
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Physical values to the feature, in float64."""
-        return (TRANSFORMS[self.transform].forward(values.astype(np.float64)) - self.shift) * self.scale
-
-    def decode(self, feature: np.ndarray) -> np.ndarray:
-        """The feature to physical values, in float64."""
-        return TRANSFORMS[self.transform].inverse(feature.astype(np.float64) / self.scale + self.shift)
-
-    def decode_tensor(self, feature: Tensor) -> Tensor:
-        """The feature to physical values, differentiable."""
-        return TRANSFORMS[self.transform].inverse_tensor(feature / self.scale + self.shift)
-
-
-# OmniJet-alpha's features (Birk, Hallin, Kasieczka, arXiv:2403.05618), without its cuts on deta and dphi: every
-# constituent gets a token, so that tokens and constituents stay aligned.
-KINEMATIC = (
-    FeatureSpec("pt", "GeV", "log", shift=1.8),
-    FeatureSpec("deta", "1", scale=3.0),
-    FeatureSpec("dphi", "rad", scale=3.0),
-)
+AS_STORED, BY_LAYER = "as stored", "layer ascending, energy descending"
+KNOWN = 0.5  # a flag above this says that the quantities of its group are not null
 
 
 @dataclass(frozen=True)
 class FeatureContract:
     """Features of the points, in order, and what else the numbers mean.
 
+    The columns (T, F) are those of the features, one after another (a column of 0 and 1 for each category), then for
+    each group of quantities that can be null one that is 1 where they are known; where they are null they are 0.
+
     Attributes:
         features: the features, in the order of the columns of :meth:`encode`.
         axis: axis that deta and dphi refer to, as manifests name it.
         kind: kind of record.
-        order: order of the points in a record.
+        order: order of the points in a record: that of the corpus (``pt descending``, ``as stored``), or BY_LAYER,
+            which points are put in.
         mass: mass of the decoded points.
+        conditions: quantities of a record (jet pt, incident energy, ...) that decoding is told.
+        grid: layers of the detector, and the most cells of a layer along both indices; None where there are no cells.
     """
 
     features: tuple[FeatureSpec, ...] = KINEMATIC
@@ -103,56 +51,175 @@ class FeatureContract:
     kind: Kind = "jets"
     order: str = "pt descending"
     mass: str = "massless"
+    conditions: tuple[FeatureSpec, ...] = ()
+    grid: tuple[int, int, int] | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(feature.name for feature in self.features)
+
+    @cached_property
+    def groups(self) -> tuple[str, ...]:
+        """Groups of quantities that are null together."""
+        return tuple(dict.fromkeys(feature.null_with for feature in self.features if feature.null_with))
+
+    @property
+    def width(self) -> int:
+        """F, the number of feature columns of a point."""
+        return sum(feature.width for feature in self.features) + len(self.groups)
+
+    def place(self, name: str) -> slice:
+        """The columns of a feature."""
+        index = self.names.index(name)
+        first = sum(feature.width for feature in self.features[:index])
+        return slice(first, first + self.features[index].width)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Dotted names of the quantities, as a corpus names them."""
         return tuple(f"{POINTS_COLUMN[self.kind]}.{name}" for name in self.names)
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Dotted names of all that is read of a record."""
+        return tuple(name for name, _ in self._named())
+
+    def _named(self) -> list[tuple[str, FeatureSpec]]:
+        """Features and conditions with the names that a corpus has for them."""
+        points = zip(self.columns, self.features, strict=True)
+        return [*points, *((condition.name, condition) for condition in self.conditions)]
+
     def encode(self, batch: pa.RecordBatch) -> np.ndarray:
-        """Features (T, F) float32 of all points of a batch of records.
+        """Columns (T, F) float32 of all points of a batch of records.
 
         Raises:
             HepfmError: a quantity is missing, has another unit, or a value that has no feature (null, pt of 0).
         """
-        units = {name: _unit(found) for name, found in quantities(batch.schema)}
-        columns = []
-        for name, feature in zip(self.columns, self.features, strict=True):
-            if name not in units:
-                raise HepfmError(f"has no quantity '{name}'", "records", f"there is: {', '.join(units)}")
-            self._check_unit(feature, name, units[name], "records")
-            columns.append(points_of(batch, feature.name))
-        return self.encode_values(dict(zip(self.names, columns, strict=True)))
+        return self.spread(self.encode_each(self.values_of(batch)))
 
     def encode_values(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Features (T, F) float32 of physical values (T,) by name.
+        """Columns (T, F) float32 of physical values (T,) by name.
 
         Raises:
             HepfmError: a value that has no feature.
         """
-        for feature in self.features:
-            known = values[feature.name]
-            bad = ~(np.isfinite(known) & (known > TRANSFORMS[feature.transform].lowest))
-            if bad.any():
-                first = int(np.argmax(bad))
-                raise HepfmError(
-                    f"{feature.name} is {known[first]} {feature.unit} in {int(bad.sum())} points (first: {first})",
-                    "records",
-                    f"the tokenizer takes finite values{_above(feature)}",
-                )
-        encoded = [feature.encode(values[feature.name]) for feature in self.features]
-        return np.stack(encoded, axis=1).astype(np.float32)
+        return self.spread(self.encode_each(values))
 
-    def decode(self, features: np.ndarray) -> dict[str, np.ndarray]:
-        """Physical values (T,) float32 by name of features (T, F)."""
+    def decode(self, columns: np.ndarray) -> dict[str, np.ndarray]:
+        """Physical values (T,) by name of columns (T, F): float32, int8 of categories, NaN where null."""
+        return self.decode_each(self.gather(columns))
+
+    def values_of(self, batch: pa.RecordBatch) -> dict[str, np.ndarray]:
+        """Physical values (T,) by name of all points of a batch of records, in the contract's order; nulls are NaN.
+
+        Raises:
+            HepfmError: a quantity is missing or has another unit.
+        """
+        self._check_schema(batch.schema)
+        values = {name: _points(batch, name) for name in self.names}
+        if self.order != BY_LAYER:
+            return values
+        record = np.repeat(np.arange(len(batch)), lengths_of(batch.column(POINTS_COLUMN[self.kind])))
+        # Equal energies of a layer are ordered by cell, so that the order is one.
+        keys = [values[name] for name in ("cell_b", "cell_a")]
+        order = np.lexsort((*keys, -values["energy"], values["layer"], record))
+        return {name: known[order] for name, known in values.items()}
+
+    def conditions_of(self, batch: pa.RecordBatch) -> dict[str, np.ndarray]:
+        """Values (n,) by name of what decoding is told of each record.
+
+        Raises:
+            HepfmError: a quantity is missing or has another unit.
+        """
+        self._check_schema(batch.schema)
+        return {condition.name: values_of(batch.column(condition.name)) for condition in self.conditions}
+
+    def encode_conditions(self, values: Mapping[str, np.ndarray] | None, records: int) -> np.ndarray:
+        """Conditions (n, C) float32 of physical values (n,) by name.
+
+        Raises:
+            HepfmError: values are needed and not there, too few, or not finite.
+        """
+        columns = [np.zeros((records, 0))]
+        for condition in self.conditions:
+            if values is None or condition.name not in values:
+                names = ", ".join(f"{known.name} [{known.unit}]" for known in self.conditions)
+                raise HepfmError(f"the tokenizer decodes with {names} of each record", "decode", "give them")
+            known = np.asarray(values[condition.name])
+            if known.shape != (records,):
+                raise HepfmError(f"{known.size} values of {condition.name} for {records} records", "decode")
+            condition.check_finite(known)
+            columns.append(condition.encode(known)[:, None])
+        return np.concatenate(columns, axis=1).astype(np.float32)
+
+    def _check_schema(self, schema: pa.Schema) -> None:
+        units = {name: unit_of(found) for name, found in quantities(schema)}
+        for name, feature in self._named():
+            if name not in units:
+                raise HepfmError(f"has no quantity '{name}'", "records", f"there is: {', '.join(units)}")
+            self._check_unit(feature, name, units[name], "records")
+
+    def encode_each(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """One number (T, features) float32 for each feature of physical values: NaN where null, a category's index.
+
+        Raises:
+            HepfmError: a value that has no feature, or quantities of one group that are not null together.
+        """
+        for feature in self.features:
+            feature.check_finite(values[feature.name])
+        encoded = np.stack([feature.encode(values[feature.name]) for feature in self.features], axis=1)
+        for group in self.groups:
+            self._check_group(group, np.isnan(encoded))
+        return encoded.astype(np.float32)
+
+    def decode_each(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Physical values (T,) by name of what :meth:`encode_each` gave."""
         return {
-            feature.name: feature.decode(features[:, index]).astype(np.float32)
+            feature.name: feature.decode(numbers[:, index]).astype(feature.dtype)
             for index, feature in enumerate(self.features)
         }
+
+    def spread(self, numbers: np.ndarray) -> np.ndarray:
+        """Columns (T, F) float32 of one number for each feature (T, features)."""
+        columns = []
+        for index, feature in enumerate(self.features):
+            number = numbers[:, index]
+            if feature.categories:
+                columns.append(number[:, None] == np.arange(feature.width))
+            else:
+                columns.append(np.where(np.isnan(number), 0, number)[:, None])
+        columns += [~np.isnan(numbers[:, self._members(group)[0], None]) for group in self.groups]
+        return np.concatenate(columns, axis=1, dtype=np.float32)
+
+    def gather(self, columns: np.ndarray) -> np.ndarray:
+        """One number for each feature (T, features) of columns (T, F), which need not be exact.
+
+        A category is the one that stands out, and null is what a flag says is.
+        """
+        numbers = []
+        for feature in self.features:
+            part = columns[:, self.place(feature.name)]
+            numbers.append(part.argmax(axis=1) if feature.categories else part[:, 0])
+        gathered = np.stack(numbers, axis=1).astype(np.float32)
+        for index, group in enumerate(self.groups):
+            null = columns[:, self.width - len(self.groups) + index] <= KNOWN
+            gathered[np.flatnonzero(null)[:, None], self._members(group)] = np.nan
+        return gathered
+
+    def _members(self, group: str) -> list[int]:
+        return [index for index, feature in enumerate(self.features) if feature.null_with == group]
+
+    def _check_group(self, group: str, null: np.ndarray) -> None:
+        members = self._members(group)
+        differ = (null[:, members] != null[:, members[:1]]).any(axis=1)
+        if differ.any():
+            first = int(np.argmax(differ))
+            names = ", ".join(self.names[index] for index in members)
+            raise HepfmError(
+                f"{names} are not null together in {int(differ.sum())} points (first: {first})",
+                "records",
+                "the tokenizer takes points that have all of them or none",
+            )
 
     def fitted(self, manifest: Manifest, where: object = "corpus") -> FeatureContract:
         """This contract for a tokenizer to be fitted on a corpus: its axis, and the sizes of its numbers.
@@ -162,18 +229,11 @@ class FeatureContract:
         """
         contract = replace(self, axis=manifest.axis)
         contract.check(manifest, where=where)
-        features = []
-        for name, feature in zip(self.columns, self.features, strict=True):
-            known = manifest.statistics.get(name, {})
-            if not known.get("count"):
-                raise HepfmError(f"'{name}' has no value in the train split", where, "fit on another corpus")
-            if known["min"] == known["max"]:
-                raise HepfmError(
-                    f"'{name}' is {known['min']} {feature.unit} everywhere", where, "fit on another corpus"
-                )
-            seen = {key: float(known[key]) for key in ("min", "max", "mean", "std")}
-            features.append(replace(feature, seen=seen))
-        return replace(contract, features=tuple(features))
+        fitted = tuple(
+            feature.fitted(name, manifest.statistics.get(name, {}), where) for name, feature in self._named()
+        )
+        points = len(self.features)
+        return replace(contract, features=fitted[:points], conditions=fitted[points:])
 
     def check(
         self, manifest: Manifest, statistics: Mapping[str, Mapping[str, Any]] | None = None, where: object = "corpus"
@@ -190,8 +250,8 @@ class FeatureContract:
         """
         if manifest.kind != self.kind:
             raise HepfmError(f"holds {manifest.kind}, the tokenizer takes {self.kind}", where, "name another corpus")
-        units = {name: _unit(found) for name, found in quantities(manifest.schema)}
-        for name, feature in zip(self.columns, self.features, strict=True):
+        units = {name: unit_of(found) for name, found in quantities(manifest.schema)}
+        for name, feature in self._named():
             if name not in units:
                 raise HepfmError(
                     f"has no '{name}' [{feature.unit}], which the tokenizer takes",
@@ -201,7 +261,14 @@ class FeatureContract:
             self._check_unit(feature, name, units[name], where)
             known = (manifest.statistics if statistics is None else statistics).get(name)
             if known is not None:
-                _check_values(feature, name, known, where)
+                feature.check(name, known, where)
+        grid = grid_of(manifest)
+        if self.kind == "showers" and grid != self.grid:
+            raise HepfmError(
+                f"is of a detector of {_told(grid)}, the tokenizer was fitted on {_told(self.grid)}",
+                where,
+                "fit a tokenizer on this corpus",
+            )
         if manifest.axis != self.axis:
             raise HepfmError(
                 f"deta and dphi refer to the axis '{manifest.axis}', the tokenizer was fitted on '{self.axis}'",
@@ -229,11 +296,13 @@ class FeatureContract:
             HepfmError: it is not one, or names a transform that this hepfm does not have.
         """
         try:
-            features = tuple(FeatureSpec(**feature) for feature in data["features"])
-            contract = cls(**{**data, "features": features})
+            features = tuple(FeatureSpec.from_dict(feature) for feature in data["features"])
+            conditions = tuple(FeatureSpec.from_dict(condition) for condition in data.get("conditions", ()))
+            grid = data.get("grid") and tuple(data["grid"])
+            contract = cls(**{**data, "features": features, "conditions": conditions, "grid": grid})
         except (TypeError, KeyError, AttributeError) as error:
             raise HepfmError(f"is no feature contract: {error}", where) from error
-        for feature in features:
+        for feature in features + conditions:
             if feature.transform not in TRANSFORMS:
                 raise HepfmError(
                     f"unknown transform '{feature.transform}' of {feature.name}",
@@ -243,39 +312,28 @@ class FeatureContract:
         return contract
 
 
-def _unit(found: pa.Field) -> str:
+def _points(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    """Values (T,) of a quantity, NaN where it is null even if it is a whole number."""
+    values = points_of(batch, name)
+    points = batch.column(POINTS_COLUMN[kind_of(batch.schema)]).flatten()
+    column = points.field(points.type.get_field_index(name))
+    if not column.null_count or pa.types.is_floating(column.type):
+        return values
+    return np.where(column.is_null().to_numpy(zero_copy_only=False), np.nan, values)
+
+
+def unit_of(found: pa.Field) -> str:
     return (found.metadata or {}).get(b"unit", b"").decode()
 
 
-def _above(feature: FeatureSpec) -> str:
-    lowest = TRANSFORMS[feature.transform].lowest
-    return f" above {lowest:g} {feature.unit}" if lowest > -math.inf else ""
+def grid_of(manifest: Manifest) -> tuple[int, int, int] | None:
+    """Layers of the detector and the most cells of a layer along both indices; None if there are no cells."""
+    geometry = None if manifest.geometry is None else Geometry.from_data(manifest.geometry)
+    if geometry is None or geometry.kind == "points" or not geometry.layers:
+        return None
+    cell_a, cell_b = geometry.shape.max(axis=0).tolist()
+    return len(geometry.layers), cell_a, cell_b
 
 
-def _check_values(feature: FeatureSpec, name: str, known: Mapping[str, Any], where: object) -> None:
-    """Refuse nulls, values without a feature, and numbers of another size than those fitted on."""
-    if known["nulls"]:
-        total = known["nulls"] + known["count"]
-        raise HepfmError(
-            f"'{name}' is null in {known['nulls']:,} of {total:,} points", where, "the tokenizer takes every point"
-        )
-    if not known["count"]:
-        return
-    if not known["min"] > TRANSFORMS[feature.transform].lowest:
-        raise HepfmError(
-            f"'{name}' goes down to {known['min']:g}", where, f"the tokenizer takes values{_above(feature)}"
-        )
-    if not feature.seen:
-        return
-    here, fitted = _size(known), _size(feature.seen)
-    if not 1 / SIZE_FACTOR < here / fitted < SIZE_FACTOR:
-        raise HepfmError(
-            f"'{name}' has values of about {here:.3g}, the tokenizer was fitted on about {fitted:.3g} {feature.unit} "
-            "(root mean square): not the same quantity or unit",
-            where,
-            f"build the corpus with {feature.name} in [{feature.unit}], as the tokenizer takes it",
-        )
-
-
-def _size(known: Mapping[str, Any]) -> float:
-    return math.hypot(known["mean"], known["std"])
+def _told(grid: tuple[int, int, int] | None) -> str:
+    return "no cells" if grid is None else f"{grid[0]} layers of {grid[1]} x {grid[2]} cells"

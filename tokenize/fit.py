@@ -1,160 +1,77 @@
-"""``hepfm tokenizer fit``: a VQ-VAE tokenizer from a corpus of jets."""
+"""``hepfm tokenizer fit``: a tokenizer from a corpus."""
 
 from __future__ import annotations
 
-import dataclasses
-import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
-import torch
-import tyro
-from tyro.conf import Positional
-
-from hepfm.core.config import settings_of, to_dict
-from hepfm.core.draws import key_of
+from hepfm.core.config import read_yaml
 from hepfm.core.engine import launch
-from hepfm.core.engine.config import FREE_SETTINGS, TrainingConfig
-from hepfm.core.engine.train import train
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
-from hepfm.tokenize.card import card
-from hepfm.tokenize.contract import FeatureContract
-from hepfm.tokenize.data import PointBatches
-from hepfm.tokenize.network import VQVAE, VQVAEConfig
-from hepfm.tokenize.objective import LossConfig, Objective
-from hepfm.tokenize.quality import measure
-from hepfm.tokenize.vqvae import VQVAETokenizer
+from hepfm.tokenize.fitting import FREE, FitConfig, done, write
+from hepfm.tokenize.registry import TOKENIZERS, tokenizer_class
+from hepfm.tokenize.vqvae_fit import TokenizerFitConfig
 
-FREE = FREE_SETTINGS | {"nproc"}
-EXAMPLES = 16
-COLLAPSED = 0.5
+__all__ = ["TokenizerFitConfig", "fit_config", "main"]
+
+OPTION = "--tokenizer"
 
 
-@dataclass(frozen=True)
-class TokenizerFitConfig:
-    """Fit a tokenizer to a corpus. Run again after an interruption, it continues to the same weights."""
-
-    corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
-    """Corpus of jets; the tokenizer learns from its train split."""
-    out: Path
-    """Folder of the run."""
-    network: VQVAEConfig = field(default_factory=VQVAEConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    nproc: int = 1
-    """Processes on this machine; at most one per GPU."""
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(
-            steps=1000,
-            batch_records=128,
-            learning_rate=2e-3,
-            warmup_steps=50,
-            betas=(0.9, 0.99),
-            min_learning_rate_fraction=0.05,
-            checkpoint_every=250,
-            validate_every=250,
-        )
-    )
+def fit_config(arguments: Sequence[str]) -> type[FitConfig]:
+    """The settings of ``hepfm tokenizer fit --tokenizer KIND``; KIND may also stand in the file of ``--config``."""
+    kind = _named(arguments)
+    if kind not in TOKENIZERS:
+        raise HepfmError(f"no tokenizer is called '{kind}'", OPTION, f"there is: {', '.join(TOKENIZERS)}")
+    settings = tokenizer_class(kind).settings
+    listed = f"Tokenizers: {', '.join(TOKENIZERS)}. '{OPTION} KIND --help' shows the options of one."
+    body = {"__doc__": f"{settings.__doc__}\n\n{listed}", "__module__": __name__}
+    return dataclass(frozen=True)(type(settings.__name__, (settings,), body))
 
 
-def main(config: TokenizerFitConfig) -> None:
+def _named(arguments: Sequence[str]) -> str:
+    """The tokenizer that the arguments name, or the file of settings among them, or else the default."""
+    named = _value(arguments, OPTION)
+    file = _value(arguments, "--config")
+    if named is None and file is not None:
+        settings = read_yaml(Path(file))
+        named = settings.get("tokenizer") if isinstance(settings, dict) else None
+    return FitConfig.tokenizer if named is None else str(named)
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    for index, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+        if argument == option and index + 1 < len(arguments):
+            return arguments[index + 1]
+    return None
+
+
+def main(config: FitConfig) -> None:
     """Fit, measure, and write the artifact."""
-    launch.relaunch(config.nproc)
+    if isinstance(config, TokenizerFitConfig):
+        launch.relaunch(config.nproc)
     run = RunFolder(config.out)
     if run.finished:
         run.claim(config, FREE)
-        _done(run, "is finished already")
+        done(run, "is finished already")
         return
     corpus = Corpus.open(config.corpus)
-    contract = FeatureContract().fitted(corpus.manifest, corpus.path)
-    _check(config, corpus, contract)
-    launch.setup()
-    launch.on_main(lambda: run.claim(config, FREE))
-    torch.manual_seed(key_of("weights", config.training.seed))
-    network = VQVAE(config.network, len(contract.features), synchronised=launch.world() > 1)
-    validation, training = _validation(corpus, contract, config.training)
-    figures = train(
-        Objective(network, contract, config.loss),
-        PointBatches(corpus.split("train"), contract, training.seed),
-        validation,
-        training,
-        run,
-        _identity(config, corpus),
-    )
+    _tell_empty_classes(corpus)
+    contract = config.contract(corpus)
+    tokenizer, figures = tokenizer_class(config.tokenizer).fit(config, corpus, contract, run)
     if launch.is_main():
-        _write(run, VQVAETokenizer(network, contract), corpus, config, figures)
-        _done(run, "finished")
+        write(run, tokenizer, corpus, config, figures)
+        done(run, "finished")
 
 
-def _check(config: TokenizerFitConfig, corpus: Corpus, contract: FeatureContract) -> None:
-    config.network.check(len(contract.features))
-    points = corpus.split("train").points
-    if config.network.codes > points:
-        raise HepfmError(
-            f"{config.network.codes:,} codes are more than the {points:,} points of the train split",
-            corpus.path,
-            "take fewer --codes, or a larger corpus",
-        )
-
-
-def _validation(
-    corpus: Corpus, contract: FeatureContract, training: TrainingConfig
-) -> tuple[PointBatches | None, TrainingConfig]:
-    """Validation batches (None without such a split), and the settings with no more records than there are."""
-    if "val" not in corpus.splits():
-        return None, training
-    batches = PointBatches(corpus.split("val"), contract, 0)
-    records = min(training.validation_records, batches.reader.records)
-    return batches, dataclasses.replace(training, validation_records=records)
-
-
-def _identity(config: TokenizerFitConfig, corpus: Corpus) -> dict[str, Any]:
-    """What has to be the same for a run to be continued."""
-    return {
-        "objective": "vqvae",
-        "architecture": to_dict(config.network),
-        "loss": to_dict(config.loss),
-        "corpus": corpus.digest,
-    }
-
-
-def _write(
-    run: RunFolder,
-    tokenizer: VQVAETokenizer,
-    corpus: Corpus,
-    config: TokenizerFitConfig,
-    figures: dict[str, float],
-) -> None:
-    split = corpus.split("val" if "val" in corpus.splits() else "train")
-    quality = measure(tokenizer, split)
-    if quality["codebook_use"] < COLLAPSED:
-        say(
-            f"warning: only {quality['codebook_use']:.0%} of {tokenizer.codes:,} codes are used, the codebook "
-            "collapsed: fit longer (--steps), with a lower --learning-rate, or fewer --codes"
-        )
-    metrics = {**figures, **quality, "measured_on": split.name}
-    provenance = {
-        "config": settings_of(config, without=("corpus", "out", "nproc")),
-        "corpus": {"digest": corpus.digest, "records": corpus.split("train").records},
-    }
-    tokenizer.save(
-        run.artifact,
-        examples=corpus.split("train").read(0).slice(0, EXAMPLES),
-        provenance=provenance,
-        metrics=metrics,
-        card=card(tokenizer, provenance, metrics),
-    )
-    say(
-        f"on {split.name}: {quality['codebook_use']:.1%} of {tokenizer.codes:,} codes used "
-        f"(perplexity {quality['codebook_perplexity']:.0f}), jet mass W1 {quality['jet_mass_w1_gev']:.2f} GeV, "
-        f"residual {quality['jet_mass_residual_gev']:.2f} GeV"
-    )
-
-
-def _done(run: RunFolder, what: str) -> None:
-    if launch.is_main():
-        say(f"{run.path}: {what}")
-        sys.stdout.write(f"{run.artifact}\n")
+def _tell_empty_classes(corpus: Corpus) -> None:
+    """A tokenizer that has not seen a class may be bad at it, so the user should know."""
+    labels = corpus.manifest.splits["train"].labels if "train" in corpus.splits() else {}
+    empty = [label for label in corpus.manifest.labels if not labels.get(label)]
+    if labels and empty and launch.is_main():
+        say(f"warning: {corpus.path}: no record of the train split is of class {', '.join(empty)}")

@@ -23,6 +23,8 @@ class LossConfig:
 
     commitment: float = 1.0
     """Weight of the squared distance between latents and their codes."""
+    entropy: float = 0.1
+    """Weight of the entropies that make the codes of lfq be used equally."""
     pt_power: float = 0.5
     """A point's error counts as (pt / mean pt) to this power: hard constituents shape jet mass and substructure."""
     jet: float = 40.0
@@ -39,31 +41,33 @@ class Objective(nn.Module):
     def __init__(self, network: VQVAE, contract: FeatureContract, config: LossConfig) -> None:
         super().__init__()
         self.network, self.contract, self.config = network, contract, config
-        self._limits = [
-            feature.encode(np.array([feature.seen["min"], feature.seen["max"]])).tolist()
+        self._limits = {
+            feature.name: feature.encode(np.array([feature.seen["min"], feature.seen["max"]])).tolist()
             for feature in contract.features
-        ]
+            if feature.name in KINEMATICS
+        }
 
     def forward(self, batch: PackedPoints) -> Losses:
         target = batch.features
-        output = self.network(target, batch.layout)
+        output = self.network(target, batch.layout, batch.conditions)
         squares = (output.features.float() - target).square()
-        commitment = output.commitment.sum()
-        total = (squares.sum(dim=1) * self._weights(target)).sum() + self.config.commitment * commitment
-        figures = {f"error_{name}": squares[:, index].sum() for index, name in enumerate(self.contract.names)}
+        commitment = output.learned.commitment.sum()
+        entropy = self.config.entropy * output.learned.entropy.sum()
+        total = (squares.sum(dim=1) * self._weights(target)).sum() + self.config.commitment * commitment + entropy
+        figures = {f"error_{name}": squares[:, self.contract.place(name)].sum() for name in self.contract.names}
         if self.config.jet and set(KINEMATICS) <= set(self.contract.names):
             jets = self._jet_errors(output.features.float(), target, batch.layout)
             total = total + self.config.jet * jets
             figures["error_jet"] = jets
-        return Losses(total, {**figures, "commitment": commitment, "perplexity": self._perplexity(output.ids)})
+        return Losses(total, {**figures, "commitment": commitment, "perplexity": self._perplexity(output.learned.ids)})
 
     def _weights(self, target: Tensor) -> Tensor:
         """(T,) weight of each point."""
         if not self.config.pt_power or "pt" not in self.contract.names:
             return torch.ones_like(target[:, 0])
-        index = self.contract.names.index("pt")
-        feature = self.contract.features[index]
-        return (feature.decode_tensor(target[:, index]) / feature.seen["mean"]) ** self.config.pt_power
+        feature = self.contract.features[self.contract.names.index("pt")]
+        pt = feature.decode_tensor(target[:, self.contract.place("pt").start])
+        return (pt / feature.seen["mean"]) ** self.config.pt_power
 
     def _jet_errors(self, decoded: Tensor, target: Tensor, layout: Layout) -> Tensor:
         found, true = (self._jets(features, layout) for features in (decoded, target))
@@ -87,11 +91,14 @@ class Objective(nn.Module):
 
     def _physical(self, features: Tensor, name: str) -> Tensor:
         """A quantity (T,), kept within what was seen: a start that is far off must not overflow."""
-        index = self.contract.names.index(name)
-        low, high = self._limits[index]
-        return self.contract.features[index].decode_tensor(features[:, index].clamp(low, high))
+        low, high = self._limits[name]
+        feature = self.contract.features[self.contract.names.index(name)]
+        return feature.decode_tensor(features[:, self.contract.place(name).start].clamp(low, high))
 
     def _perplexity(self, ids: Tensor) -> Tensor:
-        """Perplexity of the batch's codes, times its points: figures are logged per point."""
-        share = torch.bincount(ids, minlength=self.network.config.codes).double() / max(1, len(ids))
-        return torch.special.entr(share).sum().exp() * len(ids)
+        """Perplexity of the batch's codes (mean over id lists), times its points: figures are logged per point."""
+        total = ids.new_zeros((), dtype=torch.float64)
+        for codes, column in zip(self.network.quantizer.streams, ids.unbind(1), strict=True):
+            share = torch.bincount(column, minlength=codes).double() / max(1, len(ids))
+            total = total + torch.special.entr(share).sum().exp()
+        return total * len(ids) / ids.shape[1]

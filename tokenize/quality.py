@@ -3,55 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from hepfm.core.observables import Constituents, jet_mass, jet_pt
 from hepfm.core.progress import progress
-from hepfm.core.records import POINTS_COLUMN, offsets_of, points_of
+from hepfm.core.records import POINTS_COLUMN, offsets_of
 from hepfm.core.statistics import wasserstein_1
 from hepfm.ingest.corpus import Split
-from hepfm.tokenize.registry import Tokenizer
+from hepfm.tokenize.features import FeatureSpec
+
+if TYPE_CHECKING:
+    from hepfm.tokenize.registry import Tokenizer
 
 MAX_RECORDS = 10_000
+RELATIVE = ("pt", "energy")
 
 
 def measure(tokenizer: Tokenizer, split: Split, max_records: int = MAX_RECORDS) -> dict[str, float]:
     """Quality on the first records of a split.
 
     Returns:
-        ``codebook_use`` (share of the codes that occur) and ``codebook_perplexity``; ``NAME_error``, the mean absolute
-        error of each quantity of a point in its unit, for pt relative; for jets ``jet_mass_w1_gev`` and
-        ``jet_pt_w1_gev``, the Wasserstein distance between original and reconstructed, and ``..._residual_gev``, the
-        standard deviation of the difference; ``records`` and ``points`` looked at.
+        ``codebook_use`` (share of the codes that occur, of all streams together) and ``codebook_perplexity``
+        (``codebook_perplexity_NAME`` of each of several streams); ``NAME_error``, the mean absolute error of each
+        quantity of a point in its unit (relative for pt and energy; where it is null in neither; of species and charge
+        the share that is another one); for jets ``jet_mass_w1_gev`` and ``jet_pt_w1_gev``, the Wasserstein distance
+        between original and reconstructed, and ``..._residual_gev``, the standard deviation of the difference;
+        ``records`` and ``points`` looked at.
     """
-    counts = np.zeros(tokenizer.codes, dtype=np.int64)
-    errors = dict.fromkeys(tokenizer.contract.names, 0.0)
+    counts = [np.zeros(stream.codes, dtype=np.int64) for stream in tokenizer.streams]
+    errors = {name: np.zeros(2) for name in tokenizer.contract.names}
     jets: list[tuple[np.ndarray, ...]] = []
     records = 0
-    with progress("measuring", min(max_records, split.records), "jets") as task:
+    with progress("measuring", min(max_records, split.records), tokenizer.contract.kind) as task:
         for batch in _first(split, max_records):
             column = batch.column(POINTS_COLUMN[tokenizer.contract.kind])
             offsets = offsets_of(column)
-            ids = tokenizer.encode(batch).flatten().to_numpy()
-            decoded = tokenizer.decode(ids, offsets)
-            original = {name: points_of(batch, name) for name in tokenizer.contract.names}
-            counts += np.bincount(ids, minlength=tokenizer.codes)
-            for name, value in original.items():
-                scale = value.astype(np.float64) if name == "pt" else 1.0
-                errors[name] += float(np.abs((decoded[name].astype(np.float64) - value) / scale).sum())
+            tokens = tokenizer.encode(batch)
+            told = tokenizer.contract.conditions_of(batch)
+            decoded = tokenizer.decode(tokens.ids, offsets, tokens.continuous, told)
+            original = tokenizer.contract.values_of(batch)
+            for count, ids in zip(counts, tokens.ids.reshape(len(tokens.ids), -1).T, strict=True):
+                count += np.bincount(ids, minlength=len(count))
+            for feature in tokenizer.contract.features:
+                errors[feature.name] += _errors(feature, original[feature.name], decoded[feature.name])
             if {"pt", "deta", "dphi"} <= set(errors):
                 jets.append((*_jets(original, offsets), *_jets(decoded, offsets)))
             records += len(batch)
             task.advance(len(batch))
-    points = int(counts.sum())
+    points = int(counts[0].sum())
     figures: dict[str, float] = {
         "records": records,
         "points": points,
-        "codebook_use": float((counts > 0).mean()),
-        "codebook_perplexity": perplexity(counts),
-        **{f"{name}_error": total / max(points, 1) for name, total in errors.items()},
+        "codebook_use": float((np.concatenate(counts) > 0).mean()),
+        **{
+            f"codebook_perplexity{'_' if stream.name else ''}{stream.name}": perplexity(count)
+            for stream, count in zip(tokenizer.streams, counts, strict=True)
+        },
+        **{f"{name}_error": float(total / max(count, 1)) for name, (total, count) in errors.items()},
     }
     if jets:
         mass, pt, new_mass, new_pt = (np.concatenate(column) for column in zip(*jets, strict=True))
@@ -59,6 +70,16 @@ def measure(tokenizer: Tokenizer, split: Split, max_records: int = MAX_RECORDS) 
             figures[f"{name}_w1_gev"] = float(wasserstein_1(old, new))
             figures[f"{name}_residual_gev"] = float(np.std(new - old))
     return figures
+
+
+def _errors(feature: FeatureSpec, original: np.ndarray, decoded: np.ndarray) -> np.ndarray:
+    """Sum of the errors of a quantity, and of how many points."""
+    if feature.categories:
+        return np.array([np.count_nonzero(original != decoded), len(original)], dtype=np.float64)
+    differences = np.abs(decoded.astype(np.float64) - original)
+    if feature.name in RELATIVE:
+        differences /= original
+    return np.array([np.nansum(differences), np.count_nonzero(~np.isnan(differences))])
 
 
 def perplexity(counts: np.ndarray) -> float:

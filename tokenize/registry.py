@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,9 +13,18 @@ import pyarrow as pa
 from hepfm.core.artifacts import Artifact, read_artifact
 from hepfm.core.errors import HepfmError
 from hepfm.core.resolve import resolve
+from hepfm.core.runs import RunFolder
+from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.contract import FeatureContract
+from hepfm.tokenize.fitting import FitConfig
+from hepfm.tokenize.tokens import Stream, Tokens
 
-TOKENIZERS = {"vqvae": "hepfm.tokenize.vqvae:VQVAETokenizer"}
+TOKENIZERS = {
+    "vqvae": "hepfm.tokenize.vqvae:VQVAETokenizer",
+    "kmeans": "hepfm.tokenize.kmeans:KMeansTokenizer",
+    "binning": "hepfm.tokenize.binning:BinningTokenizer",
+    "cells": "hepfm.tokenize.cells:CellsTokenizer",
+}
 
 
 class Tokenizer(Protocol):
@@ -23,18 +32,45 @@ class Tokenizer(Protocol):
 
     Attributes:
         kind: its name in TOKENIZERS.
-        codes: number of token ids; they are 0 ... codes - 1.
+        settings: dataclass of what its fit is asked, a :class:`hepfm.tokenize.fitting.FitConfig`.
+        streams: its lists of ids, one or several.
+        continuous: what the number is that each point has beside its ids; empty if there is none.
+        cure: what to do if less than half of its codes are used; empty where that is no fault.
+        codes: ids of its longest stream; they are 0 ... codes - 1.
         contract: what it takes points to be.
         hash: of the artifact it was loaded from.
     """
 
-    kind: str
-    codes: int
+    kind: ClassVar[str]
+    settings: ClassVar[type[FitConfig]]
+    continuous: ClassVar[str]
+    cure: ClassVar[str]
+    streams: tuple[Stream, ...]
     contract: FeatureContract
     hash: str
 
-    def encode(self, batch: pa.RecordBatch) -> pa.ListArray:
-        """Token ids of each point of each record, in the smallest unsigned integer type.
+    @property
+    def codes(self) -> int: ...
+
+    @classmethod
+    def fit(
+        cls, config: Any, corpus: Corpus, contract: FeatureContract, run: RunFolder
+    ) -> tuple[Tokenizer, dict[str, float]]:
+        """A tokenizer that learned from the train split, and figures of the fit.
+
+        Args:
+            config: of the type ``settings``.
+            corpus: what to learn from.
+            contract: fitted to it.
+            run: to be claimed once all is checked; a fit that is run again there continues.
+
+        Raises:
+            HepfmError: settings or data that cannot work; before anything is written.
+        """
+        ...
+
+    def encode(self, batch: pa.RecordBatch) -> Tokens:
+        """Tokens of each point of each record.
 
         The same batch gives the same ids in any process, whatever its number of threads.
 
@@ -43,12 +79,20 @@ class Tokenizer(Protocol):
         """
         ...
 
-    def decode(self, tokens: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
-        """Physical quantities (T,) float32 by name (``pt`` [GeV], ``deta``, ``dphi`` [rad]) of token ids.
+    def decode(
+        self,
+        ids: np.ndarray,
+        offsets: np.ndarray,
+        continuous: np.ndarray | None = None,
+        conditions: Mapping[str, np.ndarray] | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Physical quantities (T,) by name (``pt`` [GeV], ``deta``, ``dphi`` [rad], ...) of tokens.
 
         Args:
-            tokens: (T,) ids, record after record.
-            offsets: (n + 1,) record i owns ``tokens[offsets[i]:offsets[i + 1]]``.
+            ids: (T,) ids, record after record; (T, Q) of several streams.
+            offsets: (n + 1,) record i owns ``ids[offsets[i]:offsets[i + 1]]``.
+            continuous: (T,) the number of each point, where the tokenizer has one.
+            conditions: (n,) by name, of each record, where the contract names conditions.
 
         Raises:
             HepfmError: an id that is none of this tokenizer's, or offsets that do not fit the tokens.
@@ -87,13 +131,10 @@ def load_tokenizer(name: str | Path) -> Tokenizer:
     kind = str(artifact.architecture.get("tokenizer"))
     if kind not in TOKENIZERS:
         raise HepfmError(f"unknown tokenizer '{kind}'", artifact.path, f"known: {', '.join(TOKENIZERS)}; update hepfm")
+    return tokenizer_class(kind).load(artifact)
+
+
+def tokenizer_class(kind: str) -> type[Tokenizer]:
+    """The tokenizers called ``kind`` in TOKENIZERS."""
     module, member = TOKENIZERS[kind].split(":")
-    return cast(Tokenizer, getattr(importlib.import_module(module), member).load(artifact))
-
-
-def token_type(codes: int) -> pa.DataType:
-    """Smallest unsigned integer type that holds ids 0 ... codes - 1."""
-    for number in (pa.uint8(), pa.uint16(), pa.uint32()):
-        if codes <= 1 << number.bit_width:
-            return number
-    raise HepfmError(f"{codes} codes are more than 32 bits hold", "tokenizer", "take fewer")
+    return cast(type[Tokenizer], getattr(importlib.import_module(module), member))

@@ -51,7 +51,7 @@ COMMANDS = (
     Command("corpus split", "hepfm.ingest.tools", "SplitConfig", "deal a corpus's records anew", "split_records"),
     Command("corpus export", "hepfm.ingest.tools", "ExportConfig", "Parquet, awkward, datasets, ...", "export_corpus"),
     Command("corpus mix", "hepfm.ingest.mix_command", "MixConfig", "define a weighted mixture of corpora", "mix"),
-    Command("tokenizer fit", "hepfm.tokenize.fit", "TokenizerFitConfig", "fit a VQ-VAE tokenizer to a corpus"),
+    Command("tokenizer fit", "hepfm.tokenize.fit", "fit_config", "fit a tokenizer to a corpus"),
     Command("tokenizer apply", "hepfm.tokenize.apply", "ApplyConfig", "corpus -> token corpus"),
     Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora"),
     Command("finetune generate", "hepfm.finetune.adapt", "AdaptConfig", "adapt a backbone to other token corpora"),

@@ -12,7 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from hepfm.ingest.corpus import Corpus
     from hepfm.tokenize.contract import FeatureContract
-    from hepfm.tokenize.network import VQVAEConfig
+    from hepfm.tokenize.settings import VQVAEConfig
 
 SUPPORT = Path(__file__).parent / "support"
 sys.path.insert(0, str(SUPPORT))
@@ -42,6 +42,22 @@ def corpus(make_corpus: Callable[..., Corpus]) -> Corpus:
 
 
 @pytest.fixture(scope="session")
+def full_corpus(make_corpus: Callable[..., Corpus]) -> Corpus:
+    """600 toy jets with charge, species and impact parameters; tests do not change it."""
+    from toy_jets import FULL
+
+    return make_corpus(600, points=FULL)
+
+
+@pytest.fixture(scope="session")
+def showers(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """60 showers of a small calorimeter; tests do not change it."""
+    from toy_showers import shower_corpus
+
+    return shower_corpus(tmp_path_factory.mktemp("showers"), 60)
+
+
+@pytest.fixture(scope="session")
 def contract(corpus: Corpus) -> FeatureContract:
     from hepfm.tokenize.contract import FeatureContract
 
@@ -51,7 +67,7 @@ def contract(corpus: Corpus) -> FeatureContract:
 @pytest.fixture(scope="session")
 def small() -> VQVAEConfig:
     """A network that fits in seconds."""
-    from hepfm.tokenize.network import VQVAEConfig
+    from hepfm.tokenize.settings import VQVAEConfig
 
     return VQVAEConfig(codes=64, width=16, blocks=1, heads=2)
 

@@ -22,10 +22,12 @@ from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.data import PackedPoints, PointBatches
 from hepfm.tokenize.fit import main
-from hepfm.tokenize.network import VQVAE, VQVAEConfig
+from hepfm.tokenize.network import VQVAE
 from hepfm.tokenize.objective import LossConfig, Objective
 from hepfm.tokenize.quality import measure, perplexity
+from hepfm.tokenize.quantizers import PlainCodebook
 from hepfm.tokenize.registry import load_tokenizer
+from hepfm.tokenize.settings import VQVAEConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -124,8 +126,8 @@ def test_a_collapsed_codebook_is_told_with_its_cure(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(VQVAE, "encode", lambda self, x, layout: (torch.zeros(len(x), dtype=torch.long), x[:, :1]))
-    monkeypatch.setattr("hepfm.tokenize.vqvae.near_ties", lambda *_: torch.zeros(0))
+    monkeypatch.setattr(VQVAE, "encode", lambda self, x, layout: (torch.zeros(len(x), 1, dtype=torch.long), x[:, :1]))
+    monkeypatch.setattr(PlainCodebook, "near", lambda self, latent, ids, _: torch.ones(len(ids), dtype=torch.bool))
     main(fit_config(corpus, tmp_path / "run", steps=2))
     assert "codebook collapsed: fit longer (--steps), with a lower --learning-rate" in capsys.readouterr().err
 

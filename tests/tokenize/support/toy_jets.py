@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from hepfm.core import records
 from hepfm.core.draws import generator
+from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.sources.base import Source
 from hepfm.ingest.sources.contents import Contents
 from hepfm.ingest.tally import Tally
@@ -57,6 +58,31 @@ def batch_of(data: dict[str, np.ndarray], points: tuple[str, ...] = ("pt", "deta
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
+FULL = ("pt", "deta", "dphi", "d0", "d0err", "dz", "dzerr", "charge", "species")
+
+
+def full_jets(count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Those jets with charge, species and impact parameters (NaN for neutrals)."""
+    data = jets(count, seed)
+    draw = generator("toy tracks", seed)
+    points = len(data["pt"])
+    species = draw.choice(5, points, p=(0.5, 0.15, 0.25, 0.06, 0.04))  # charged and neutral hadrons, photons, e, mu
+    charge = np.where(np.isin(species, (1, 2)), 0, draw.choice((-1, 1), points))
+    tracks = {"d0": draw.standard_t(2, points) * 0.05, "dz": draw.standard_t(2, points) * 0.1}
+    tracks |= {"d0err": draw.gamma(2, 0.02, points), "dzerr": draw.gamma(2, 0.03, points)}
+    nulled = {name: np.where(charge == 0, np.nan, values).astype(np.float32) for name, values in tracks.items()}
+    return data | nulled | {"charge": charge.astype(np.int8), "species": species.astype(np.int8)}
+
+
+def full_batch(data: dict[str, np.ndarray]) -> pa.RecordBatch:
+    """Those jets as records."""
+    count = len(data["offsets"]) - 1
+    columns = {"pt": np.full(count, 700), "mass": np.arange(count), "label": data["label"]}
+    columns |= {"source_file": np.zeros(count), "source_entry": np.arange(count)}
+    schema = records.schema("jets", FULL, JET)
+    return jet_batch(schema, LABELS, data["offsets"], {name: data[name] for name in FULL}, columns)
+
+
 @dataclass(frozen=True)
 class ToyJets(Source):
     """A source whose files say how many toy jets they hold; ``pt_scale`` makes another quantity of pt."""
@@ -83,7 +109,10 @@ class ToyJets(Source):
         return json.loads(path.read_text())["entries"]
 
     def read(self, path: Path, start: int, stop: int, tally: Tally | None = None) -> pa.RecordBatch:
-        data = jets(json.loads(path.read_text())["entries"])
+        entries = json.loads(path.read_text())["entries"]
+        if self.points == FULL:
+            return full_batch(full_jets(entries)).slice(start, stop - start)
+        data = jets(entries)
         data["pt"] = data["pt"] * np.float32(self.pt_scale)
         return batch_of(data, self.points).slice(start, stop - start)
 
