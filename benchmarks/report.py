@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from hepfm.benchmarks.jets import OBSERVABLES, Comparison, Measured, measure
 from hepfm.core.files import write_json, write_text
 from hepfm.core.observables import Constituents
-from hepfm.core.plots import Curve, ratio_plot, to_svg
+from hepfm.core.plots import Curve, Theme, ratio_plot, to_svg
 from hepfm.core.statistics import REPLICAS, Estimate
 from hepfm.core.versions import versions
 
@@ -177,6 +177,26 @@ def _plot(item: Measured, theme: Any) -> str:
         theme=theme,
     )
     return inline_svg(figure, f"{observable.name}-{theme}-")
+
+
+def sections(
+    title: str,
+    date: str,
+    parts: Sequence[Mapping[str, Any]],
+    definitions: Sequence[tuple[str, str]],
+    provenance: Mapping[str, Any],
+) -> str:
+    """A page of parts, each with ``title``, ``text``, ``notes``, ``tables``, and pictures ``wide`` and ``plots``."""
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("sections.html.j2").render(
+        title=title, date=date, parts=parts, definitions=definitions, provenance=provenance
+    )
+
+
+def themed(title: str, name: str, figures: Mapping[Theme, Figure]) -> dict[str, str]:
+    """A picture of a page of parts, for light and dark."""
+    drawn: dict[str, str] = {theme: inline_svg(figure, f"{name}-{theme}-") for theme, figure in figures.items()}
+    return {"title": title, **drawn}
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:
