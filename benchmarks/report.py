@@ -18,6 +18,8 @@ from hepfm.core.plots import Curve, Theme, ratio_plot, to_svg
 from hepfm.core.statistics import REPLICAS, Estimate
 from hepfm.core.versions import versions
 
+# Errors below this are written with a power of ten.
+TINY = 1e-5
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -161,6 +163,8 @@ def number(estimate: Estimate | None) -> str:
         return "not computed"
     if estimate.error <= 1e-9 * abs(estimate.value):  # as of the median of values from a table
         return f"{estimate.value:.3g} ± 0"
+    if estimate.error < TINY:
+        return f"{estimate.value:.1e} ± {estimate.error:.0e}"
     digits = 0 if estimate.error >= 10 else 1 if estimate.error >= 1 else len(f"{1 / max(estimate.error, 1e-9):.0f}")
     digits = digits if estimate.error >= 1 else digits + 1
     return f"{estimate.value:.{digits}f} ± {estimate.error:.{digits}f}"

@@ -108,8 +108,8 @@ def _pair(config: TokenizerQualityConfig, corpus: Corpus, codes: int) -> Pair:
     reference = _reference(config, settings, corpus)
     fit.main(settings)
     default = load_tokenizer(settings.out)
-    samples = [reconstruct(tokenizer, corpus, config.split, config.limit) for tokenizer in (default, reference)]
-    return compare_pair(codes, *samples, seed=config.seed)
+    decoded = reconstruct(default, corpus, config.split, config.limit)
+    return compare_pair(codes, decoded, reconstruct(reference, corpus, config.split, config.limit), seed=config.seed)
 
 
 def _reference(config: TokenizerQualityConfig, settings: fit.TokenizerFitConfig, corpus: Corpus) -> NormFormerReference:
@@ -144,7 +144,7 @@ def compare_pair(
             found[quantity.name] = estimates(Values.per_record(values), (half_width,), key, replicas)[0]
         ratios[quantity.name] = _ratio(differences, f"{seed}/{codes}/{quantity.name}", replicas)
     sides = [Side(found, measure_codes(sample)) for found, sample in zip(widths, samples, strict=True)]
-    return Pair(codes, *sides, ratios)
+    return Pair(codes, sides[0], sides[1], ratios)
 
 
 def _ratio(differences: np.ndarray, key: str, replicas: int) -> Estimate:
@@ -170,8 +170,8 @@ def tables(pairs: Sequence[Pair]) -> list[Table]:
             cells = (Cell(f"{share:.2%}", name == "default" and share < ASKED_USE), Cell(f"{side.unused:,}"))
             use.append((Cell(f"{pair.codes:,}"), Cell(name), *cells, Cell(f"{stream.perplexity:,.0f}")))
     note = (
-        "Half the width of the central 68% of decoded minus original; errors: bootstrap, of the ratio over the same jets."
-        f" Bold: a ratio of jet masses above {ASKED_RATIO:g}."
+        "Half the width of the central 68% of decoded minus original; errors: bootstrap, of the ratio over the same"
+        f" jets. Bold: a ratio of jet masses above {ASKED_RATIO:g}."
     )
     header = ("codes", "residual", "default", "reference", "ratio")
     tokens = pairs[0].default.rate.tokens

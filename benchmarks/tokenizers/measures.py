@@ -30,7 +30,7 @@ LOW, HIGH = 0.158655, 0.841345
 MINIMUM_RECORDS = 20
 CONTINUOUS_BITS = 32
 Figure = Callable[[np.ndarray], float]
-OUTER_SHARE, RESIDUAL_BINS, RESIDUAL_WIDTHS = 0.005, 40, 4.0
+OUTER_SHARE, RESIDUAL_BINS, RESIDUAL_WIDTHS = 0.005, (8, 40), 4.0
 
 
 @dataclass(frozen=True)
@@ -262,4 +262,5 @@ def _residual_edges(differences: np.ndarray) -> np.ndarray:
     """Bins about the median, RESIDUAL_WIDTHS half widths to either side; all alike (also zero) get a bin at all."""
     middle, width = float(np.median(differences)), half_width(differences)
     reach = RESIDUAL_WIDTHS * (width or float(np.abs(differences).max()) or 1.0)
-    return np.linspace(middle - reach, middle + reach, RESIDUAL_BINS + 1)
+    bins = int(np.clip(2 * len(differences) ** (1 / 3), *RESIDUAL_BINS))  # Rice's rule
+    return np.linspace(middle - reach, middle + reach, bins + 1)

@@ -10,7 +10,7 @@ from hepfm.benchmarks.report import sections, themed
 from hepfm.benchmarks.tables import Table
 from hepfm.benchmarks.tokenizers.evaluation import Evaluation
 from hepfm.benchmarks.tokenizers.measures import Row
-from hepfm.benchmarks.tokenizers.tables import tables
+from hepfm.benchmarks.tokenizers.tables import CATEGORIES, tables
 from hepfm.core.plots import Theme
 from hepfm.core.progress import progress
 
@@ -22,7 +22,7 @@ def page(found: Evaluation, title: str, date: str, provenance: Mapping[str, Any]
     record, point = found.record_name, found.point_name
     all_tables = {table.title: table for table in tables(found)}
     of_records = _of(all_tables, found.records, f"Residuals of {record}s: half width")
-    of_points = _of(all_tables, found.features, f"Residuals of {point}s: half width")
+    of_points = _of(all_tables, found.features, f"Residuals of {point}s: half width", CATEGORIES)
     rest = [table for table in all_tables.values() if table not in of_records + of_points]
     drawn = list(_pictures(found))
     parts = [_part("Summary", f"{found.size:,} {record}s, {found.rate.tokens:,} {point}s.", rest, [])]
@@ -38,9 +38,13 @@ def page(found: Evaluation, title: str, date: str, provenance: Mapping[str, Any]
     return sections(title, date, parts, definitions, provenance)
 
 
-def _of(all_tables: Mapping[str, Table], rows: Sequence[Row], first: str) -> list[Table]:
-    """The overview of some rows, and the table of each."""
-    names = {first, *(f"{row.quantity.title} [{row.quantity.unit}]" for row in rows), *(r.quantity.title for r in rows)}
+def _of(all_tables: Mapping[str, Table], rows: Sequence[Row], *further: str) -> list[Table]:
+    """The table of each row, and further ones by their titles."""
+    names = {
+        *further,
+        *(f"{row.quantity.title} [{row.quantity.unit}]" for row in rows),
+        *(r.quantity.title for r in rows),
+    }
     return [table for title, table in all_tables.items() if title in names]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 from hepfm.benchmarks.panels import COLUMNS, PANEL_WIDTH_IN, SMALL
@@ -45,11 +46,11 @@ def rate_distortion(found: Mapping[str, Compared], titles: Mapping[str, str], th
             axes.set_ylim(bottom=0)
         for axes in grid[len(titles) :]:
             axes.set_axis_off()
-        known = {}
+        known: dict[str, Artist] = {}
         for axes in grid:
             handles, labels = axes.get_legend_handles_labels()
             known |= dict(zip(labels, handles, strict=True))
-        figure.legend(known.values(), known.keys(), loc="upper left", ncols=COLUMNS, frameon=False)
+        figure.legend(list(known.values()), list(known), loc="upper left", ncols=COLUMNS, frameon=False)
         figure.supxlabel("bits a point", fontsize=10, y=0.12 / height, va="bottom")
     return figure
 

@@ -13,6 +13,7 @@ from hepfm.core.progress import progress
 from hepfm.core.records import POINTS_COLUMN, Kind, offsets_of, values_of
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.apply import statistics_of
+from hepfm.tokenize.base import FeatureTokenizer
 from hepfm.tokenize.features import FeatureSpec
 from hepfm.tokenize.registry import Tokenizer
 from hepfm.tokenize.tokens import Stream
@@ -67,7 +68,9 @@ class Reconstruction:
         return everything + [(name, np.flatnonzero(self.label == i)) for i, name in enumerate(self.labels)]
 
 
-def reconstruct(tokenizer: Tokenizer, corpus: Corpus, split: str = "test", limit: int | None = None) -> Reconstruction:
+def reconstruct(
+    tokenizer: Tokenizer | FeatureTokenizer, corpus: Corpus, split: str = "test", limit: int | None = None
+) -> Reconstruction:
     """Encode and decode the first records of a split.
 
     Raises:
@@ -101,7 +104,9 @@ def reconstruct(tokenizer: Tokenizer, corpus: Corpus, split: str = "test", limit
     )
 
 
-def _part(tokenizer: Tokenizer, batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray, Points, Points]:
+def _part(
+    tokenizer: Tokenizer | FeatureTokenizer, batch: pa.RecordBatch
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Points, Points]:
     """Labels, lengths, ids, original and decoded points of a batch."""
     offsets = offsets_of(batch.column(POINTS_COLUMN[tokenizer.contract.kind]))
     tokens = tokenizer.encode(batch)

@@ -13,9 +13,10 @@ from hepfm.benchmarks.tokenizers.sample import EVERYTHING
 from hepfm.core.statistics import Estimate
 
 NOT_COMPUTED = Cell("-")
+CATEGORIES = "Categories decoded as another"
 W1_NOTE = (
-    "W1: Wasserstein-1 distance of decoded to original, its error from replicas that draw both sides of a {record}"
-    " together. In brackets what chance gives two independent samples of this size: the original against itself."
+    "W1, below: Wasserstein-1 distance of decoded to original, its error from replicas that draw both sides of a"
+    " {record} together; in brackets what chance gives two independent samples of this size (the original against itself)."
 )
 
 
@@ -25,11 +26,11 @@ def tables(found: Evaluation) -> list[Table]:
     tables = [rate_table(found.rate, found.point_name)]
     if found.records:
         tables.append(_widths(f"Residuals of {record}s", found.records, record))
-        tables += [_details(row, record) for row in found.records]
+        tables += [_details(row) for row in found.records]
     numbers = [row for row in found.features if not _is_category(row)]
     if numbers:
         tables.append(_widths(f"Residuals of {found.point_name}s", numbers, record))
-        tables += [_details(row, record) for row in numbers]
+        tables += [_details(row) for row in numbers]
     if categories := [row for row in found.features if _is_category(row)]:
         tables.append(_differing(categories, found.point_name))
     if found.classification:
@@ -71,7 +72,10 @@ def _widths(title: str, rows: Sequence[Row], record: str) -> Table:
     classes = list(rows[0].classes)
     header = ("class", *(_name(row) for row in rows))
     body = [(Cell(name), *(_width(row.classes[name]) for row in rows)) for name in classes]
-    note = f"Half the width of the central 68% of decoded minus original; errors: bootstrap over {record}s."
+    note = (
+        f"Half the width of the central 68% of decoded minus original; errors: bootstrap over {record}s."
+        f" {W1_NOTE.format(record=record)}"
+    )
     return Table(f"{title}: half width", header, tuple(body), note)
 
 
@@ -79,7 +83,7 @@ def _width(item: Measured) -> Cell:
     return NOT_COMPUTED if item.residual is None else Cell(number(item.residual.half_width))
 
 
-def _details(row: Row, record: str) -> Table:
+def _details(row: Row) -> Table:
     header = ("class", "values", "left out", "mean", "median", "half width", "W1")
     body = []
     for name, item in row.classes.items():
@@ -91,12 +95,11 @@ def _details(row: Row, record: str) -> Table:
         shown = [Cell(number(known)) for known in (residual.mean, residual.median, residual.half_width)]
         floor = number(Estimate(item.floor.value, item.floor.error)).split(" ")[0]
         body.append((*counts, *shown, Cell(number(item.distance), chance=floor)))
-    relative = " Mean, median and half width are relative to the original." if row.relative else ""
+    notes = ["Mean, median and half width are relative to the original."] if row.relative else []
     title = f"{row.quantity.title}{f' [{row.quantity.unit}]' if row.quantity.unit else ''}"
-    note = f"{W1_NOTE.format(record=record)}{relative}"
     if any(item.left_out for item in row.classes.values()):
-        note += " Left out: undefined in the original or the decoded."
-    return Table(title, header, tuple(body), note)
+        notes.append("Left out: undefined in the original or the decoded.")
+    return Table(title, header, tuple(body), " ".join(notes))
 
 
 def _differing(rows: Sequence[Row], point: str) -> Table:
@@ -106,7 +109,7 @@ def _differing(rows: Sequence[Row], point: str) -> Table:
         shares = [row.classes[name].differing for row in rows]
         cells = (NOT_COMPUTED if share is None else Cell(_percent(share)) for share in shares)
         body.append((Cell(name), *cells))
-    return Table("Categories decoded as another", header, tuple(body), f"Share of the {point}s.")
+    return Table(CATEGORIES, header, tuple(body), f"Share of the {point}s.")
 
 
 def _percent(share: Estimate) -> str:
