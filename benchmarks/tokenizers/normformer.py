@@ -95,7 +95,7 @@ class NormFormerVQ(nn.Module):
         latent = self.encoder(features, layout)
         slots = torch.cat([latent, latent.new_zeros(padding, self.config.latent)])
         codes = self.codes
-        ids = nearest(slots.detach(), codes.detach())
+        ids = _nearest_of_slots(slots.detach(), layout.tokens, codes.detach())
         chosen = codes[ids]
         commitment = (slots - chosen.detach()).square().mean()
         codebook = (slots.detach() - chosen).square().mean()
@@ -115,7 +115,7 @@ class NormFormerVQ(nn.Module):
         slots = torch.cat([latent, latent.new_zeros(layout.sequences * SLOTS - layout.tokens, self.config.latent)])
         means = slots[torch.randint(len(slots), (self.config.codes,))]
         for _ in range(KMEANS_STEPS):
-            ids = nearest(slots, means)
+            ids = _nearest_of_slots(slots, layout.tokens, means)
             counts = torch.bincount(ids, minlength=len(means))[:, None]
             sums = torch.zeros_like(means).index_add_(0, ids, slots)
             means = torch.where(counts > 0, sums / counts.clamp(min=1), means)
@@ -134,6 +134,12 @@ class NormFormerVQ(nn.Module):
         # Through the inverse of the affine map, so that the code is the latent.
         self.codebook[dead] = (donors - AFFINE_RATE * self.bias) / (1 + AFFINE_RATE * self.scale)
         self.counter[dead] = self.config.patience
+
+
+def _nearest_of_slots(slots: Tensor, tokens: int, codes: Tensor) -> Tensor:
+    """Index (S,) of the code nearest to each slot; those after the first ``tokens`` are all alike: padding."""
+    ids = nearest(slots[: tokens + 1], codes)
+    return torch.cat([ids[:tokens], ids[tokens:].expand(len(slots) - tokens)])
 
 
 class NormFormer(nn.Module):

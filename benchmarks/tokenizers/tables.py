@@ -16,7 +16,7 @@ NOT_COMPUTED = Cell("-")
 CATEGORIES = "Categories decoded as another"
 W1_NOTE = (
     "W1, below: Wasserstein-1 distance of decoded to original, its error from replicas that draw both sides of a"
-    " {record} together; in brackets what chance gives two independent samples of this size (the original against itself)."
+    " {record} together; in brackets what chance gives two independent samples of this size (original against itself)."
 )
 
 
