@@ -8,7 +8,6 @@ run, which half-written shards lie in. When all are there, ``blocks.arrow`` and 
 
 from __future__ import annotations
 
-import errno
 import math
 import secrets
 import shutil
@@ -27,6 +26,7 @@ from hepfm.core.files import (
     read_json,
     sha256_file,
     sweep,
+    told_when_full,
     write_bytes,
     write_json,
     write_text,
@@ -77,22 +77,12 @@ def write_corpus(
         say(f"{out} is already built")
         shutil.rmtree(out / BUILD, ignore_errors=True)  # left if the process died at its very last act
         return Corpus.open(out)
-    with _told_when_full(out), _claimed(out, plan):
+    with told_when_full(out), _claimed(out, plan):
         if not _finished(out, plan):
             with _run_folder(out / BUILD) as within:
                 receipts = _run(out, plan, produce, workers or Workers(), within)
             _seal(out, plan, receipts, attached or {})
     return Corpus.open(out)
-
-
-@contextmanager
-def _told_when_full(where: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise HepfmError("the disk is full", where, "free some space and run again: it continues") from error
 
 
 def _finished(out: Path, plan: Plan) -> bool:
@@ -195,7 +185,7 @@ class _Work:
     def __call__(self, job: Job) -> Receipt:
         path, summaries = self.out / job.name, dict[str, Summary]()
         produced = _Counted(self.produce(job))
-        with _told_when_full(path):
+        with told_when_full(path):
             written = write_shard(path, job.shard, self._checked(produced, job, summaries), self.within)
             receipt = Receipt(
                 plan=self.plan,

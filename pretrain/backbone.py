@@ -113,6 +113,15 @@ class Backbone(nn.Module):
         """Take over weights, all of them or none.
 
         Raises:
+            HepfmError: see :meth:`check_weights`.
+        """
+        self.check_weights(weights, where)
+        self.load_state_dict(weights, strict=not self.config.tied)
+
+    def check_weights(self, weights: dict[str, torch.Tensor], where: object) -> None:
+        """Refuse weights that are not this network's.
+
+        Raises:
             HepfmError: a tensor is missing, unknown, or of another shape; names the first.
         """
         own = self.weights()
@@ -124,7 +133,6 @@ class Backbone(nn.Module):
             if own[name].shape != weights[name].shape:
                 shapes = f"{tuple(weights[name].shape)}, expected {tuple(own[name].shape)}"
                 raise HepfmError(f"tensor '{name}' has shape {shapes}", where, MEND)
-        self.load_state_dict(weights, strict=not self.config.tied)
 
 
 def save_backbone(

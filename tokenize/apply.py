@@ -54,8 +54,11 @@ def main(config: ApplyConfig) -> None:
     if config.processes < 1:
         raise HepfmError("must be at least 1", "--processes")
     tokens = apply(config.tokenizer, config.corpus, config.out, config.processes)
+    points = {name: split.points for name, split in Corpus.open(config.corpus).manifest.splits.items()}
     for name, split in tokens.manifest.splits.items():
-        say(f"{name}: {split.records:,} records, {split.points:,} tokens")
+        without = points[name] - split.points
+        told = f"; {without:,} points have none, the tokenizer's selection leaves them out" if without else ""
+        say(f"{name}: {split.records:,} records, {split.points:,} tokens{told}")
     sys.stdout.write(f"{tokens.path}\n")
 
 
@@ -82,7 +85,7 @@ def make_plan(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> Plan:
         kind="tokens",
         schema=token_schema(corpus, tokenizer),
         labels=corpus.manifest.labels,
-        axis=corpus.manifest.axis,
+        axis=tokenizer.contract.axis,
         geometry=corpus.manifest.geometry,
         block_records=BLOCK_RECORDS["tokens"],
         provenance={
@@ -97,6 +100,8 @@ def _entry(tokenizer: Tokenizer, corpus: Corpus, out: Path) -> dict[str, Any]:
     """What the manifest says of the tokens; their columns only where there are several."""
     # The path is relative: it holds wherever both folders are moved together.
     entry: dict[str, Any] = {"codes": tokenizer.codes, "source_path": corpus.url or os.path.relpath(corpus.path, out)}
+    if selection := tokenizer.contract.selection():
+        entry["selection"] = selection
     if len(tokenizer.streams) == 1:
         return entry
     entry["streams"] = {stream.column: stream.codes for stream in tokenizer.streams}
@@ -134,12 +139,12 @@ class Produce:
         split = self.corpus.split(job.split)
         first, stop = job.payload
         for block in range(first, stop):
-            yield tokenize(split.read(block), tokenizer, schema)
+            yield tokenize(split.read(block), tokenizer, schema, self.corpus.manifest.axis)
 
 
-def tokenize(batch: pa.RecordBatch, tokenizer: Tokenizer, schema: pa.Schema) -> pa.RecordBatch:
-    """The token records of a batch of records."""
-    made = tokenizer.encode(batch).columns(tokenizer.streams)
+def tokenize(batch: pa.RecordBatch, tokenizer: Tokenizer, schema: pa.Schema, axis: str) -> pa.RecordBatch:
+    """The token records of a batch of records whose deta and dphi refer to ``axis``."""
+    made = tokenizer.encode(tokenizer.contract.prepared(batch, axis)).columns(tokenizer.streams)
     arrays = [made[field.name].cast(field.type) if field.name in made else batch.column(field.name) for field in schema]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 

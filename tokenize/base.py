@@ -30,6 +30,7 @@ class FeatureTokenizer(ABC):
     kind: ClassVar[str]
     settings: ClassVar[type[FitConfig]]
     continuous: ClassVar[str] = ""
+    contract_type: ClassVar[type[FeatureContract]] = FeatureContract
     cure: ClassVar[str] = ""
 
     def __init__(self, contract: FeatureContract, streams: tuple[Stream, ...], hash: str = "") -> None:
@@ -140,7 +141,7 @@ class FeatureTokenizer(ABC):
         """Read an artifact and replay its reference; see :meth:`Tokenizer.load`."""
         where = artifact.path / "config.json"
         architecture = {name: value for name, value in artifact.architecture.items() if name != "tokenizer"}
-        contract = FeatureContract.from_dict(artifact.contract, where)
+        contract = cls.contract_type.from_dict(artifact.contract, where)
         tokenizer = cls.build(architecture, contract, artifact.weights(), where)
         tokenizer.hash = artifact.hash
         tokenizer.replay(artifact)

@@ -79,6 +79,21 @@ class FeatureContract:
         """Dotted names of the quantities, as a corpus names them."""
         return tuple(f"{POINTS_COLUMN[self.kind]}.{name}" for name in self.names)
 
+    def prepared(self, batch: pa.RecordBatch, axis: str) -> pa.RecordBatch:
+        """The records as the tokenizer sees them: a tokenizer gives one token to each of their points.
+
+        Here as they are; see :class:`hepfm.tokenize.selection.SelectingContract` for one that has a choice.
+
+        Args:
+            batch: records of a corpus that passes :meth:`check`.
+            axis: what their deta and dphi refer to, as the corpus's manifest says.
+        """
+        return batch
+
+    def selection(self) -> dict[str, Any]:
+        """What :meth:`prepared` does, as plain data for a token corpus's manifest; empty where it does nothing."""
+        return {}
+
     @property
     def needed(self) -> tuple[str, ...]:
         """Dotted names of all that is read of a record."""
@@ -205,6 +220,11 @@ class FeatureContract:
             null = columns[:, self.width - len(self.groups) + index] <= KNOWN
             gathered[np.flatnonzero(null)[:, None], self._members(group)] = np.nan
         return gathered
+
+    def null_errors(self, group: str, first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> int:
+        """Points where a group's quantities are null in one of two sets of values, and not in the other."""
+        name = self.names[self._members(group)[0]]
+        return int(np.count_nonzero(np.isnan(first[name]) != np.isnan(second[name])))
 
     def _members(self, group: str) -> list[int]:
         return [index for index, feature in enumerate(self.features) if feature.null_with == group]

@@ -206,7 +206,8 @@ class FeatureSpec:
             )
         if self.allowed is not None and known["max"] > self.allowed[1]:
             raise HepfmError(f"'{name}' goes up to {known['max']:g}", where, f"the tokenizer takes values{self.above}")
-        if not self.seen:
+        # A few displaced tracks, of meters, decide the mean square of impact parameters: it says nothing of the unit.
+        if not self.seen or self.transform == "signed_log":
             return
         here, fitted = _size(known), _size(self.seen)
         if not 1 / SIZE_FACTOR < here / fitted < SIZE_FACTOR:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 FREE = FREE_SETTINGS | {"nproc"}
 EXAMPLES = 16
-COLLAPSED = 0.5
+COLLAPSED = 0.5  # share of the codes that should be in use
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def write(run: RunFolder, tokenizer: Tokenizer, corpus: Corpus, config: FitConfi
     """Measure a tokenizer on the validation split and write its artifact."""
     split = corpus.split("val" if "val" in corpus.splits() else "train")
     quality = measure(tokenizer, split)
-    if tokenizer.cure and quality["codebook_use"] < COLLAPSED:
+    # So many of equally used codes would be met by chance among the points that were looked at.
+    expected = 1 - math.exp(-quality["points"] / tokenizer.codes)
+    if tokenizer.cure and quality["codebook_use"] < COLLAPSED * expected:
         say(
             f"warning: only {quality['codebook_use']:.0%} of {tokenizer.codes:,} codes are used, the codebook "
             f"collapsed: {tokenizer.cure}"

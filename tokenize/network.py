@@ -46,6 +46,17 @@ class VQVAE(nn.Module):
         self.encoder = Coder(config, features, latent)
         self.decoder = Coder(config, latent, features, conditions, causal=config.causal_decoder)
         self.quantizer = make_quantizer(config, latent, synchronised)
+        if config.quantizer == "lfq":
+            self._start_with_planes()
+
+    def _start_with_planes(self) -> None:
+        """Let each bit say on which side of a random plane a point lies: a bit that starts as 0 stays unused."""
+        planes, offsets = self.encoder.skip.weight, self.encoder.head.bias
+        nn.init.normal_(planes)
+        planes.data /= planes.data.norm(dim=1, keepdim=True)
+        nn.init.uniform_(offsets, -1.0, 1.0)
+        # The sum over L random unit vectors w in F dimensions of w (w.x) is L / F times x on average.
+        self.decoder.skip.weight.data.copy_(planes.data.T * planes.shape[1] / len(planes))
 
     def forward(self, features: Tensor, layout: Layout, conditions: Tensor | None = None) -> Quantized:
         """Encode, quantise and decode packed features (T, F); in training mode the codebook learns from them.

@@ -29,16 +29,19 @@ def measure(tokenizer: Tokenizer, split: Split, max_records: int = MAX_RECORDS) 
         ``codebook_use`` (share of the codes that occur, of all streams together) and ``codebook_perplexity``
         (``codebook_perplexity_NAME`` of each of several streams); ``NAME_error``, the mean absolute error of each
         quantity of a point in its unit (relative for pt and energy; where it is null in neither; of species and charge
-        the share that is another one); for jets ``jet_mass_w1_gev`` and ``jet_pt_w1_gev``, the Wasserstein distance
-        between original and reconstructed, and ``..._residual_gev``, the standard deviation of the difference;
+        the share that is another one), ``null_error``, the share of points whose nulls are others; for jets
+        ``jet_mass_w1_gev`` and ``jet_pt_w1_gev``, the Wasserstein distance between original and reconstructed, and
+        ``..._residual_gev``, the standard deviation of the difference;
         ``records`` and ``points`` looked at.
     """
     counts = [np.zeros(stream.codes, dtype=np.int64) for stream in tokenizer.streams]
     errors = {name: np.zeros(2) for name in tokenizer.contract.names}
+    nulls = 0
     jets: list[tuple[np.ndarray, ...]] = []
     records = 0
     with progress("measuring", min(max_records, split.records), tokenizer.contract.kind) as task:
-        for batch in _first(split, max_records):
+        for records_read in _first(split, max_records):
+            batch = tokenizer.contract.prepared(records_read, split.corpus.manifest.axis)
             column = batch.column(POINTS_COLUMN[tokenizer.contract.kind])
             offsets = offsets_of(column)
             tokens = tokenizer.encode(batch)
@@ -47,6 +50,8 @@ def measure(tokenizer: Tokenizer, split: Split, max_records: int = MAX_RECORDS) 
             original = tokenizer.contract.values_of(batch)
             for count, ids in zip(counts, tokens.ids.reshape(len(tokens.ids), -1).T, strict=True):
                 count += np.bincount(ids, minlength=len(count))
+            for group in tokenizer.contract.groups:
+                nulls += tokenizer.contract.null_errors(group, original, decoded)
             for feature in tokenizer.contract.features:
                 errors[feature.name] += _errors(feature, original[feature.name], decoded[feature.name])
             if {"pt", "deta", "dphi"} <= set(errors):
@@ -62,6 +67,7 @@ def measure(tokenizer: Tokenizer, split: Split, max_records: int = MAX_RECORDS) 
             f"codebook_perplexity{'_' if stream.name else ''}{stream.name}": perplexity(count)
             for stream, count in zip(tokenizer.streams, counts, strict=True)
         },
+        **({"null_error": nulls / max(points, 1)} if tokenizer.contract.groups else {}),
         **{f"{name}_error": float(total / max(count, 1)) for name, (total, count) in errors.items()},
     }
     if jets:

@@ -24,7 +24,7 @@ class Learned(NamedTuple):
     Attributes:
         codes: (T, D) the codes, with a gradient to the latents.
         ids: (T, Q) int64.
-        commitment: (T,) squared distance of each latent to its code.
+        commitment: (T,) squared distance of each latent to its code (of LFQ a quarter of it, of FSQ 0).
         entropy: (T,) what drives the codes of LFQ to be used equally; else 0.
     """
 
@@ -179,12 +179,16 @@ class FiniteScalar(FSQ):
 class LookupFree(LFQ):
     """The signs of the latent dimensions as bits (Yu et al., MAGVIT-v2, arXiv:2310.05737).
 
-    The entropy term takes the bits for independent (as Zhao et al., arXiv:2406.07548), so that it needs no
-    table of points by codes: it rewards points that are sure of each bit, and bits that are 0 and 1 equally often.
+    The entropy term rewards points that are sure of each bit, and codes that are used equally often. Groups of bits are
+    taken for independent of one another, as MAGVIT-v2 does for large codebooks, so that no table of points by codes is
+    larger than points by 2^GROUP_BITS.
     """
 
     # Of the probabilities of a bit: at a distance of 0.5 from the boundary a bit is 88% sure.
     SHARPNESS = 4.0
+    # A latent far from the boundary is no error of the decoder's input: distances to the code count a quarter.
+    COMMITMENT = 0.25
+    GROUP_BITS = 10
     mask: Tensor
 
     @property
@@ -194,11 +198,10 @@ class LookupFree(LFQ):
     def learn(self, latent: Tensor) -> Learned:
         ids = self.ids_of(latent)
         codes = self.codes_of(ids)
-        commitment = (latent - codes).square().sum(dim=-1)
+        commitment = self.COMMITMENT * (latent - codes).square().sum(dim=-1)
         logits = self.SHARPNESS * latent
-        sure = _bit_entropy(logits.sigmoid(), logits).sum(dim=1)
-        share = logits.sigmoid().mean(dim=0)
-        equal = _bit_entropy(share, torch.logit(share, eps=1e-6)).sum()
+        sure = (F.softplus(logits) - logits.sigmoid() * logits).sum(dim=1)
+        equal = sum(_joint_entropy(part) for part in logits.split(self.GROUP_BITS, dim=1))
         return Learned(latent + (codes - latent).detach(), ids, commitment, sure - equal)
 
     def ids_of(self, latent: Tensor) -> Tensor:
@@ -212,6 +215,9 @@ class LookupFree(LFQ):
         return (agree | (latent.abs() <= tolerance)).all(dim=1)
 
 
-def _bit_entropy(probability: Tensor, logit: Tensor) -> Tensor:
-    """Entropy of a bit [nats] that is 1 with a probability, and the logit of it: softplus(l) - p l."""
-    return F.softplus(logit) - probability * logit
+def _joint_entropy(logits: Tensor) -> Tensor:
+    """Entropy [nats] of the mean over points of the probabilities of the codes that bits with logits (T, B) make."""
+    bits = logits.shape[1]
+    codes = (torch.arange(1 << bits, device=logits.device)[:, None] >> torch.arange(bits, device=logits.device)) & 1
+    of_codes = logits @ codes.T.to(logits.dtype) - F.softplus(logits).sum(dim=1, keepdim=True)
+    return torch.special.entr(of_codes.exp().mean(dim=0)).sum()

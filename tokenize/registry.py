@@ -24,6 +24,7 @@ TOKENIZERS = {
     "kmeans": "hepfm.tokenize.kmeans:KMeansTokenizer",
     "binning": "hepfm.tokenize.binning:BinningTokenizer",
     "cells": "hepfm.tokenize.cells:CellsTokenizer",
+    "normformer": "hepfm.tokenize.normformer:NormFormerTokenizer",
 }
 
 
@@ -71,6 +72,8 @@ class Tokenizer(Protocol):
 
     def encode(self, batch: pa.RecordBatch) -> Tokens:
         """Tokens of each point of each record.
+
+        The records are as :meth:`FeatureContract.prepared` gives them; only then has each point a token.
 
         The same batch gives the same ids in any process, whatever its number of threads.
 

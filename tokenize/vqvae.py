@@ -35,7 +35,9 @@ class VQVAETokenizer(FeatureTokenizer):
     settings = TokenizerFitConfig
     cure = "fit longer (--steps), with a lower --learning-rate, or fewer --codes"
 
-    def __init__(self, network: VQVAE, contract: FeatureContract, hash: str = "") -> None:
+    network: Any  # a VQVAE, or a subclass's own with the same encode and decode
+
+    def __init__(self, network: Any, contract: FeatureContract, hash: str = "") -> None:
         self.network = network.cpu().eval()
         codes = network.config.streams
         super().__init__(contract, named_streams([str(number) for number in range(len(codes))], codes), hash)

@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import atomic_path
 from hepfm.core.progress import say
 from hepfm.ingest.formats.arrays import pt_order, segment_sums
+from hepfm.ingest.formats.hdf5_written import hdf5_written
 from hepfm.ingest.formats.particle_flow import IMPACT, NO_TRACK, PDG, collision_numbers
 from hepfm.ingest.shards import reblock
 
@@ -109,17 +109,16 @@ def write_aspenopenjets(
         HepfmError: no jets; a jet without eta or phi; constituents without pt, deta or dphi.
     """
     written = cut = 0
-    with atomic_path(path) as partial:
-        with h5py.File(partial, "w", track_order=False) as file:
-            for batch in reblock(batches, WRITE_JETS):
-                rows = _rows(batch, weights == "applied", path)
-                if not written:
-                    _create(file, rows)
-                for name, values in rows.items():
-                    file[name].resize(written + len(batch), axis=0)
-                    file[name][written:] = values
-                written += len(batch)
-                cut += int((rows["jet_tagging"][:, 0] > CANDIDATES).sum())
+    with hdf5_written(path) as file:
+        for batch in reblock(batches, WRITE_JETS):
+            rows = _rows(batch, weights == "applied", path)
+            if not written:
+                _create(file, rows)
+            for name, values in rows.items():
+                file[name].resize(written + len(batch), axis=0)
+                file[name][written:] = values
+            written += len(batch)
+            cut += int((rows["jet_tagging"][:, 0] > CANDIDATES).sum())
         if not written:
             raise HepfmError("no jets to write", path)
     if cut:

@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import values_of
-from hepfm.ingest.formats.shower_files import Rows, written
+from hepfm.ingest.formats.hdf5_written import hdf5_written
+from hepfm.ingest.formats.shower_files import Rows
 from hepfm.ingest.geometry import Bins, Geometry, Layer, Stored
 from hepfm.ingest.shards import reblock
 from hepfm.ingest.voxels import voxelise
@@ -239,7 +240,7 @@ def write_calochallenge(path: Path, batches: Iterable[pa.RecordBatch], geometry:
     if stored.layout.get("format") != FORMAT:
         stored = replace(STORED, deposit_type=stored.deposit_type)
     count = 0
-    with written(path) as file:
+    with hdf5_written(path) as file:
         incident = Rows(file, INCIDENT, (1,), stored.incident_type)
         showers = Rows(file, SHOWERS, (geometry.voxels,), stored.deposit_type)
         for batch in reblock(batches, showers.chunk):

@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import values_of
-from hepfm.ingest.formats.shower_files import Rows, written
+from hepfm.ingest.formats.hdf5_written import hdf5_written
+from hepfm.ingest.formats.shower_files import Rows
 from hepfm.ingest.geometry import Geometry
 from hepfm.ingest.shards import reblock
 from hepfm.ingest.voxels import voxelise
@@ -47,7 +48,7 @@ def write_ildgrid(path: Path, batches: Iterable[pa.RecordBatch], geometry: Geome
     group = str(stored.layout["group"])
     prefix = f"{group}/" if group else ""
     count = 0
-    with written(path) as file:
+    with hdf5_written(path) as file:
         energy = Rows(file, prefix + ENERGY, (1,), stored.incident_type)
         layers = Rows(file, prefix + LAYERS, shape, stored.deposit_type)
         for batch in reblock(batches, layers.chunk):

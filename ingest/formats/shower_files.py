@@ -23,7 +23,6 @@ import numpy as np
 import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import atomic_path
 from hepfm.ingest.formats.hdf5_rows import open_hdf5
 from hepfm.ingest.formats.windows import OpenFiles
 
@@ -276,13 +275,6 @@ def shower_file(path: Path) -> ShowerFile:
         HepfmError: as for :class:`ShowerFile`.
     """
     return _FILES.get(path)
-
-
-@contextmanager
-def written(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file that appears at ``path`` when it is complete; equal calls give equal bytes."""
-    with atomic_path(path) as partial, h5py.File(partial, "w", track_order=False) as file:
-        yield file
 
 
 class Rows:

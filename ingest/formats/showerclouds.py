@@ -22,8 +22,9 @@ import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import lengths_of, offsets_of, points_of, values_of
+from hepfm.ingest.formats.hdf5_written import hdf5_written
 from hepfm.ingest.formats.ild import DEPTHS_MM, STEPS_MM
-from hepfm.ingest.formats.shower_files import Rows, written
+from hepfm.ingest.formats.shower_files import Rows
 from hepfm.ingest.geometry import Geometry, Stored
 from hepfm.ingest.shards import reblock
 from hepfm.ingest.voxels import positions_of
@@ -79,7 +80,7 @@ def write_showerclouds(path: Path, batches: Iterable[pa.RecordBatch], geometry: 
     shape = (rows, COLUMNS) if axis == 1 else (COLUMNS, rows)
     directions = []
     count = 0
-    with written(path) as file:
+    with hdf5_written(path) as file:
         incident = Rows(file, str(layout["incident"]), (1,) * (int(layout["incident_axes"]) - 1), stored.incident_type)
         clouds = Rows(file, str(layout["array"]), shape, str(layout["type"]))
         for batch in reblock(batches, clouds.chunk):

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import offsets_of, points_of, values_of
-from hepfm.ingest.formats.shower_files import written
+from hepfm.ingest.formats.hdf5_written import hdf5_written
 from hepfm.ingest.geometry import Geometry, Stored
 from hepfm.ingest.shards import reblock
 from hepfm.ingest.voxels import positions_of
@@ -54,7 +54,7 @@ def write_showerdata(path: Path, batches: Iterable[pa.RecordBatch], geometry: Ge
     Raises:
         HepfmError: no showers, or points with neither a layer nor a depth.
     """
-    with written(path) as file:
+    with hdf5_written(path) as file:
         out = _Out(file, geometry, path)
         for batch in reblock(batches, WRITE_SHOWERS):
             out.append(batch)

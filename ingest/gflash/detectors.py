@@ -18,6 +18,11 @@ PARTICLES = {"photon": 22, "electron": 11}
 # What the formulas were made for: well above the critical energy, and no higher than they were compared with full
 # simulation (CaloChallenge's largest energy).
 LEAST_GEV, MOST_GEV = 1.0, 1000.0
+# Showers are voxelised 64 at a time, 8 bytes a voxel: half a gigabyte.
+MOST_VOXELS = 1_000_000
+# Homogeneous calorimeters are that good; a shower's spots are as many as 10/c for each GeV.
+LEAST_STOCHASTIC = 0.03
+MOST_THICKNESS_MM = MOST_CELL_MM = 10_000.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class Detector:
             HepfmError: no layers; a layer without absorber or active material; no data of a material; thicknesses,
                 cells or energies that are impossible.
         """
+        self._check_cells()
         layers = self.layers
         if not layers:
             raise HepfmError("has no layers", self.name, "describe its sections")
@@ -103,17 +109,30 @@ class Detector:
             for role in ("absorber", "active"):
                 if not any(slice_.role == role for slice_ in layer):
                     raise HepfmError(f"no slice with the role {role}", where, "a sampling calorimeter has both")
-        if min(self.cells.first, self.cells.second) < 1 or not self.cells.size > 0:
-            raise HepfmError(f"impossible cells: {self.cells.summary()}", self.name)
-        if not 0 < self.stochastic < 1:
-            raise HepfmError(f"c is {self.stochastic:g}, not between 0 and 1", self.name, "0.17 stands for 17%/sqrt(E)")
-        if not self.threshold >= 0:
-            raise HepfmError(f"the threshold is {self.threshold:g} MeV", self.name)
+        if not LEAST_STOCHASTIC <= self.stochastic < 1:
+            told = f"c is {self.stochastic:g}, not between {LEAST_STOCHASTIC:g} and 1"
+            raise HepfmError(told, self.name, "0.17 stands for 17%/sqrt(E)")
         check_energy(self.energy, self.name)
+        if not 0 <= self.threshold < 1e3 * self.energy[0]:
+            told = f"the threshold is {self.threshold:g} MeV"
+            raise HepfmError(told, self.name, "it is from 0 to the least incident energy, and acts on each cell")
         unknown = [name for name in self.particles if name not in PARTICLES]
         if unknown or not self.particles or len(set(self.particles)) < len(self.particles):
             told = f"no showers of '{unknown[0]}'" if unknown else "name at least one particle, and each only once"
             raise HepfmError(told, self.name, f"there is: {', '.join(PARTICLES)}")
+
+    def _check_cells(self) -> None:
+        """See that cells are possible, and no more with all layers than memory holds."""
+        corner = self.cells.corner or (0.0, 0.0)
+        possible = 0 < self.cells.size <= MOST_CELL_MM and all(abs(edge) < math.inf for edge in corner)
+        if min(self.cells.first, self.cells.second) < 1 or not possible:
+            raise HepfmError(f"impossible cells: {self.cells.summary()}", self.name)
+        # Counted, not made: repeats may be any number.
+        layers = sum(max(section.repeat, 0) * len(section.layers) for section in self.sections)
+        voxels = layers * self.cells.first * self.cells.second
+        if voxels > MOST_VOXELS:
+            told = f"{layers:,} layers of {self.cells.summary()} are {voxels:,} voxels"
+            raise HepfmError(told, self.name, f"at most {MOST_VOXELS:,} are simulated")
 
     def geometry(self) -> Geometry:
         """What stands in the manifest: the published geometry of a detector that has one."""
@@ -145,8 +164,10 @@ def _known(slice_: Slice, where: str) -> None:
         mass = slice_.mass
     except HepfmError as error:
         raise HepfmError(error.what, where, error.mend) from None
-    if not 0 < mass < math.inf:
-        raise HepfmError(f"{slice_.thickness:g} mm of {slice_.material}", where, "thicknesses are positive")
+    if not (0 < mass < math.inf and slice_.thickness <= MOST_THICKNESS_MM):
+        raise HepfmError(
+            f"{slice_.thickness:g} mm of {slice_.material}", where, "thicknesses are positive, and at most 10 m"
+        )
 
 
 def check_energy(energy: tuple[float, float], where: str) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from hepfm.core import records
 from hepfm.core.config import to_dict
 from hepfm.core.draws import generator
+from hepfm.core.files import digest_of
 from hepfm.core.records import Kind
 from hepfm.ingest.formats.ild import DEPTHS_MM, ECAL_LAYERS
 from hepfm.ingest.formats.shower_batches import shower_batch
@@ -29,7 +30,7 @@ from hepfm.ingest.simulate.simulation import Simulation
 from hepfm.ingest.voxels import points_from_voxels
 
 # Raised whenever the same settings give other showers than before.
-SIMULATION_VERSION = 1
+SIMULATION_VERSION = 2
 BATCH_SHOWERS = 64  # drawn together: dense voxels of so many fit in a cache
 # Clouds of ILD are padded to 1,700 points, which showers of more than 100 GeV can exceed; then as CaloClouds does.
 USUAL_ROWS_GEV, MOST_ROWS = 100.0, 6_000
@@ -130,9 +131,15 @@ class GflashShowers(Simulation):
         """MeV (layers,) of a layer's signal for 1 GeV deposited there."""
         return signal_scale(self.calorimeter, self.stack)
 
+    @cached_property
+    def _shot(self) -> str:
+        """Names the random numbers: with other energies or another detector, the showers of a seed are others. Else two
+        corpora might hold nearly the same showers unseen."""
+        return digest_of(to_dict(replace(self.calorimeter, particles=())))
+
     def draw(self, stream: str, number: int, part: int) -> tuple[np.ndarray, Spots]:
         """Incident energies (64,) [GeV] and spots of the showers in one part of a sequence, before readout."""
-        rng = generator("gflash", self.seed, self.layout.name, stream, number, part)
+        rng = generator("gflash", self.seed, self._shot, stream, number, part)
         stored = self.layout.stored
         incident = stored.incident(stored.stored_incident(_incident(self.calorimeter, BATCH_SHOWERS, rng)))
         showers = draw_showers(self.stack.medium, stream, incident.astype(np.float64), rng)

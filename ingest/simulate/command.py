@@ -56,9 +56,8 @@ class PythiaConfig(SimulateConfig):
 
     Run it again to continue where it was stopped.
 
-    Samples: jetclass (the ten classes of JetClass), jetclass2 (resonances of free mass and QCD, by
-    JetClass-II's labels).
-    Samples: jetclass (the ten classes of JetClass), aspenopenjets (inclusive QCD above 300 GeV, with pileup if wanted).
+    Samples: jetclass (the ten classes of JetClass), jetclass2 (resonances of free mass and QCD, by JetClass-II's
+    labels), aspenopenjets (inclusive QCD above 300 GeV, with pileup if wanted).
     'hepfm ingest pythia SAMPLE --help' shows the options of one.
     """
 
@@ -81,11 +80,15 @@ def gflash_config(arguments: Sequence[str]) -> type[GflashConfig]:
 
 def pythia_config(arguments: Sequence[str]) -> type[PythiaConfig]:
     """The configuration of ``hepfm ingest pythia SAMPLE``, with the sample's settings."""
-    name = _named_sample(arguments)
+    return _with_simulation(PythiaConfig, _sample(_named_sample(arguments)))
+
+
+def _sample(name: str) -> type[Simulation]:
     if name not in SAMPLES:
         raise HepfmError(f"no sample is called '{name}'", "ingest pythia", f"there is: {', '.join(SAMPLES)}")
     module, class_name = SAMPLES[name]
-    return _with_simulation(PythiaConfig, getattr(import_module(module), class_name))
+    found: type[Simulation] = getattr(import_module(module), class_name)
+    return found
 
 
 def _named_sample(arguments: Sequence[str]) -> str:
@@ -113,6 +116,13 @@ def main(config: SimulateConfig) -> None:
     if config.processes < 1:
         raise HepfmError(f"must be at least 1, is {config.processes}", "--processes")
     simulation: Simulation = config.simulation  # type: ignore[attr-defined]
+    if isinstance(config, PythiaConfig) and type(simulation) is not _sample(config.sample):
+        # Its options are those of another sample, which was taken for granted before this one was read.
+        raise HepfmError(
+            f"the sample '{config.sample}' has to come first",
+            "ingest pythia",
+            f"hepfm ingest pythia {config.sample} ...",
+        )
     workers = Workers(config.processes, config.scheduler)
     if config.format == CORPUS:
         corpus = simulate_corpus(simulation, config.out, config.records, config.layout, workers)

@@ -29,17 +29,17 @@ from hepfm.ingest.simulate.particles import Candidates, wrapped
 from hepfm.ingest.simulate.pileup import Pool, make_pool
 from hepfm.ingest.simulate.processes import COMMON, Process
 from hepfm.ingest.simulate.puppi import Vertices, puppi_weights
-from hepfm.ingest.simulate.pythia import Generator, require_pythia
+from hepfm.ingest.simulate.pythia import Generator, require_pythia, sequence_seed
 from hepfm.ingest.simulate.simulation import Simulation
 
 # Raised whenever the same settings give other jets than before.
-SIMULATION_VERSION = 2
+SIMULATION_VERSION = 3
 
 STREAM = "QCD"
 MIN_PT_GEV = 300.0
 MAX_ETA = 2.5
-# CMS gives simulated collisions this run number.
-RUN = 1
+# Runs are numbered from 1 to this (CMS's have 32 bits).
+MOST_RUN = 2**31 - 1
 MAX_PILEUP = 200.0
 
 QCD = Process(STREAM, ("HardQCD:all = on", "PhaseSpace:pTHatMin = 140.", "PhaseSpace:pTHatMax = -1."))
@@ -99,17 +99,18 @@ class AspenOpenJetsJets(Simulation):
         return numbered(self._jets(stream, number), records)
 
     def _jets(self, stream: str, number: int) -> Iterator[pa.RecordBatch]:
-        generator = Generator(QCD, draws.key_of("pythia", self.seed, stream, number), soft_event_veto())
+        generator = Generator(QCD, sequence_seed(self.seed, stream, number=number), soft_event_veto())
         rng = draws.generator("detector", self.seed, stream, number)
         drawing = draws.generator("pileup", self.seed, stream, number)
-        soft = draws.key_of("minimum bias", self.seed, stream, number)
+        soft = sequence_seed("minimum bias", self.seed, stream, number=number)
         pool = make_pool(soft, overlaying.POOL_EVENTS) if self.pileup else None
+        run = run_of(self.seed)
         first = 1
         while True:
             candidates, weights = self._batch(generator, pool, rng, drawing)
             jets = cluster(_weighted(candidates, weights), MIN_PT_GEV)
             jets = jets.select(np.abs(jets.eta) < MAX_ETA)
-            yield records_of(jets, candidates, weights, number, first)
+            yield records_of(jets, candidates, weights, (run, number), first)
             first += _EVENTS_PER_BATCH
 
     def _batch(
@@ -125,7 +126,15 @@ class AspenOpenJetsJets(Simulation):
         return candidates.take(weights > 0), weights[weights > 0]
 
 
-def records_of(jets: Jets, candidates: Candidates, weights: np.ndarray, lumi: int, first: int) -> pa.RecordBatch:
+def run_of(seed: int) -> int:
+    """The run number of all collisions of a seed: those of two seeds are others, and can be read together. With and
+    without pileup the hard collisions of a seed are the same, and so are their numbers."""
+    return draws.key_of("run", seed) % MOST_RUN + 1
+
+
+def records_of(
+    jets: Jets, candidates: Candidates, weights: np.ndarray, block: tuple[int, int], first: int
+) -> pa.RecordBatch:
     """Records with the schema of AspenOpenJets, by event and falling pt.
 
     tau1 to tau4: N-subjettiness about exclusive-kt axes, beta 1, R0 0.8 (CMS's: the same axes after one step of
@@ -135,7 +144,7 @@ def records_of(jets: Jets, candidates: Candidates, weights: np.ndarray, lumi: in
         jets: of the weighted candidates.
         candidates: without their weights.
         weights: PUPPI weights (N,) of the candidates.
-        lumi: luminosity block.
+        block: run and luminosity block.
         first: number of the event that has index 0.
     """
     chosen, weight = candidates.take(jets.index), weights[jets.index]
@@ -171,7 +180,7 @@ def records_of(jets: Jets, candidates: Candidates, weights: np.ndarray, lumi: in
         "mass": np.sqrt(np.maximum(mass_squared, 0)),
         "softdrop_mass": observables.softdrop_mass(constituents, R=RADIUS),
         **{f"tau{n}": values for n, values in taus.items()},
-        **collision_columns(np.full(count, RUN), np.full(count, lumi), first + jets.event),
+        **collision_columns(np.full(count, block[0]), np.full(count, block[1]), first + jets.event),
         "jet_index": rank,
         "source_file": np.zeros(count),
         "source_entry": np.arange(count),

@@ -34,7 +34,7 @@ from hepfm.ingest.simulate.generator_level import generator_jets, resonance_colu
 from hepfm.ingest.simulate.jets import Jets, cluster, quantities_of
 from hepfm.ingest.simulate.numbering import numbered
 from hepfm.ingest.simulate.particles import Particles, Quarks
-from hepfm.ingest.simulate.pythia import require_pythia
+from hepfm.ingest.simulate.pythia import require_pythia, sequence_seed
 from hepfm.ingest.simulate.qcd_events import QcdGenerator
 from hepfm.ingest.simulate.qcd_labels import qcd_labels
 from hepfm.ingest.simulate.resonance_events import four_prong_modes, modes_for, two_prong_modes
@@ -43,7 +43,7 @@ from hepfm.ingest.simulate.resonances import ResonanceGenerator, Resonances
 from hepfm.ingest.simulate.simulation import Simulation
 
 # Raised whenever the same settings give other jets than before.
-SIMULATION_VERSION = 2
+SIMULATION_VERSION = 3
 
 MIN_PT_GEV, MAX_PT_GEV = 200.0, 2_500.0
 MAX_ETA = 2.5
@@ -118,7 +118,7 @@ class JetClass2Jets(Simulation):
 
     def identity(self, stream: str, number: int) -> str:
         # The other parts that are asked for do not change a sequence.
-        settings = {**self.settings(), "parts": [stream]}
+        settings = {**self.settings(), "parts": [stream], "keep": self._chosen(stream)}
         return digest_of({"simulation": self.name, "settings": settings, "sequence": [stream, number]})
 
     def batches(self, stream: str, number: int, records: int) -> Iterator[pa.RecordBatch]:
@@ -128,9 +128,14 @@ class JetClass2Jets(Simulation):
     def _kept(self) -> set[str]:
         return set(self.keep or LABELS)
 
+    def _chosen(self, part: str) -> list[str]:
+        """The labels of a part that are asked for, in order; none if all are."""
+        there = _labels_of_part(part)
+        return [] if there <= self._kept else sorted(there & self._kept)
+
     def _jets(self, part: str, number: int) -> Iterator[pa.RecordBatch]:
         events = self._events(part, number)
-        rng = draws.generator("detector", self.name, self.seed, part, number)
+        rng = draws.generator("detector", self.name, *self._key(part), number)
         kept = np.isin(LABELS, list(self._kept))
         fruitless = 0
         while fruitless < _FRUITLESS_BATCHES:
@@ -150,12 +155,16 @@ class JetClass2Jets(Simulation):
             yield jet_batch(GENERATOR_SCHEMA, LABELS, jets.offsets, points, columns, known | there)
         raise HepfmError(f"no jet in {fruitless * _EVENTS_PER_BATCH:,} events", f"{part}, labels {' '.join(self.keep)}")
 
+    def _key(self, part: str) -> tuple[object, ...]:
+        """Names the random numbers of a part. Other labels, other jets: else two corpora might share jets unseen."""
+        return (self.seed, part, *self._chosen(part))
+
     def _events(self, part: str, number: int) -> Iterator[tuple[Particles, Labelling, tuple[Resonances, ...]]]:
-        key = (self.name, self.seed, part, number)
-        seed = draws.key_of("pythia", *key)
+        key = (self.name, *self._key(part))
+        seed = sequence_seed(*key, number=number)
         if part in _MODES:
             modes = modes_for(_MODES[part](), self._kept)
-            resonant = ResonanceGenerator(modes, seed, draws.generator("hard events", *key), part)
+            resonant = ResonanceGenerator(modes, seed, draws.generator("hard events", *key, number), part)
             while True:
                 particles, products, found = resonant.events(_EVENTS_PER_BATCH)
                 yield particles, partial(resonance_labels, products=products), found

@@ -71,5 +71,5 @@ def process_for(label: str) -> Process:
         HepfmError: no such row.
     """
     if label not in _BY_LABEL:
-        raise HepfmError(f"class '{label}' cannot be simulated", "labels", f"classes: {', '.join(LABELS)}")
+        raise HepfmError(f"class '{label}' cannot be simulated", "--classes", f"there is: {', '.join(LABELS)}")
     return _BY_LABEL[label]

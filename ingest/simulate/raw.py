@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import locked, read_json, sweep, write_json
+from hepfm.core.files import locked, read_json, sweep, told_when_full, write_json
 from hepfm.core.progress import progress
 from hepfm.ingest.export.raw_files import RAW_FORMATS, RawFormat
 from hepfm.ingest.geometry import Geometry
-from hepfm.ingest.simulate.simulation import Simulation, sequence_name
+from hepfm.ingest.simulate.simulation import Simulation, check_pieces, sequence_name
 from hepfm.ingest.workers import Workers, moved
 
 RECORDS_PER_FILE = 5_000
@@ -67,6 +67,7 @@ def write_raw(
         there = ", ".join(simulation.formats) or "corpus only"
         raise HepfmError(f"{simulation.name} is not written as '{form}'", "--format", f"there is: {there}")
     simulation.check()
+    check_pieces(-(-records // records_per_file) * len(simulation.streams), "files", "--records-per-file")
     raw = RAW_FORMATS[form]
     identity = {
         "simulation": simulation.name,
@@ -75,7 +76,7 @@ def write_raw(
         "records_per_file": records_per_file,
         **simulation.settings(),
     }
-    with locked(out):
+    with told_when_full(out), locked(out):
         _claim(out, identity)
         sweep(out)
         files = [

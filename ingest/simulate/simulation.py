@@ -9,8 +9,12 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from hepfm.core.errors import HepfmError
 from hepfm.core.files import digest_of
 from hepfm.core.records import Kind
+
+# Files or shards of one simulation: all are planned and listed before the first is made.
+MOST_PIECES = 100_000
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,20 @@ class Simulation(ABC):
     def identity(self, stream: str, number: int) -> str:
         """SHA-256 that tells a sequence from any other: the same records never come from two of them."""
         return digest_of({"simulation": self.name, "settings": self.settings(), "sequence": [stream, number]})
+
+
+def check_pieces(pieces: int, what: str, option: str) -> None:
+    """See that a simulation is not cut into more files or shards than a folder should hold.
+
+    Raises:
+        HepfmError: more than 100,000 ``what``; ``option`` makes them larger.
+    """
+    if pieces > MOST_PIECES:
+        raise HepfmError(
+            f"would be {pieces:,} {what}, at most {MOST_PIECES:,} are made",
+            "--records",
+            f"give fewer, or larger {option}",
+        )
 
 
 def sequence_name(stream: str, number: int) -> str:

@@ -22,7 +22,7 @@ from hepfm.ingest.jobs import check_folder, write_corpus
 from hepfm.ingest.manifest import SPLITS
 from hepfm.ingest.plan import Job, Plan
 from hepfm.ingest.shards import concatenate
-from hepfm.ingest.simulate.simulation import Simulation, sequence_name
+from hepfm.ingest.simulate.simulation import Simulation, check_pieces, sequence_name
 from hepfm.ingest.workers import Workers, moved
 
 LARGEST_SHARD = {"jets": 8_192, "showers": 2_048}
@@ -64,8 +64,8 @@ def simulate_corpus(
     layout = layout or Layout()
     _check(layout, records)
     simulation.check()
-    check_folder(out)
     plan = _plan(simulation, records, layout)
+    check_folder(out)
     produce = _Produce(simulation, plan.block_records)
     return write_corpus(out, plan, produce, workers=workers)
 
@@ -85,7 +85,9 @@ def _check(layout: Layout, records: int) -> None:
 
 
 def _plan(simulation: Simulation, records: int, layout: Layout) -> Plan:
-    shard_records = layout.shard_records or _shard_records(simulation.kind, records * len(simulation.streams))
+    total = records * len(simulation.streams)
+    shard_records = layout.shard_records or _shard_records(simulation.kind, total)
+    check_pieces(-(-total // shard_records), "shards", "--shard-records")
     block_records = layout.block_records or BLOCK_RECORDS[simulation.kind]
     jobs: list[Job] = []
     files: list[dict[str, Any]] = []

@@ -18,12 +18,12 @@ from hepfm.ingest.simulate.detector import detect
 from hepfm.ingest.simulate.jets import cluster, in_acceptance, matched, records_of
 from hepfm.ingest.simulate.numbering import numbered
 from hepfm.ingest.simulate.processes import COMMON, LABELS, Process, process_for
-from hepfm.ingest.simulate.pythia import Generator, require_pythia
+from hepfm.ingest.simulate.pythia import Generator, require_pythia, sequence_seed
 from hepfm.ingest.simulate.simulation import Simulation
 from hepfm.ingest.simulate.veto import early_veto
 
 # Raised whenever the same settings give other jets than before.
-SIMULATION_VERSION = 3
+SIMULATION_VERSION = 4
 
 _EVENTS_PER_BATCH = 200
 _FRUITLESS_BATCHES = 25
@@ -87,7 +87,7 @@ class JetClassJets(Simulation):
 
     def _jets(self, process: Process, number: int) -> Iterator[pa.RecordBatch]:
         veto = early_veto(require_pythia(), process)
-        generator = Generator(process, draws.key_of("pythia", self.seed, process.label, number), veto)
+        generator = Generator(process, sequence_seed(self.seed, process.label, number=number), veto)
         rng = draws.generator("detector", self.seed, process.label, number)
         fruitless = 0
         while fruitless < _FRUITLESS_BATCHES:

@@ -63,6 +63,7 @@ COMMANDS = (
     Command("finetune generate", "hepfm.finetune.adapt", "AdaptConfig", "adapt a backbone to other token corpora"),
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
+    Command("models import", "hepfm.models", "ImportConfig", "others' checkpoint -> an artifact", "import_model"),
     Command(
         "evaluate simulation",
         "hepfm.benchmarks.closeness.command",

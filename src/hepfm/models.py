@@ -1,4 +1,4 @@
-"""Models by name: whatever :func:`hepfm.core.resolve.resolve` finds, loaded by its kind; and a list of them."""
+"""Models by name: whatever :func:`hepfm.core.resolve.resolve` finds, loaded by its kind; a list; imports of others'."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Positional
 
 from hepfm.core.artifacts import read_artifact
 from hepfm.core.errors import HepfmError
+from hepfm.core.files import sha256_file
+from hepfm.core.progress import say
 from hepfm.core.resolve import resolve
+from hepfm.core.torch_files import Checkpoint, read_checkpoint
 
 # kind of artifact -> the function (path) -> model that loads it
 LOADERS = {
@@ -39,7 +43,7 @@ def load(name: str | Path) -> Any:
 class ListConfig:
     """List the runs and artifacts below a folder."""
 
-    folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")] = Path()
+    folder: Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")] = Path()
     """Where to look."""
 
 
@@ -62,3 +66,68 @@ def list_models(config: ListConfig) -> None:
         figures = ", ".join(f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics)
         table.add_row(str(path.parent), artifact.kind, f"{parameters:,}", figures, artifact.hash[:12])
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Turn a checkpoint of somebody else's code into an artifact. Nothing in it is run, and their code is not needed.
+
+    Read are the tokenizers and generators of OmniJet-alpha (VQVAENormFormer, VQVAEMLP, GPT) for jets and showers.
+    """
+
+    path: Annotated[Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """Checkpoint (.ckpt), or the folder that holds it; a tokenizer's config.yaml lies beside it."""
+    out: Path
+    """Folder of the artifact: new."""
+    tokenizer: str = ""
+    """Of a generator: the tokenizer whose tokens it reads, as a run, an artifact folder, a hub id or a URL."""
+    licence: str = "unknown"
+    """Licence of the weights, kept in the artifact; checkpoints do not state one."""
+
+
+def import_model(config: ImportConfig) -> None:
+    """Recognise, convert, write, and load what was written; print what it is and the path."""
+    if config.out.exists():
+        raise HepfmError("exists already", config.out, "name another --out, or remove it")
+    checkpoint = read_checkpoint(_checkpoint_in(config.path))
+    origin = {
+        "file": checkpoint.path.name,
+        "sha256": sha256_file(checkpoint.path),
+        "bytes": checkpoint.path.stat().st_size,
+        "licence": config.licence,
+        **checkpoint.progress,
+    }
+    made = _import(checkpoint, config, origin)
+    load(config.out)  # replays the reference
+    say(f"recognised: {made.recognised}")
+    say(f"{made.parameters:,} parameters; licence: {config.licence}")
+    say(f"source: {origin['file']}, {origin['bytes']:,} bytes, sha256 {origin['sha256']}")
+    sys.stdout.write(f"{config.out}\n")
+
+
+def _import(checkpoint: Checkpoint, config: ImportConfig, origin: dict[str, Any]) -> Any:
+    from hepfm.pretrain import omnijet as generators
+    from hepfm.tokenize import omnijet as tokenizers
+
+    if tokenizers.recognises(checkpoint):
+        if config.tokenizer:
+            raise HepfmError("is for a generator, this is a tokenizer", "--tokenizer", "leave it out")
+        return tokenizers.import_tokenizer(checkpoint, config.out, origin)
+    if generators.recognises(checkpoint):
+        return generators.import_backbone(checkpoint, config.out, origin, config.tokenizer)
+    names = sorted(checkpoint.state)
+    raise HepfmError(
+        f"is not recognised: its state_dict has {', '.join(map(repr, names[:4]))}, ... ({len(names)} in all)",
+        checkpoint.path,
+        f"known: OmniJet-alpha tokenizers (with '{tokenizers.CODEBOOK}') and generators ('{generators.EMBEDDING}')",
+    )
+
+
+def _checkpoint_in(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.ckpt"))
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise HepfmError(f"holds {len(found)} checkpoints ({names})", path, "name the file")
+    return found[0]

@@ -74,7 +74,7 @@ def test_saved_configuration_reads_back(tmp_path: Path) -> None:
         ({"files": [], "inner": {"mode": "c"}}, "'c' is not one of a, b"),
         ({"files": [], "fractions": [1.0]}, "expected 2 values"),
         ({"files": "a"}, "expected a list"),
-        ({}, "files"),
+        ({}, "lacks 'files'"),
         ([], "expected a mapping"),
     ],
 )
@@ -86,7 +86,9 @@ def test_what_does_not_fit_is_named(data: object, told: str) -> None:
 def test_broken_and_missing_files_are_one_line(tmp_path: Path) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("a: [1\nb: !!python/object/apply:os.system ['true']")
-    for path in (bad, tmp_path / "none.yaml"):
+    deep = tmp_path / "deep.yaml"
+    deep.write_text("a: " + "[" * 20_000)
+    for path in (bad, deep, tmp_path / "none.yaml"):
         with pytest.raises(HepfmError) as error:
             from_yaml(Config, path)
         assert "\n" not in str(error.value)

@@ -159,3 +159,19 @@ def test_a_class_that_is_missing_from_a_split_is_told(hepfm: Hepfm, tmp_path: Pa
     lacking = {(name, label) for name in splits for label in ("QCD", "Tbqq") if not splits[name]["labels"].get(label)}
     assert lacking  # two classes of three runs each cannot be in three splits
     assert {(name, label) for name, label in lacking if f"note: {name} has no {label}:" in done.err} == lacking
+
+
+def test_a_checkpoint_that_would_run_something(hepfm: Hepfm, tmp_path: Path) -> None:
+    import os
+
+    import torch
+
+    class Runs:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"state_dict": {"a": torch.ones(1)}, "callbacks": Runs()}, tmp_path / "a.ckpt")
+    told = hepfm("models", "import", tmp_path / "a.ckpt", "--out", tmp_path / "out")
+    refused(told, "a.ckpt: refused: its pickle names 'posix.system'")
+    assert not (tmp_path / "ran").exists()
+    assert not (tmp_path / "out").exists()

@@ -64,6 +64,12 @@ class TestSequences:
         assert some(both, 20, "photon").equals(some(alone, 20))
         assert both.identity("photon", 2) == alone.identity("photon", 2) != both.identity("electron", 2)
 
+    def test_other_energies_are_other_showers(self) -> None:
+        other = replace(ILD, energy=(10.0, 90.0))
+        assert ILD.identity("photon", 0) != other.identity("photon", 0)
+        first, second = (some(simulation).column("incident_energy").to_numpy() for simulation in (ILD, other))
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.4  # 4 standard deviations of independent ones
+
     def test_settings_tell_everything_that_shapes_the_records(self, tmp_path: Path) -> None:
         described = ILD.settings()
         assert described["detector"]["sections"][0]["layers"][0][1]["material"] == "tungsten"

@@ -19,6 +19,7 @@ from hepfm.ingest.simulate.calorimeter import Calorimeter, Deposits
 from hepfm.ingest.simulate.detector import CMS, ECAL, HCAL, JETCLASS, detect
 from hepfm.ingest.simulate.particles import SPECIES, Candidates, Particles, Partons
 from hepfm.ingest.simulate.processes import LABELS
+from hepfm.ingest.simulate.pythia import MAX_SEED, sequence_seed
 from hepfm.ingest.simulate.raw import write_raw
 from hepfm.ingest.simulate.ten_classes import JetClassJets
 from hepfm.ingest.simulate.tracker import charges, helix
@@ -320,6 +321,12 @@ class TestFiles:
         (tmp_path / "QCD_000.root").write_bytes(b"mine")
         with pytest.raises(HepfmError, match="holds other files"):
             write_raw(JetClassJets(1, ("QCD",)), "jetclass", tmp_path, 10)
+
+
+def test_sequences_of_a_stream_never_share_pythias_seed() -> None:
+    seeds = [sequence_seed(1, "QCD", number=number) % MAX_SEED for number in range(20_000)]
+    assert len(set(seeds)) == len(seeds)
+    assert sequence_seed(1, "QCD", number=0) != sequence_seed(2, "QCD", number=0) != sequence_seed(2, "Hbb", number=0)
 
 
 class TestRequests:

@@ -15,18 +15,20 @@ from scipy.stats import chi2
 
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
+from hepfm.ingest.build import build
 from hepfm.ingest.export.folder import export
 from hepfm.ingest.export.raw_files import puppi_of
 from hepfm.ingest.formats.aspenopenjets import write_aspenopenjets
 from hepfm.ingest.shards import concatenate
 from hepfm.ingest.simulate import inclusive_qcd, pileup, puppi
 from hepfm.ingest.simulate.detector import detect
-from hepfm.ingest.simulate.inclusive_qcd import AspenOpenJetsJets
+from hepfm.ingest.simulate.inclusive_qcd import AspenOpenJetsJets, run_of
 from hepfm.ingest.simulate.jets import Jets, cluster
 from hepfm.ingest.simulate.particles import Candidates, Particles, wrapped
 from hepfm.ingest.simulate.pileup import SIGMA_Z_MM, Pool, make_pool
 from hepfm.ingest.simulate.puppi import Vertices, associate, puppi_weights
 from hepfm.ingest.simulate.pythia import Generator
+from hepfm.ingest.simulate.raw import write_raw
 from hepfm.ingest.simulate.straight import Layout, simulate_corpus
 from hepfm.ingest.sources.aspenopenjets import AspenOpenJetsSource
 
@@ -280,7 +282,7 @@ class TestJets:
     def test_jets_of_a_collision_stand_together_by_pt_and_are_back_to_back(self, jets: pa.RecordBatch) -> None:
         event, index, pt = (jets[name].to_numpy() for name in ("event", "jet_index", "pt"))
         assert (np.diff(event) >= 0).all()
-        assert set(jets["run"].to_pylist()) == {1}
+        assert set(jets["run"].to_pylist()) == {run_of(3)}
         assert set(jets["lumi"].to_pylist()) == {4}
         second = np.flatnonzero(index == 1)
         assert len(second) > 0.15 * len(index)
@@ -290,6 +292,21 @@ class TestJets:
         assert len(set(jets["event_id"].to_pylist())) == len(set(event))
         phi = jets["phi"].to_numpy()
         assert np.median(np.abs(wrapped(phi[second] - phi[second - 1]))) > 2.8
+
+    def test_collisions_of_two_seeds_are_told_apart(self) -> None:
+        runs = [run_of(seed) for seed in range(-1, 1000)]
+        assert len(set(runs)) == len(runs)
+        assert 0 < min(runs) <= max(runs) < 2**31
+
+    def test_files_of_two_seeds_make_one_corpus(self, tmp_path: Path) -> None:
+        pytest.importorskip("pythia8mc")
+        files = [
+            file
+            for seed in (1, 2)
+            for file in write_raw(AspenOpenJetsJets(seed), "aspenopenjets", tmp_path / f"{seed}", 5)
+        ]
+        corpus = build(AspenOpenJetsSource(), files, tmp_path / "corpus")
+        assert sum(split.records for split in corpus.manifest.splits.values()) == 10
 
     def test_without_pileup_all_weights_are_1(self, jets: pa.RecordBatch) -> None:
         assert (records.points_of(jets, "puppi_weight") == 1).all()

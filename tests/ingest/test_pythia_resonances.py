@@ -418,6 +418,15 @@ class TestRequests:
         assert one.identity("QCD", 3) == other.identity("QCD", 3) != other.identity("QCDFlavour", 3)
         assert one.identity("QCD", 3) != JetClass2Jets(seed=2).identity("QCD", 3)
 
+    @pytest.mark.parametrize(("part", "label"), [("QCD", "QCD_light"), ("Res34P", "X_YY_bbbb")])
+    def test_what_has_another_identity_has_other_jets(self, part: str, label: str) -> None:
+        whole, some = JetClass2Jets(parts=(part,)), JetClass2Jets(parts=(part,), keep=(label, "X_bb"))
+        assert whole.identity(part, 0) != some.identity(part, 0)
+        # Labels that a part cannot have, and their order, change nothing.
+        assert some.identity(part, 0) == JetClass2Jets(keep=("X_cc", label)).identity(part, 0)
+        few, fewer = (simulated(part, 20, keep=keep).column("pt").to_pylist() for keep in ((), (label,)))
+        assert not set(few) & set(fewer)
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(

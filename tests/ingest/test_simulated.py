@@ -115,6 +115,13 @@ class TestCorpora:
             simulate_corpus(ToySimulation(impossible=True), tmp_path / "c", 10)
         assert not list(tmp_path.iterdir())
 
+    def test_more_files_or_shards_than_a_folder_holds_are_refused_at_once(self, tmp_path: Path) -> None:
+        with pytest.raises(HepfmError, match=r"244,140,625 shards.*--shard-records"):
+            simulate_corpus(ToySimulation(), tmp_path / "c", 10**12)
+        with pytest.raises(HepfmError, match=r"400,000,000 files.*--records-per-file"):
+            write_raw(ToySimulation(), "jetclass", tmp_path / "c", 10**12)
+        assert not list(tmp_path.iterdir())
+
 
 class TestRawFiles:
     def test_they_hold_the_records_of_the_corpus(self, corpus: Corpus, tmp_path: Path) -> None:
@@ -145,6 +152,15 @@ class TestCommand:
             command.pythia_config(["nosuch", "--out", "x"])
         with pytest.raises(HepfmError, match=r"'lhco'.*jetclass"):
             write_raw(ToySimulation(), "lhco", tmp_path / "raw", 5)
+
+    def test_a_sample_that_stands_last_is_not_taken_for_another(self, tmp_path: Path) -> None:
+        out = tmp_path / "c"
+        with pytest.raises(HepfmError, match=r"'jetclass2' has to come first.*pythia jetclass2"):
+            run(["--out", str(out), "--records", "3", "jetclass2"], "pythia")
+        (tmp_path / "settings.yaml").write_text("sample: aspenopenjets\n")
+        with pytest.raises(HepfmError, match="'jetclass' has to come first"):
+            run(["--config", str(tmp_path / "settings.yaml"), "--out", str(out), "jetclass"], "pythia")
+        assert not out.exists()
 
     @pytest.mark.parametrize(
         ("program", "words"),

@@ -158,7 +158,7 @@ def test_an_unknown_charge_is_refused() -> None:
         ("charge", {"max": 2}, "'constituents.charge' is also 2"),
         ("species", {"values": {"photon": 3, "tau": 2}}, "'constituents.species' is also tau"),
         ("species", {"nulls": 7}, "'constituents.species' is null in 7"),
-        ("d0", {"mean": 900.0}, "'constituents.d0' has values of about"),
+        ("pt", {"mean": 90000.0}, "'constituents.pt' has values of about"),
         ("pt", {"nulls": 2}, "'constituents.pt' is null in 2"),
     ],
 )

@@ -150,6 +150,8 @@ def test_the_full_set_comes_back(full_runs: dict[str, Path], kind: str) -> None:
         "charge": decoded["charge"] != data["charge"],
         "species": decoded["species"] != data["species"],
     }
+    measured = read_artifact(full_runs[kind] / "artifact").metrics()
+    assert measured["null_error"] <= 0.1
     limit = 0.0 if kind == "binning" else 0.1
     assert {name: float(mask.mean()) <= limit for name, mask in wrong.items()} == dict.fromkeys(wrong, True)
     assert np.nanmean(np.abs(decoded["d0"] - data["d0"])) < np.nanmean(np.abs(data["d0"]))

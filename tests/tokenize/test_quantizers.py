@@ -185,6 +185,8 @@ def test_entropy_rewards_sure_and_equal_bits() -> None:
     assert entropy(signs * 5) == pytest.approx(-6 * np.log(2), abs=1e-3)
     assert entropy(signs * 5) < entropy(signs * 0.1) - 1
     assert entropy(signs * 5) < entropy(signs.abs() * 5) - 1
+    copies = signs[:, :1].expand(-1, 6)  # each bit is 0 and 1 equally often, but two codes are used of 64
+    assert entropy(copies * 5) == pytest.approx(-np.log(2), abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +208,8 @@ def test_settings_that_cannot_work_are_named(changes: dict[str, Any], message: s
 def test_it_is_fitted_saved_and_applied(
     corpus: Corpus, fit_config: Callable[..., Any], tmp_path: Path, name: str
 ) -> None:
-    config = fit_config(corpus, tmp_path / "run", steps=20)
+    # The bits of lfq start as random planes, which take longer to become useful than a start by k-means.
+    config = fit_config(corpus, tmp_path / "run", steps=150 if name == "lfq" else 20)
     main(replace(config, network=KINDS[name]))
     tokenizer = load_tokenizer(tmp_path / "run")
     assert [stream.codes for stream in tokenizer.streams] == list(KINDS[name].streams)

@@ -121,10 +121,10 @@ def from_dict(
     values = {name: _typed(hints[name], value, f"{where}: {name}") for name, value in data.items()}
     if missing is not dataclasses.MISSING:
         values |= {name: missing for name in _required(config_type) if name not in values}
-    try:
-        return config_type(**values)
-    except TypeError as error:
-        raise HepfmError(str(error), where) from error
+    lacking = [name for name in _required(config_type) if name not in values]
+    if lacking:
+        raise HepfmError(f"lacks {', '.join(repr(name) for name in lacking)}", where)
+    return config_type(**values)
 
 
 def _required(config_type: Any) -> list[str]:
@@ -178,6 +178,8 @@ def read_yaml(path: Path) -> Any:
         raise HepfmError(f"cannot be read: {error.strerror}", path, "--config takes a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HepfmError(f"not valid YAML: {error}", path) from error
+    except RecursionError as error:
+        raise HepfmError("not valid YAML: nested too deeply", path) from error
 
 
 def save_yaml(config: Any, path: Path) -> None:

@@ -80,6 +80,21 @@ def atomic_path(path: Path, within: Path | None = None) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def told_when_full(where: Path) -> Iterator[None]:
+    """Work that can be continued: a full disk is said as such.
+
+    Raises:
+        HepfmError: the disk is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise HepfmError("the disk is full", where, "free some space and run again: it continues") from error
+
+
 def is_temporary(path: Path) -> bool:
     """Has it the name of a file that :func:`atomic_path` had not finished?"""
     return _TEMPORARY.fullmatch(path.name) is not None
