@@ -17,7 +17,7 @@ from hepfm.benchmarks.tables import Cell, Table
 from hepfm.benchmarks.tokenizers.command import LIMIT
 from hepfm.benchmarks.tokenizers.measures import Rate, estimates, half_width, measure_codes
 from hepfm.benchmarks.tokenizers.normformer import NormFormerReference
-from hepfm.benchmarks.tokenizers.quantities import JETS, values_of
+from hepfm.benchmarks.tokenizers.quantities import JETS, decoded_values, original_values
 from hepfm.benchmarks.tokenizers.reference_fit import fit_reference, sizes_like
 from hepfm.benchmarks.tokenizers.sample import Reconstruction, reconstruct
 from hepfm.benchmarks.workload import machine
@@ -132,8 +132,8 @@ def compare_pair(
 ) -> Pair:
     """Residuals of both on the same jets."""
     samples = (default, reference)
-    original = values_of(default, default.original)
-    decoded = [values_of(sample, sample.decoded) for sample in samples]
+    original = original_values(default)
+    decoded = [decoded_values(sample) for sample in samples]
     widths: list[dict[str, Estimate]] = [{}, {}]
     ratios = {}
     for quantity in JETS:

@@ -13,10 +13,11 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from hepfm.benchmarks.tokenizers.quantities import constituents
-from hepfm.benchmarks.tokenizers.sample import Points, Reconstruction
+from hepfm.benchmarks.tokenizers.quantities import decoded_jets, original_jets
+from hepfm.benchmarks.tokenizers.sample import Reconstruction
 from hepfm.core import observables
 from hepfm.core.draws import generator, key_of
+from hepfm.core.observables import Constituents
 from hepfm.core.progress import progress
 from hepfm.core.statistics import REPLICAS, Estimate
 
@@ -69,8 +70,8 @@ def classify(sample: Reconstruction, *, seed: int = 0, replicas: int = REPLICAS)
     jets = np.flatnonzero(np.isin(sample.label, chosen))
     truth = np.searchsorted(chosen, sample.label[jets])
     inputs = {
-        "original": inputs_of(sample, sample.original)[jets],
-        "decoded": inputs_of(sample, sample.decoded)[jets],
+        "original": inputs_of(original_jets(sample))[jets],
+        "decoded": inputs_of(decoded_jets(sample))[jets],
     }
     found = _judged(inputs, truth, seed)
     draws = generator("classifier replicas", seed)
@@ -88,9 +89,8 @@ def classify(sample: Reconstruction, *, seed: int = 0, replicas: int = REPLICAS)
     return Classification(tuple(sample.labels[i] for i in chosen), len(jets), scores, *lost)
 
 
-def inputs_of(sample: Reconstruction, points: Points) -> np.ndarray:
+def inputs_of(jets: Constituents) -> np.ndarray:
     """What the classifier sees of each jet (n, k); NaN where undefined."""
-    jets = constituents(sample, points)
     taus = observables.nsubjettiness(jets, (1, 2, 3, 4))
     pairs, triples = observables.energy_correlators(jets)
     pt, mass = observables.jet_pt(jets), observables.jet_mass(jets)
@@ -102,7 +102,7 @@ def inputs_of(sample: Reconstruction, points: Points) -> np.ndarray:
     return np.where(np.isfinite(found), found, np.nan)
 
 
-def _hardest(jets: observables.Constituents) -> np.ndarray:
+def _hardest(jets: Constituents) -> np.ndarray:
     """Shares of the jet's pt of its hardest constituents (n, HARDEST), NaN where there are fewer."""
     lengths = observables.multiplicity(jets)
     jet = np.repeat(np.arange(len(jets)), lengths)

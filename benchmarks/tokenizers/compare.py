@@ -18,7 +18,7 @@ from hepfm.benchmarks.tokenizers.command import LIMIT, check_out, described, now
 from hepfm.benchmarks.tokenizers.evaluation import NAMES, rate_data
 from hepfm.benchmarks.tokenizers.measures import MINIMUM_RECORDS, Rate, estimates, half_width, measure_codes
 from hepfm.benchmarks.tokenizers.pictures import rate_distortion
-from hepfm.benchmarks.tokenizers.quantities import quantities_of, values_of
+from hepfm.benchmarks.tokenizers.quantities import decoded_values, original_values, quantities_of
 from hepfm.benchmarks.tokenizers.sample import Reconstruction, reconstruct
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import write_json, write_text
@@ -116,7 +116,7 @@ def named(paths: Sequence[str]) -> dict[str, str]:
 
 def compared(sample: Reconstruction, *, seed: int = 0, replicas: int = REPLICAS) -> Compared:
     """Rate and distortions of a tokenizer."""
-    original, decoded = (values_of(sample, points) for points in (sample.original, sample.decoded))
+    original, decoded = original_values(sample), decoded_values(sample)
     found: dict[str, Distortion] = {}
     for quantity in quantities_of(sample):
         differences = decoded[quantity.name] - original[quantity.name]

@@ -77,6 +77,7 @@ def rate_data(rate: Rate) -> dict[str, Any]:
     """Bits and use."""
     return {
         "points": rate.tokens,
+        "points_left_out": rate.left_out,
         "bits_per_point": rate.bits,
         "entropy_bits_per_point": rate.entropy_bits,
         "codebook_use": rate.use,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hepfm.benchmarks.jets import bin_edges
-from hepfm.benchmarks.tokenizers.quantities import Quantity, quantities_of, values_of
+from hepfm.benchmarks.tokenizers.quantities import Quantity, decoded_values, original_values, quantities_of
 from hepfm.benchmarks.tokenizers.sample import Reconstruction
 from hepfm.core.draws import generator
 from hepfm.core.progress import progress
@@ -101,12 +101,14 @@ class Rate:
 
     Attributes:
         tokens: points that were looked at.
+        left_out: points that the tokenizer gives no token.
         streams: of each id list.
         bits: log2 of the codes, summed, and CONTINUOUS_BITS where a number stays one.
         entropy_bits: what an entropy coder needs that knows how often each code of a list occurs, and nothing else.
     """
 
     tokens: int
+    left_out: int
     streams: tuple[Codes, ...]
     bits: float
     entropy_bits: float
@@ -130,6 +132,7 @@ def measure_codes(sample: Reconstruction) -> Rate:
     number = CONTINUOUS_BITS if sample.continuous else 0
     return Rate(
         tokens=len(sample.ids),
+        left_out=sample.left_out,
         streams=tuple(streams),
         bits=float(sum(np.log2(known.codes) for known in streams)) + number,
         entropy_bits=sum(known.entropy_bits for known in streams) + number,
@@ -139,7 +142,7 @@ def measure_codes(sample: Reconstruction) -> Rate:
 def measure_records(sample: Reconstruction, *, seed: int = 0, replicas: int = REPLICAS) -> list[Row]:
     """Quantities of whole records by class."""
     chosen = quantities_of(sample)
-    original, decoded = (values_of(sample, points) for points in (sample.original, sample.decoded))
+    original, decoded = original_values(sample), decoded_values(sample)
     whose = np.arange(len(sample))
     rows = []
     with progress("compare", len(chosen), "quantities") as task:

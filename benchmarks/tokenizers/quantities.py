@@ -57,18 +57,36 @@ def quantities_of(sample: Reconstruction) -> tuple[Quantity, ...]:
     return (*found, OCCUPIED) if set(CELLS) <= names else tuple(found)
 
 
-def values_of(sample: Reconstruction, points: Points) -> dict[str, np.ndarray]:
-    """Values (n,) of each quantity by name, NaN where undefined, of points as they are or decoded."""
+def original_values(sample: Reconstruction) -> dict[str, np.ndarray]:
+    """Values (n,) of each quantity by name, NaN where undefined, of the records with all their points."""
+    offsets, points = sample.untruncated or (sample.offsets, sample.original)
+    return _values(sample, offsets, points)
+
+
+def decoded_values(sample: Reconstruction) -> dict[str, np.ndarray]:
+    """Those values of the decoded records."""
+    return _values(sample, sample.offsets, sample.decoded)
+
+
+def original_jets(sample: Reconstruction) -> Constituents:
+    """The jets with all their constituents."""
+    return _constituents(*(sample.untruncated or (sample.offsets, sample.original)))
+
+
+def decoded_jets(sample: Reconstruction) -> Constituents:
+    """The decoded jets."""
+    return _constituents(sample.offsets, sample.decoded)
+
+
+def _constituents(offsets: np.ndarray, points: Points) -> Constituents:
+    return Constituents(points["pt"], points["deta"], points["dphi"], offsets)
+
+
+def _values(sample: Reconstruction, offsets: np.ndarray, points: Points) -> dict[str, np.ndarray]:
     chosen = quantities_of(sample)
     if sample.kind == "jets":
-        return _jets(constituents(sample, points)) if chosen else {}
-    found = {"energy_sum": ENERGY, "mean_layer": DEPTH, "occupied_cells": OCCUPIED}
-    return {name: _shower(name, sample, points) for name, quantity in found.items() if quantity in chosen}
-
-
-def constituents(sample: Reconstruction, points: Points) -> Constituents:
-    """The points as constituents of jets."""
-    return Constituents(points["pt"], points["deta"], points["dphi"], sample.offsets)
+        return _jets(_constituents(offsets, points)) if chosen else {}
+    return {quantity.name: _shower(quantity, offsets, points) for quantity in chosen}
 
 
 def _jets(jets: Constituents) -> dict[str, np.ndarray]:
@@ -82,14 +100,15 @@ def _jets(jets: Constituents) -> dict[str, np.ndarray]:
     }
 
 
-def _shower(name: str, sample: Reconstruction, points: Points) -> np.ndarray:
-    record, n = sample.record, len(sample)
-    if name == "occupied_cells":
+def _shower(quantity: Quantity, offsets: np.ndarray, points: Points) -> np.ndarray:
+    n = len(offsets) - 1
+    record = np.repeat(np.arange(n), np.diff(offsets))
+    if quantity is OCCUPIED:
         cells = np.unique(np.stack([record, *(points[cell].astype(np.int64) for cell in CELLS)]), axis=1)
         return np.bincount(cells[0], minlength=n).astype(np.float64)
     energy = points["energy"].astype(np.float64)
     total = np.bincount(record, weights=energy, minlength=n)
-    if name == "energy_sum":
+    if quantity is ENERGY:
         return total / 1000
     depth = np.bincount(record, weights=energy * points["layer"], minlength=n)
     return depth / np.where(total > 0, total, np.nan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,8 @@ class Reconstruction:
         original: (T,) each, by feature; NaN where null.
         decoded: (T,) each, likewise.
         ids: (T, Q).
+        untruncated: offsets (n + 1,) and points of the records with those points, too, that the tokenizer leaves out;
+            None if it leaves none out.
     """
 
     kind: Kind
@@ -51,9 +54,15 @@ class Reconstruction:
     original: Points
     decoded: Points
     ids: np.ndarray
+    untruncated: tuple[np.ndarray, Points] | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    @property
+    def left_out(self) -> int:
+        """Points without a token."""
+        return 0 if self.untruncated is None else int(self.untruncated[0][-1] - self.offsets[-1])
 
     @property
     def record(self) -> np.ndarray:
@@ -81,15 +90,17 @@ def reconstruct(
         raise HepfmError(f"has no split '{split}'", corpus.path, f"it has: {', '.join(corpus.splits())}")
     chosen = corpus.split(split)
     records = chosen.records if limit is None else min(limit, chosen.records)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray, Points, Points]] = []
+    parts: list[_Part] = []
     with progress("encode and decode", records, tokenizer.contract.kind) as task:
         for batch in _batches(iter(chosen), records):
-            parts.append(_part(tokenizer, batch))
+            parts.append(_part(tokenizer, batch, corpus.manifest.axis))
             task.advance(len(batch))
-    if not parts or not sum(len(ids) for _, _, ids, _, _ in parts):
+    if not sum(len(part.ids) for part in parts):
         raise HepfmError(f"its split '{split}' has no points", corpus.path)
-    label, lengths, ids, original, decoded = zip(*parts, strict=True)
-    labels, index = _occurring(corpus.manifest.labels, np.concatenate(label))
+    labels, index = _occurring(corpus.manifest.labels, np.concatenate([part.label for part in parts]))
+    whole = None
+    if any((part.lengths != part.all_lengths).any() for part in parts):
+        whole = _offsets([part.all_lengths for part in parts]), _joined([part.everything for part in parts])
     return Reconstruction(
         kind=tokenizer.contract.kind,
         features=tokenizer.contract.features,
@@ -97,24 +108,45 @@ def reconstruct(
         continuous=bool(tokenizer.continuous),
         labels=labels,
         label=index,
-        offsets=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
-        original=_joined(original),
-        decoded=_joined(decoded),
-        ids=np.concatenate(ids),
+        offsets=_offsets([part.lengths for part in parts]),
+        original=_joined([part.original for part in parts]),
+        decoded=_joined([part.decoded for part in parts]),
+        ids=np.concatenate([part.ids for part in parts]),
+        untruncated=whole,
     )
 
 
-def _part(
-    tokenizer: Tokenizer | FeatureTokenizer, batch: pa.RecordBatch
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, Points, Points]:
-    """Labels, lengths, ids, original and decoded points of a batch."""
-    offsets = offsets_of(batch.column(POINTS_COLUMN[tokenizer.contract.kind]))
-    tokens = tokenizer.encode(batch)
-    told = tokenizer.contract.conditions_of(batch)
-    decoded = tokenizer.decode(tokens.ids, offsets, tokens.continuous, told)
-    label = values_of(batch.column("label")) if "label" in batch.schema.names else np.full(len(batch), -1)
-    original = tokenizer.contract.values_of(batch)
-    return label, np.diff(offsets), tokens.ids.reshape(len(tokens.ids), -1), original, decoded
+class _Part(NamedTuple):
+    """A batch of records: ``everything`` are their points before the tokenizer leaves any out."""
+
+    label: np.ndarray
+    lengths: np.ndarray
+    ids: np.ndarray
+    original: Points
+    decoded: Points
+    all_lengths: np.ndarray
+    everything: Points
+
+
+def _part(tokenizer: Tokenizer | FeatureTokenizer, batch: pa.RecordBatch, axis: str) -> _Part:
+    contract, column = tokenizer.contract, POINTS_COLUMN[tokenizer.contract.kind]
+    kept = contract.prepared(batch, axis)
+    offsets = offsets_of(kept.column(column))
+    tokens = tokenizer.encode(kept)
+    original = contract.values_of(kept)
+    return _Part(
+        label=values_of(batch.column("label")) if "label" in batch.schema.names else np.full(len(batch), -1),
+        lengths=np.diff(offsets),
+        ids=tokens.ids.reshape(len(tokens.ids), -1),
+        original=original,
+        decoded=tokenizer.decode(tokens.ids, offsets, tokens.continuous, contract.conditions_of(kept)),
+        all_lengths=np.diff(offsets_of(batch.column(column))),
+        everything=original if kept is batch else contract.values_of(batch),
+    )
+
+
+def _offsets(lengths: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
 
 
 def _batches(blocks: Iterator[pa.RecordBatch], records: int) -> Iterator[pa.RecordBatch]:
@@ -127,7 +159,7 @@ def _batches(blocks: Iterator[pa.RecordBatch], records: int) -> Iterator[pa.Reco
             return
 
 
-def _joined(parts: tuple[Points, ...]) -> Points:
+def _joined(parts: list[Points]) -> Points:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

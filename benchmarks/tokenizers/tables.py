@@ -59,6 +59,8 @@ def rate_table(rate: Rate, point: str) -> Table:
         f"{rate.bits:.3f} bits a {point} (log2 of the codes), {rate.entropy_bits:.3f} with an entropy coder that knows"
         f" how often each code occurs; of {rate.tokens:,} real {point}s, no padding."
     )
+    if rate.left_out:
+        note += f" {rate.left_out:,} further {point}s get no token; residuals of whole records count them as lost."
     return Table("Codes", ("id list", "codes", "used", "use", "perplexity", "entropy [bits]"), tuple(rows), note)
 
 
