@@ -218,12 +218,6 @@ class NormFormerReference(FeatureTokenizer):
                 parts.append(self.network.decoder(self.network.codes[ids], layout).numpy())
         return np.concatenate(parts)
 
-    @property
-    def padding_code(self) -> int:
-        """The code that all padding gets."""
-        with torch.inference_mode():
-            return int(nearest(torch.zeros(1, self.network.config.latent), self.network.codes)[0])
-
     def architecture(self) -> dict[str, Any]:
         return asdict(self.network.config)
 
