@@ -175,7 +175,10 @@ def tables(pairs: Sequence[Pair]) -> list[Table]:
     )
     header = ("codes", "residual", "default", "reference", "ratio")
     tokens = pairs[0].default.rate.tokens
-    use_note = f"Of {tokens:,} real tokens. Bold: the default uses less than {ASKED_USE:.0%}."
+    use_note = (
+        f"Of {tokens:,} real tokens: codes that are rare need many tokens a code to show. Bold: the default uses less"
+        f" than {ASKED_USE:.0%}."
+    )
     return [
         Table("Default VQ-VAE against NormFormer-VQ with padding in its statistics", header, tuple(rows), note),
         Table("Codes", ("codes", "tokenizer", "use", "unused", "perplexity"), tuple(use), use_note),
