@@ -14,10 +14,12 @@ from matplotlib.figure import Figure
 from hepfm.benchmarks.jets import OBSERVABLES, Comparison, Measured, measure
 from hepfm.core.files import write_json, write_text
 from hepfm.core.observables import Constituents
-from hepfm.core.plots import Curve, ratio_plot, to_svg
+from hepfm.core.plots import Curve, Theme, ratio_plot, to_svg
 from hepfm.core.statistics import REPLICAS, Estimate
 from hepfm.core.versions import versions
 
+# Errors below this are written with a power of ten.
+TINY = 1e-5
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -161,6 +163,8 @@ def number(estimate: Estimate | None) -> str:
         return "not computed"
     if estimate.error <= 1e-9 * abs(estimate.value):  # as of the median of values from a table
         return f"{estimate.value:.3g} ± 0"
+    if estimate.error < TINY:
+        return f"{estimate.value:.1e} ± {estimate.error:.0e}"
     digits = 0 if estimate.error >= 10 else 1 if estimate.error >= 1 else len(f"{1 / max(estimate.error, 1e-9):.0f}")
     digits = digits if estimate.error >= 1 else digits + 1
     return f"{estimate.value:.{digits}f} ± {estimate.error:.{digits}f}"
@@ -177,6 +181,26 @@ def _plot(item: Measured, theme: Any) -> str:
         theme=theme,
     )
     return inline_svg(figure, f"{observable.name}-{theme}-")
+
+
+def sections(
+    title: str,
+    date: str,
+    parts: Sequence[Mapping[str, Any]],
+    definitions: Sequence[tuple[str, str]],
+    provenance: Mapping[str, Any],
+) -> str:
+    """A page of parts, each with ``title``, ``text``, ``notes``, ``tables``, and pictures ``wide`` and ``plots``."""
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("sections.html.j2").render(
+        title=title, date=date, parts=parts, definitions=definitions, provenance=provenance
+    )
+
+
+def themed(title: str, name: str, figures: Mapping[Theme, Figure]) -> dict[str, str]:
+    """A picture of a page of parts, for light and dark."""
+    drawn: dict[str, str] = {theme: inline_svg(figure, f"{name}-{theme}-") for theme, figure in figures.items()}
+    return {"title": title, **drawn}
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:

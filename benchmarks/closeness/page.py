@@ -6,14 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
-
 from hepfm.benchmarks.closeness import classes, pictures, tracks
 from hepfm.benchmarks.closeness.classes import ClassReport, Distance, Pair
-from hepfm.benchmarks.closeness.tables import Table, class_tables, track_tables
+from hepfm.benchmarks.closeness.tables import class_tables, track_tables
 from hepfm.benchmarks.closeness.tracks import TrackReport
-from hepfm.benchmarks.report import TEMPLATES, inline_svg
+from hepfm.benchmarks.report import sections, themed
+from hepfm.benchmarks.tables import Table
 from hepfm.core.plots import Theme
 from hepfm.core.progress import progress
 
@@ -89,11 +87,8 @@ def page(
         )
         parts.append(_part("Tracks and species against JetClass-II", text, track_tables(by_track), by_track.notes))
         parts[-1]["plots"] = list(_track_plots(by_track))
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
     definitions = [(quantity.title, quantity.definition) for quantity in (*classes.QUANTITIES, *tracks.QUANTITIES)]
-    return environment.get_template("simulation.html.j2").render(
-        title=title, date=date, parts=parts, definitions=definitions, provenance=provenance
-    )
+    return sections(title, date, parts, definitions, provenance)
 
 
 def _part(title: str, text: str, tables: list[Table], notes: tuple[str, ...]) -> dict[str, Any]:
@@ -104,7 +99,7 @@ def _class_plots(report: ClassReport) -> Iterator[dict[str, str]]:
     with progress("draw", len(classes.QUANTITIES), "pictures") as bar:
         for quantity in classes.QUANTITIES:
             drawn = {theme: pictures.by_class(quantity, report.rows, theme) for theme in THEMES}
-            yield _plot(quantity.title, quantity.name, drawn)
+            yield themed(quantity.title, quantity.name, drawn)
             bar.advance()
 
 
@@ -113,11 +108,6 @@ def _track_plots(report: TrackReport) -> Iterator[dict[str, str]]:
         item = report.quantities[quantity.name]
         log_x = quantity.spacing == "log10"
         drawn = {theme: pictures.tracks(quantity.axis, item.real, item.simulated, log_x, theme) for theme in THEMES}
-        yield _plot(quantity.title, f"track-{quantity.name}", drawn)
-    yield _plot("uncertainty by pT", "by-pt", {theme: pictures.uncertainties(report, theme) for theme in THEMES})
-    yield _plot("species", "species", {theme: pictures.species(report, theme) for theme in THEMES})
-
-
-def _plot(title: str, name: str, figures: Mapping[Theme, Figure]) -> dict[str, str]:
-    drawn: dict[str, str] = {theme: inline_svg(figure, f"{name}-{theme}-") for theme, figure in figures.items()}
-    return {"title": title, **drawn}
+        yield themed(quantity.title, f"track-{quantity.name}", drawn)
+    yield themed("uncertainty by pT", "by-pt", {theme: pictures.uncertainties(report, theme) for theme in THEMES})
+    yield themed("species", "species", {theme: pictures.species(report, theme) for theme in THEMES})

@@ -4,50 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from hepfm.benchmarks.closeness import classes, tracks
 from hepfm.benchmarks.closeness.classes import ClassReport, Compared, Distance, Pair, Row, pull
 from hepfm.benchmarks.closeness.tracks import TrackReport
 from hepfm.benchmarks.report import number
+from hepfm.benchmarks.tables import Cell, Table
 from hepfm.core.statistics import Estimate
 
 # Medians further apart than this are marked.
 FAR_PULL = 2.0
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Text, whether it is marked as a miss, and what chance gives in its place, where that is known."""
-
-    text: str
-    missed: bool = False
-    chance: str = ""
-
-    def markdown(self) -> str:
-        """The cell; what chance gives in brackets, a miss bold."""
-        text = f"{self.text} ({self.chance})" if self.chance else self.text
-        return f"**{text}**" if self.missed else text
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells under a header, and what they mean."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    note: str
-
-    def markdown(self) -> str:
-        """The table as Markdown."""
-        lines = [f"### {self.title}", "", _line(self.header), _line(["---"] * len(self.header))]
-        lines += [_line([cell.markdown() for cell in row]) for row in self.rows]
-        return "\n".join([*lines, "", self.note, ""])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def class_tables(report: ClassReport) -> list[Table]:

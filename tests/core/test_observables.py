@@ -242,3 +242,44 @@ def test_stdout_stays_free_for_results() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_d2_is_the_sum_over_pairs_and_triples() -> None:
+    draws = np.random.default_rng(3)
+    lengths = np.array([0, 1, 2, 3, 7, 12, 3, 1])
+    points = int(lengths.sum())
+    pt, deta, dphi = draws.exponential(20, points), draws.normal(0, 0.2, points), draws.normal(3.0, 0.4, points)
+    jets = Constituents(pt, deta, dphi, np.concatenate([[0], np.cumsum(lengths)]))
+    found = observables.d2(jets)
+    for jet in range(len(jets)):
+        inside = range(jets.offsets[jet], jets.offsets[jet + 1])
+        z = pt / pt[list(inside)].sum() if len(inside) else pt
+
+        def distance(i: int, j: int) -> float:
+            turned = (dphi[i] - dphi[j] + np.pi) % (2 * np.pi) - np.pi
+            return float(np.hypot(deta[i] - deta[j], turned))
+
+        e2 = sum(z[i] * z[j] * distance(i, j) for i, j in combinations(inside, 2))
+        e3 = sum(
+            z[i] * z[j] * z[k] * distance(i, j) * distance(i, k) * distance(j, k) for i, j, k in combinations(inside, 3)
+        )
+        if len(inside) < 2:
+            assert np.isnan(found[jet])
+        else:
+            assert found[jet] == pytest.approx(e3 / e2**3, rel=1e-9)
+
+
+def test_d2_does_not_depend_on_how_jets_share_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws = np.random.default_rng(4)
+    lengths = draws.integers(0, 60, 200)
+    points = int(lengths.sum())
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    jets = Constituents(draws.exponential(5, points), *draws.normal(0, 0.3, (2, points)), offsets)
+    whole = observables.d2(jets)
+    monkeypatch.setattr(observables, "PAIR_ELEMENTS", 100)
+    np.testing.assert_allclose(observables.d2(jets), whole, rtol=1e-10)
+
+
+def test_d2_of_collinear_jets_is_undefined() -> None:
+    jets = Constituents(np.ones(3), np.full(3, 0.1), np.full(3, 0.2), np.array([0, 3]))
+    assert np.isnan(observables.d2(jets)).all()

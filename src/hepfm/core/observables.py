@@ -17,8 +17,9 @@ from hepfm.core import records
 from hepfm.core.errors import HepfmError
 
 CHUNK_JETS = 10_000
-# Angles are known to about 1e-16: a tau below this is 0, so that its ratios are undefined instead of noise.
+# Angles are known to about 1e-16: a tau or e2 below this is 0, so that its ratios are undefined instead of noise.
 TAU_ROUNDING = 1e-12
+PAIR_ELEMENTS = 1 << 21  # of one table of distances between the constituents of several jets (16 MB)
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,50 @@ def tau21(jets: Constituents, R0: float = 0.8) -> np.ndarray:
 def tau32(jets: Constituents, R0: float = 0.8) -> np.ndarray:
     """tau_3 / tau_2 (n,); NaN where tau_2 is 0."""
     return tau_ratio(nsubjettiness(jets, (2, 3), R0), 3, 2)
+
+
+def energy_correlators(jets: Constituents) -> tuple[np.ndarray, np.ndarray]:
+    """Energy correlators e2 and e3 (n,) float64 with beta = 1; 0 for jets of fewer than 2 or 3 constituents.
+
+    e2 = sum_{i<j} z_i z_j R_ij and e3 = sum_{i<j<k} z_i z_j z_k R_ij R_ik R_jk, with z = pt_i / sum pt and R in
+    rapidity (of massless constituents: pseudorapidity) and azimuth (Larkoski, Moult, Neill, arXiv:1409.6298). With
+    A_ij = sqrt(z_i z_j) R_ij the second is tr(A^3) / 6, which needs no table of triples.
+    """
+    lengths = multiplicity(jets)
+    pairs, triples = np.zeros(len(jets)), np.zeros(len(jets))
+    # Jets of similar length share a table, the longest first: its length is that of all in it.
+    order = np.argsort(-lengths, kind="stable")
+    start, stop = 0, int(np.count_nonzero(lengths > 1))
+    while start < stop:
+        longest = int(lengths[order[start]])
+        chosen = order[start : min(start + max(1, PAIR_ELEMENTS // longest**2), stop)]
+        pairs[chosen], triples[chosen] = _correlators(jets, chosen, longest)
+        start += len(chosen)
+    return pairs, triples
+
+
+def d2(jets: Constituents) -> np.ndarray:
+    """D2 = e3 / e2^3 (n,) with beta = 1 (Larkoski, Moult, Neill, arXiv:1409.6298); NaN where e2 is 0."""
+    pairs, triples = energy_correlators(jets)
+    return triples / np.where(pairs > TAU_ROUNDING, pairs, np.nan) ** 3
+
+
+def _correlators(jets: Constituents, chosen: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """e2 and e3 of the chosen jets, each padded to ``longest`` constituents of no momentum."""
+    places = jets.offsets[chosen][:, None] + np.arange(longest)
+    real = places < jets.offsets[chosen + 1][:, None]
+    places = np.where(real, places, jets.offsets[chosen][:, None])
+    pt, deta, dphi = (np.asarray(values, dtype=np.float64)[places] for values in (jets.pt, jets.deta, jets.dphi))
+    pt = np.where(real, pt, 0.0)
+    total = pt.sum(axis=1, keepdims=True)
+    share = pt / np.where(total > 0, total, 1.0)
+    around = dphi[:, :, None] - dphi[:, None, :]
+    around -= 2 * np.pi * np.round(around / (2 * np.pi))
+    distance = np.hypot(deta[:, :, None] - deta[:, None, :], around)
+    pairs = np.einsum("ni,nij,nj->n", share, distance, share, optimize=True) / 2
+    root = np.sqrt(share)
+    weighted = root[:, :, None] * distance * root[:, None, :]
+    return pairs, ((weighted @ weighted) * weighted).sum(axis=(1, 2)) / 6
 
 
 def softdrop_mass(jets: Constituents, zcut: float = 0.1, beta: float = 0.0, R: float = 0.8) -> np.ndarray:
