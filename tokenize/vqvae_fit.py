@@ -60,8 +60,8 @@ def fit_network(
         HepfmError: settings that cannot work, or more codes than points.
     """
     config.network.check(contract.width)
-    if config.network.quantizer in ("vq", "residual"):
-        check_codes(config.network.codes, corpus)
+    config.loss.check()
+    check_codes(max(config.network.streams), corpus, "--levels" if config.network.quantizer == "fsq" else "--codes")
     launch.setup()
     claim(run, config)
     torch.manual_seed(key_of("weights", config.training.seed))

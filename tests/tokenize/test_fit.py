@@ -22,6 +22,7 @@ from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.data import PackedPoints, PointBatches
 from hepfm.tokenize.fit import main
+from hepfm.tokenize.fitting import _tell_collapsed
 from hepfm.tokenize.network import VQVAE
 from hepfm.tokenize.objective import LossConfig, Objective
 from hepfm.tokenize.quality import measure, perplexity
@@ -130,6 +131,27 @@ def test_a_collapsed_codebook_is_told_with_its_cure(
     monkeypatch.setattr(PlainCodebook, "near", lambda self, latent, ids, _: torch.ones(len(ids), dtype=torch.bool))
     main(fit_config(corpus, tmp_path / "run", steps=2))
     assert "codebook collapsed: fit longer (--steps), with a lower --learning-rate" in capsys.readouterr().err
+
+
+def test_a_collapsed_list_is_told_though_the_others_are_used(
+    corpus: Corpus, fit_config: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = fit_config(corpus, tmp_path / "run", steps=2)
+    main(replace(config, network=replace(config.network, quantizer="residual")))
+    tokenizer, split = load_tokenizer(tmp_path / "run"), corpus.split("val")
+    quality = measure(tokenizer, split)
+    assert quality["codebook_use"] == (quality["codebook_use_0"] + quality["codebook_use_1"]) / 2
+    capsys.readouterr()
+    _tell_collapsed(tokenizer, {**quality, "codebook_use": 0.508, "codebook_use_0": 1.0, "codebook_use_1": 1 / 64})
+    assert "only 2% of 64 codes of id list '1' are used, the codebook collapsed" in capsys.readouterr().err
+    _tell_collapsed(tokenizer, quality)
+    assert not capsys.readouterr().err
+
+
+def test_a_training_that_diverged_is_told(corpus: Corpus, fit_config: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match=r"decodes to a .* that is not finite .*lower --learning-rate"):
+        main(fit_config(corpus, tmp_path / "run", steps=10, learning_rate=100.0))
+    assert not (tmp_path / "run" / "artifact").exists()
 
 
 def test_batches_count_their_points(corpus: Corpus, contract: FeatureContract) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +19,12 @@ from hepfm.core.config import parse
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import offsets_of, points_of
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.geometry import Bins
 from hepfm.ingest.verify import verify
 from hepfm.tokenize.apply import apply
+from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.delays import delay, delays_of, undelay
+from hepfm.tokenize.feature_sets import contract_for
 from hepfm.tokenize.fit import fit_config, main
 from hepfm.tokenize.registry import load_tokenizer
 
@@ -163,6 +167,24 @@ def test_another_detector_is_refused(runs: dict[str, Path], showers: Corpus) -> 
         contract.check(replace(showers.manifest, geometry=None))
 
 
+def test_decoded_cells_are_ones_that_their_layer_has(showers: Corpus) -> None:
+    """Layers of a detector can have different cells: the first of CaloChallenge's data set 1 have one sector only."""
+    geometry = dict(showers.manifest.geometry or {})
+    few = Bins(1, -40.0, 80.0).to_data()
+    geometry["layers"] = [{**geometry["layers"][0], "cell_a": few}, *geometry["layers"][1:]]
+    manifest = replace(showers.manifest, geometry=geometry)
+    contract = contract_for("kinematics", manifest)
+    assert contract.grid == (LAYERS, CELLS, CELLS)
+    assert contract.cells == ((1, CELLS), *[(CELLS, CELLS)] * (LAYERS - 1))
+    assert FeatureContract.from_dict(json.loads(json.dumps(contract.to_dict()))) == contract
+    corner = {"layer": [0, 1, LAYERS - 1], "cell_a": [CELLS - 1] * 3, "cell_b": [CELLS - 1] * 3, "energy": [1.0] * 3}
+    decoded = contract.decode(contract.encode_values({name: np.array(known) for name, known in corner.items()}))
+    assert decoded["cell_a"].tolist() == [0, CELLS - 1, CELLS - 1]
+    assert decoded["cell_b"].tolist() == [CELLS - 1] * 3
+    with pytest.raises(HepfmError, match="fitted on 6 layers of 8 x 8 cells, with other cells in some of them"):
+        contract.check(showers.manifest)
+
+
 def test_a_cell_outside_the_detector_is_refused(runs: dict[str, Path], showers: Corpus) -> None:
     tokenizer, batch = load_tokenizer(runs["cells"]), shower_batch(3)
     values = {name: points_of(batch, name).copy() for name in tokenizer.contract.names}
@@ -197,6 +219,8 @@ def test_cells_are_of_showers_with_a_geometry(corpus: Corpus, showers: Corpus, t
     other.manifest = replace(other.manifest, geometry=None)
     with pytest.raises(HepfmError, match="has no geometry with cells"):
         settings.contract(other)
+    with pytest.raises(HepfmError, match="showers have one set of features"):
+        fit([str(showers.path), "--out", str(tmp_path / "run"), "--tokenizer=cells", "--features=full"])
     assert not (tmp_path / "run").exists()
 
 
