@@ -70,9 +70,11 @@ def fit_network(
     sizes = config.network.resolved(contract.width, points)
     network = VQVAE(sizes, contract.width, len(contract.conditions), synchronised=launch.world() > 1)
     validation, training = _validation(corpus, contract, config.training)
+    batches = PointBatches(split, contract, training.seed)
+    network.start(batches.batch(0, min(training.batch_records, split.records)).features)
     figures = train(
         Objective(network, contract, config.loss),
-        PointBatches(split, contract, training.seed),
+        batches,
         validation,
         training,
         run,

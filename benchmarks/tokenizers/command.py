@@ -54,9 +54,7 @@ def main(config: EvaluateTokenizerConfig) -> None:
     tokenizer, corpus = load_tokenizer(config.tokenizer), Corpus.open(config.corpus)
     found = evaluate(reconstruct(tokenizer, corpus, config.split, config.limit), seed=config.seed)
     if found.kind == "jets" and found.classification is None:
-        say(
-            f"no classifier: it needs two classes of {MINIMUM_OF_CLASS} jets each, and pt, deta and dphi of constituents"
-        )
+        say(f"no classifier: it needs pt, deta and dphi, and two classes of {MINIMUM_OF_CLASS} jets")
     sys.stdout.write("\n".join(table.markdown() for table in tables(found)))
     sys.stdout.flush()
     provenance = {

@@ -58,7 +58,9 @@ def test_evaluate_tokenizer(
     text = said.out
     assert "| all |" in text
     assert "τ32" in text
-    assert ("no classifier: it needs two classes of 40 jets" in said.err) == ("One classifier" not in text)
+    assert ("no classifier: it needs pt, deta and dphi, and two classes of 40 jets" in said.err) == (
+        "One classifier" not in text
+    )
     assert str(out / "index.html") in text
     data = json.loads(file.read_text())
     assert data == json.loads((out / "report.json").read_text())
