@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_showers import CELLS, LAYERS, shower_batch
+from toy_showers import CELLS, LAYERS, geometry, shower_batch
 
 from hepfm.core.config import parse
 from hepfm.core.errors import HepfmError
@@ -156,23 +156,22 @@ def test_processes_do_not_change_a_byte(runs: dict[str, Path], showers: Corpus, 
 
 
 def test_another_detector_is_refused(runs: dict[str, Path], showers: Corpus) -> None:
-    geometry = dict(showers.manifest.geometry or {})
-    layers = geometry["layers"]
+    known = dict(showers.manifest.geometry or {})
+    layers = known["layers"]
     contract = load_tokenizer(runs["cells"]).contract
     contract.check(showers.manifest)
-    geometry["layers"] = layers + layers
+    known["layers"] = layers + layers
     with pytest.raises(HepfmError, match=r"detector of 12 layers of 8 x 8 cells, the tokenizer was fitted on 6 layers"):
-        contract.check(replace(showers.manifest, geometry=geometry))
+        contract.check(replace(showers.manifest, geometry=known))
     with pytest.raises(HepfmError, match="detector of no cells"):
         contract.check(replace(showers.manifest, geometry=None))
 
 
 def test_decoded_cells_are_ones_that_their_layer_has(showers: Corpus) -> None:
     """Layers of a detector can have different cells: the first of CaloChallenge's data set 1 have one sector only."""
-    geometry = dict(showers.manifest.geometry or {})
-    few = Bins(1, -40.0, 80.0).to_data()
-    geometry["layers"] = [{**geometry["layers"][0], "cell_a": few}, *geometry["layers"][1:]]
-    manifest = replace(showers.manifest, geometry=geometry)
+    first, *others = geometry().layers
+    other = replace(geometry(), layers=(replace(first, cell_a=Bins(1, -40.0, 80.0)), *others))
+    manifest = replace(showers.manifest, geometry=other.to_data())
     contract = contract_for("kinematics", manifest)
     assert contract.grid == (LAYERS, CELLS, CELLS)
     assert contract.cells == ((1, CELLS), *[(CELLS, CELLS)] * (LAYERS - 1))
