@@ -328,7 +328,7 @@ class FeatureContract:
             conditions = tuple(FeatureSpec.from_dict(condition) for condition in data.get("conditions", ()))
             grid = data.get("grid") and tuple(data["grid"])
             cells = tuple((int(a), int(b)) for a, b in data.get("cells", ()))
-            changed = {"features": features, "conditions": conditions, "grid": grid, "cells": cells}
+            changed: dict[str, Any] = {"features": features, "conditions": conditions, "grid": grid, "cells": cells}
             contract = cls(**{**data, **changed})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise HepfmError(f"is no feature contract: {error}", where) from error
