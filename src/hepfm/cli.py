@@ -59,6 +59,7 @@ COMMANDS = (
         "CompareTokenizersConfig",
         "rate against distortion of several tokenizers",
     ),
+    Command("pretrain --plan", "hepfm.pretrain.plan", "PlanConfig", "memory, tokens/s and days, before training"),
     Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora"),
     Command("finetune generate", "hepfm.finetune.adapt", "AdaptConfig", "adapt a backbone to other token corpora"),
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
