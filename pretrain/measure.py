@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,7 +43,7 @@ class Trial:
     codes: int = 8192
     max_length: int = 128
     processes: int = 1
-    training: TrainingConfig = TrainingConfig(steps=4, batch_records=64, warmup_steps=0, validate_every=0)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def measure(trial: Trial) -> list[Measured]:
     """
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "hepfm.pretrain.measure", folder, json.dumps(asdict(trial))]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
             raise HepfmError(f"the measurement of {trial.model} ended with exit code {done.returncode}: {last}")

@@ -1,12 +1,13 @@
 """How much memory a training takes on each device, from the network, the batch and the ZeRO stage alone.
 
-The terms follow what this code and DeepSpeed 0.19 hold; ``hepfm bench pretrain-memory`` compares them with measurements.
-All sizes in bytes, of one device.
+The terms follow what this code and DeepSpeed 0.19 hold; ``hepfm bench pretrain-memory`` compares them with
+measurements. All sizes in bytes, of one device.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -76,10 +77,16 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations + self.buffers
 
 
-def parameters(config: BackboneConfig) -> int:
-    """Number of parameters; nothing is allocated."""
+@cache
+def outline(config: BackboneConfig) -> Backbone:
+    """The backbone without any memory for its weights."""
     with torch.device("meta"):
-        return Backbone(config).parameters_count
+        return Backbone(config)
+
+
+def parameters(config: BackboneConfig) -> int:
+    """Number of parameters."""
+    return outline(config).parameters_count
 
 
 def padding(lengths: np.ndarray) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,9 +17,8 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.files import write_json
 from hepfm.core.progress import say
 from hepfm.pretrain import measure
-from hepfm.pretrain.backbone import Backbone
 from hepfm.pretrain.data import TokenCorpora, length_counts, terms
-from hepfm.pretrain.memory import Setting, parameters, predict
+from hepfm.pretrain.memory import Setting, outline, parameters, predict
 from hepfm.pretrain.presets import PresetName, preset
 
 STAGES: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)
@@ -193,8 +191,7 @@ def make_plan(config: PlanConfig, data: DataSet, speed: Speed) -> dict[str, Any]
 
 def flops_per_token(model: PresetName, data: DataSet) -> float:
     """Forward and backward FLOPs of one token at the data set's mean length."""
-    with torch.device("meta"):
-        return Backbone(preset(model, data.codes)).flops_per_token(float(data.lengths.mean()))
+    return outline(preset(model, data.codes)).flops_per_token(float(data.lengths.mean()))
 
 
 def exchange_seconds(count: int, config: PlanConfig) -> float:
@@ -246,7 +243,10 @@ def _assumptions(config: PlanConfig, data: DataSet, speed: Speed) -> list[str]:
         "checkpoints, validation, start-up and time in the queue come on top",
     ]
     if config.gpus and "on CPU" in speed.source:
-        said.insert(1, "THAT IS A CPU, the plan is for GPUs: give --tokens-per-second of your GPU for a time that means it")
+        said.insert(
+            1,
+            "that is a CPU, the plan is for GPUs: give --tokens-per-second of one of them",
+        )
     if speed.model != config.model:
         said.append(f"{config.model} computes at as many FLOP/s as {speed.model} (larger models usually do better)")
     if not config.corpora:
@@ -269,17 +269,22 @@ def _page(plan: dict[str, Any]) -> str:
     ]
     for row in plan["memory"]:
         kind = "  recomputing" if row["activation_checkpointing"] else f"ZeRO {row['zero_stage']}"
-        names = (("weights", 9), ("gradients", 10), ("optimizer", 10), ("activations", 12), ("buffers", 8), ("total", 8))
+        names = (
+            ("weights", 9),
+            ("gradients", 10),
+            ("optimizer", 10),
+            ("activations", 12),
+            ("buffers", 8),
+            ("total", 8),
+        )
         rows.append(f"{kind:24}" + " ".join(f"{row[name] / GB:{width}.2f}" for name, width in names))
     rows += [
         "",
-        f"ZeRO {time['zero_stage']}: {speed['tokens_per_s']:,.0f} tokens/s ({speed['tokens_per_s_of_one_device']:,.0f} of "
-        f"one device, {speed['efficiency']:.0%} of them in the job), {time['step_s']:.3g} s a step "
-        f"({time['exchange_s']:.3g} s exchange)",
-        f"{time['steps']:,.0f} steps: {time['days']:.3g} days",
+        f"ZeRO {time['zero_stage']}: {speed['tokens_per_s']:,.0f} tokens/s "
+        f"({speed['tokens_per_s_of_one_device']:,.0f} of one device alone, of which {speed['efficiency']:.0%} are left), "
+        f"{time['step_s']:.3g} s a step ({time['exchange_s']:.3g} s exchange)",
+        f"{time['steps']:,.0f} steps: {time['days']:.3g} days ({time['days'] * 24:.3g} hours)",
         "",
         *(f"assumed: {text}" for text in plan["assumptions"]),
     ]
     return "\n".join(rows) + "\n"
-
-

@@ -90,6 +90,12 @@ COMMANDS = (
         "TokenizerQualityConfig",
         "the default tokenizer against a NormFormer-VQ",
     ),
+    Command(
+        "bench pretrain-memory",
+        "hepfm.benchmarks.pretrain_memory",
+        "PretrainMemoryConfig",
+        "memory of a training against the plan's prediction",
+    ),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )

@@ -87,7 +87,7 @@ def test_a_silent_host_is_named_and_a_fresh_launch_continues(
 
 @pytest.fixture(scope="module")
 def two_networks() -> Iterator[Callable[[str], None]]:
-    """Two hosts' networks, joined by a cable: left 10.231.7.1, right 10.231.7.2. The result sets the cable up or down."""
+    """Two hosts' networks, joined by a cable: left 10.231.7.1, right 10.231.7.2; sets the cable up or down."""
     names = f"hepfm{os.getpid()}l", f"hepfm{os.getpid()}r"
 
     def ip(*words: str) -> None:

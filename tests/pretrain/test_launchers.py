@@ -1,4 +1,4 @@
-"""``hepfm pretrain`` under the launchers of a site: SLURM's template, torchrun, deepspeed; time limits; what is refused."""
+"""``hepfm pretrain`` under the launchers of a site, SLURM above all: time limits, and what is refused."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class Job:
         self.stack.close()
 
     def start(self, command: Sequence[str], **environment: str) -> subprocess.Popen[bytes]:
-        output = self.stack.enter_context(tempfile.TemporaryFile())
+        output = self.stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         settings = {**_clean(os.environ), "OMP_NUM_THREADS": "1", **environment}
         process = subprocess.Popen(command, env=settings, stdout=output, stderr=output)
         self.processes.append(process)

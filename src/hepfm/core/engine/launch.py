@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 GRACE_S = 5.0
+FOREIGN_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")  # set by torchrun and by the deepspeed launcher
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
@@ -99,6 +100,8 @@ def setup(same: Mapping[str, Any] | None = None, gpus: int = 0) -> None:
     if backend == "gloo":
         atexit.register(_leave)
     if world() > 1:
+        if any(name in os.environ for name in FOREIGN_LAUNCHERS):
+            _die_with_parent(signal.SIGTERM)  # save first: torchrun dies of SIGUSR1 without a word to its processes
         Guard(rank(), hosts, os.environ["MASTER_ADDR"], store)
     deepspeed.init_distributed(verbose=False, dist_init_required=None)
 
@@ -228,11 +231,11 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
     """A killed parent must not leave processes that train on and hold the run's folder (Linux)."""
     if sys.platform == "linux":
         set_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(set_death_signal, number)
 
 
 @contextlib.contextmanager

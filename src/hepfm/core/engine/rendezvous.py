@@ -201,10 +201,7 @@ def choose_interface(hosts: list[str]) -> None:
     if "GLOO_SOCKET_IFNAME" in os.environ:
         return
     address = own_address(os.environ["MASTER_ADDR"])
-    if address.is_loopback and len(set(hosts)) > 1:
-        name = _any_interface()
-    else:
-        name = _interface_of(address)
+    name = _any_interface() if address.is_loopback and len(set(hosts)) > 1 else _interface_of(address)
     if name:
         os.environ["GLOO_SOCKET_IFNAME"] = name
 
