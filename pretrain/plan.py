@@ -281,7 +281,7 @@ def _page(plan: dict[str, Any]) -> str:
     rows += [
         "",
         f"ZeRO {time['zero_stage']}: {speed['tokens_per_s']:,.0f} tokens/s "
-        f"({speed['tokens_per_s_of_one_device']:,.0f} of one device alone, of which {speed['efficiency']:.0%} are left), "
+        f"({speed['tokens_per_s_of_one_device']:,.0f} of a device alone, {speed['efficiency']:.0%} of it here), "
         f"{time['step_s']:.3g} s a step ({time['exchange_s']:.3g} s exchange)",
         f"{time['steps']:,.0f} steps: {time['days']:.3g} days ({time['days'] * 24:.3g} hours)",
         "",

@@ -114,7 +114,7 @@ class Watcher:
 
     def tell(self, rank: int, how: str) -> None:
         """Let the own process know; it ends, and is killed if it does not."""
-        if self.told_at is None and not self.leaving:
+        if self.told_at is None:
             self.told_at = time.monotonic()
             with contextlib.suppress(OSError):
                 sys.stdout.write(json.dumps({"lost": rank, "how": how}) + "\n")
@@ -163,17 +163,13 @@ class Hub(Watcher):
         self.started = time.monotonic()
         self.left: dict[int, float] = {}  # since when
         self.farewells: list[int] = []
+        self.said_farewell = False
         self.failures: list[tuple[float, int, str]] = []
         self.lost: tuple[int, str] | None = None
 
     def done(self) -> bool:
-        """Stay until all have left or know what is lost, a moment longer than the own process."""
-        if not (self.home.closed or self.leaving):
-            return False
-        return self.lost is not None or len(self.left) == len(self.hosts) or self._late()
-
-    def _late(self) -> bool:
-        return self.leaving and time.monotonic() - self.left[0] > FAREWELL_S
+        """Stay until the others know that they are not needed any more, or what is lost."""
+        return (self.home.closed or self.leaving) and (self.lost is not None or self.said_farewell)
 
     def handle(self, link: Any) -> None:
         if link is self.server:
@@ -240,9 +236,10 @@ class Hub(Watcher):
                 self.farewells.remove(rank)
                 if rank:
                     self.links[rank].send(bye=True)
-                elif self.lost is None:  # nobody is needed any more: the first process is the last to have work
-                    for link in self.links.values():
-                        link.send(bye=True)
+                    continue
+                self.said_farewell = True  # the first process is the last to have work
+                for link in self.links.values():
+                    link.send(bye=True)
 
     def lose(self, rank: int, how: str) -> None:
         if self.lost is None:
@@ -336,7 +333,12 @@ def main() -> None:
             return
         line += byte
     settings = json.loads(line)
-    (Hub if settings["rank"] == 0 else Spoke)(settings).run()
+    try:
+        watcher = Hub(settings) if settings["rank"] == 0 else Spoke(settings)
+    except OSError as error:
+        sys.stdout.write(json.dumps({"lost": 0, "how": f"no connection to its heartbeat: {error}"}) + "\n")
+        return
+    watcher.run()
 
 
 if __name__ == "__main__":
