@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from hepfm.core.engine import launch
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
 from hepfm.pretrain.presets import PresetName
+
+if TYPE_CHECKING:
+    from hepfm.pretrain.data import TokenBatch
 
 INTERVAL_S = 0.002
 MULTIPLICITY = (43.5, 17.5)  # mean and standard deviation of the constituents of simulated jets (README)
@@ -52,7 +56,7 @@ class Measured:
 
     Attributes:
         tokens_per_s: real tokens of all processes, in the steps after the first.
-        libraries: memory before there is a network [bytes].
+        libraries: memory [bytes] after a step of a negligible network, before there is a real one.
         peak: the largest memory [bytes] during building, training and saving; of a GPU, what torch allocated there.
         device: the name of the device.
     """
@@ -97,7 +101,7 @@ class Synthetic:
     def _lengths(self, start: int, stop: int) -> np.ndarray:
         return self.lengths[np.arange(start, stop) % len(self.lengths)]
 
-    def batch(self, start: int, stop: int) -> object:
+    def batch(self, start: int, stop: int) -> TokenBatch:
         from hepfm.pretrain.data import pack
 
         offsets = np.concatenate([[0], np.cumsum(self._lengths(start, stop))])
@@ -135,6 +139,20 @@ def anonymous_memory() -> float:
     return 1024.0 * int(found.group(1)) if found else float("nan")
 
 
+def _first_step() -> None:
+    """What libraries set up when they are first used."""
+    import torch
+
+    from hepfm.core.nn.transformer import TransformerConfig
+    from hepfm.pretrain.backbone import Backbone, BackboneConfig
+
+    network = Backbone(BackboneConfig(8, TransformerConfig(width=32, blocks=1, heads=1)))
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    batch = Synthetic(8, 8).batch(0, 8)
+    network.loss(batch.inputs, batch.targets, batch.layout).backward()
+    optimizer.step()
+
+
 def main() -> None:
     """``FOLDER JSON``: run the trial in as many processes as it says; each writes its result."""
     folder, trial = Path(sys.argv[1]), from_dict(Trial, json.loads(sys.argv[2]))
@@ -149,6 +167,7 @@ def main() -> None:
     from hepfm.pretrain.presets import preset
 
     launch.setup()
+    _first_step()
     libraries = anonymous_memory()
     training = replace(trial.training, log_every=1, checkpoint_every=trial.training.steps)
     run = RunFolder(folder / "run")

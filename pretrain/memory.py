@@ -20,7 +20,7 @@ from hepfm.pretrain.backbone import Backbone, BackboneConfig
 
 SINGLE, HALF = 4, 2
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default for reducing and gathering
-PERSISTENT_ELEMENTS = 100_000  # stage 3 keeps parameters below this whole
+HEAP_SLACK = 0.1  # share that lies unused between pieces in the C library's heap, as measured
 
 
 @dataclass(frozen=True)
@@ -141,34 +141,32 @@ def _block_weights(config: TransformerConfig) -> int:
 def predict(setting: Setting) -> Memory:
     """Memory of one device at the worst moment of a step.
 
-    That is either the end of the forward pass, when all activations are there, or the update, when all gradients are.
+    That is the end of the forward pass, when all activations are there, or the backward pass and update, when all
+    gradients are. A GPU's allocator gives the room of the ones to the others. The C library's does not: on a CPU both
+    count.
     """
     config, stage, shared = setting.backbone, setting.zero_stage, setting.processes
-    whole = SINGLE * parameters(config)
+    whole = float(SINGLE * parameters(config))
     share = whole / shared
     kept = activations(setting)
-    block = block_activations(config.transformer, setting)
-    chunk = 2 * SINGLE * min(CHUNK_LOGITS[setting.device], setting.tokens * (config.codes + 2))
-    sent = 0.0 if shared == 1 else min(whole, SINGLE * BUCKET_ELEMENTS)
+    passing = block_activations(config.transformer, setting)  # of the block that is at work
+    logits = min(CHUNK_LOGITS[setting.device], setting.tokens * (config.codes + 2))
+    passing += SINGLE * (3 * logits + (config.codes + 2) * config.transformer.width)  # and the head at its chunk
+    # Stage 0 copies gradients to send them; the others allocate a whole bucket, of which a CPU takes what is used.
+    bucket = SINGLE * BUCKET_ELEMENTS if setting.device == "cuda" else min(whole, SINGLE * BUCKET_ELEMENTS)
     if stage == 0:
-        weights, optimizer = whole, 2 * whole
-        first = whole if setting.accumulation > 1 else 0.0  # gradients of the micro-batches before
-        forward = first + kept + chunk + block
-        update = whole + sent
-        gradients = first if forward > update else whole
-    elif stage < 3:
-        weights, optimizer = whole + share, 2 * share
-        held = whole if stage == 1 else share
-        first = held if setting.accumulation > 1 else 0.0
-        forward = first + kept + chunk + block
-        update = max(whole + sent, held + 2 * share)
-        gradients = first if forward > update else held
-    else:
-        weights, optimizer = 2 * whole + 2 * share, 2 * share
-        first = share
-        forward = first + kept + chunk + block
-        update = max(whole + sent, 3 * share)
-        gradients = share
-    worst = max(forward, update)
-    activations_then = kept if forward > update else 0.0
-    return Memory(weights, gradients, optimizer, activations_then, worst - gradients - activations_then)
+        weights, moments, held, sent = whole, 2 * whole, whole, (whole if shared > 1 else 0.0)
+    elif stage < 3:  # a master copy of the own share; the bucket, later the share of the gradients in one piece
+        weights, moments, held, sent = whole + share, 2 * share, (whole if stage == 1 else share), max(bucket, share)
+    else:  # the caller's network, the gathered weights, own share and its master copy; gradients of the own share twice
+        weights, moments, held, sent = 2 * whole + 2 * share, 2 * share, share, bucket + share
+    before = held if setting.accumulation > 1 or stage == 3 else 0.0  # gradients while activations are all there
+    if setting.device == "cpu":
+        gradients = whole if stage < 3 else held
+        slack = HEAP_SLACK * (weights + gradients + moments + kept + passing + sent)
+        return Memory(weights, gradients, moments, kept, passing + sent + slack)
+    early = before + kept + passing + (sent if stage else 0.0)
+    late = max(held, whole if stage == 1 else held) + sent
+    if early > late:
+        return Memory(weights, before, moments, kept, early - before - kept)
+    return Memory(weights, held, moments, 0.0, sent)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,6 +106,37 @@ def test_local_processes_save_and_ask_for_a_requeue(
     process.send_signal(number)
     assert job.wait() == [REQUEUE], job.told(0)
     assert "stopped on request" in job.told(0)
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hepfm.cli"]
+DEEPSPEED = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--no_local_rank"]
+DEEPSPEED += ["--module", "hepfm.cli"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "number", "code"),
+    [
+        (TORCHRUN, signal.SIGTERM, 1),
+        (TORCHRUN, signal.SIGUSR1, -signal.SIGUSR1),  # torchrun dies of it; its processes save and end
+        (DEEPSPEED, signal.SIGTERM, 1),
+    ],
+    ids=["torchrun TERM", "torchrun USR1", "deepspeed TERM"],
+)
+def test_foreign_launchers_change_the_exit_code_but_the_step_is_saved(
+    launcher: list[str], number: int, code: int, job: Job, token_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    job.start([*launcher, *pretrain(token_corpus(), out, "--steps", "100000", "--checkpoint-every", "100000")])
+    wait_for_lines(job, RunFolder(out).metrics, 5)
+    inner = [process for process in job.tree(0) if "deepspeed.launcher.launch" in process.cmdline()]
+    (inner or job.tree(0))[0].send_signal(number)
+    assert job.wait() == [code], job.told(0)
+    deadline = time.monotonic() + 60
+    while "stopped on request" not in job.told(0):
+        assert time.monotonic() < deadline, job.told(0)
+        time.sleep(0.2)
+    assert list((out / "checkpoints").glob("step-*"))
 
 
 def start_alone(job: Job, arguments: list[str], rank: int, port: int, **environment: str) -> None:
