@@ -54,15 +54,56 @@ def uninterrupted(token_corpus: Callable[..., Path], tmp_path_factory: pytest.Te
     return out
 
 
-def start_sbatch(job: Job, state: Path, arguments: list[str], shape: str = "2x1") -> None:
-    """Submit the template of examples/ to the stand-in for SLURM."""
-    path = os.pathsep.join([str(SLURM), str(Path(sys.executable).parent), os.environ["PATH"]])
+def start_sbatch(job: Job, state: Path, arguments: list[str], hepfm: Path = Path(sys.executable).parent) -> None:
+    """Submit the template of examples/ to the stand-in for SLURM, as two nodes of one task."""
+    path = os.pathsep.join([str(SLURM), str(hepfm), os.environ["PATH"]])
     command = ["sbatch", str(ROOT / "examples/pretrain.sbatch"), *arguments[1:]]
-    job.start(command, PATH=path, FAKE_SLURM=str(state), FAKE_SLURM_SHAPE=shape)
+    job.start(command, PATH=path, FAKE_SLURM=str(state), FAKE_SLURM_SHAPE="2x1")
 
 
 def signal_batch(state: Path, number: int) -> None:
     os.kill(int((state / "batch.pid").read_text()), number)
+
+
+# Tells of its start; ends as asked by a signal, and at once after a restart.
+WORKER = """#!/bin/bash
+echo "$SLURM_PROCID/$SLURM_STEP_NUM_TASKS $*" >> "$FAKE_SLURM/starts"
+[[ -z ${SLURM_RESTART_COUNT:-} ]] || exit 0
+trap 'exit CODE' USR1
+trap 'exit 75' TERM
+touch "$FAKE_SLURM/ready-$SLURM_PROCID"
+while :; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "exits", "starts"),
+    [
+        (signal.SIGUSR1, "75", [0], 2),  # the time limit: back into the queue, and to the end
+        (signal.SIGUSR1, "2", [2], 1),  # the time limit comes, but the program fails
+        (signal.SIGTERM, "75", [REQUEUE], 1),  # scancel
+    ],
+)
+def test_the_template_goes_back_into_the_queue_at_its_time_limit_only(
+    number: int, code: str, exits: list[int], starts: int, job: Job, tmp_path: Path
+) -> None:
+    (tmp_path / "bin").mkdir()
+    worker = tmp_path / "bin/hepfm"
+    worker.write_text(WORKER.replace("CODE", code))
+    worker.chmod(0o755)
+    start_sbatch(job, tmp_path, ["pretrain", "a corpus", "--out", "run"], worker.parent)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("ready-*"))) < 2:
+        assert time.monotonic() < deadline, job.told(0)
+        time.sleep(0.02)
+    if number == signal.SIGUSR1:
+        signal_batch(tmp_path, number)
+    else:
+        for task in (tmp_path / "tasks.pid").read_text().split():  # scancel signals the tasks, not the script
+            os.kill(int(task), number)
+    assert job.wait() == exits, job.told(0)
+    lines = sorted((tmp_path / "starts").read_text().splitlines())
+    assert lines == sorted(f"{task}/2 pretrain a corpus --out run" for task in range(2) for _ in range(starts))
 
 
 @pytest.mark.slow
