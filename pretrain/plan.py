@@ -140,7 +140,7 @@ def make_plan(config: PlanConfig, data: DataSet, speed: Speed) -> dict[str, Any]
     """The plan as plain data: memory [bytes] by ZeRO stage, times [s], and what was assumed."""
     backbone = preset(config.model, data.codes)
     micro = max(1, config.batch // (config.devices * config.accumulation))
-    lengths = np.resize(data.lengths, micro)
+    lengths: np.ndarray = np.resize(data.lengths, micro)
     setting = Setting(
         backbone,
         lengths,
