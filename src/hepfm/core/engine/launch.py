@@ -86,8 +86,8 @@ def setup(same: Mapping[str, Any] | None = None, gpus: int = 0) -> None:
         if fault:
             raise HepfmError(fault, socket.gethostname())
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK=os.environ.get("LOCAL_RANK", "0"))
-        store = torch.distributed.HashStore()
-        torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+        alone = torch.distributed.HashStore()
+        torch.distributed.init_process_group(backend, store=alone, rank=0, world_size=1)
     else:
         own = {"GPU": str(torch.cuda.get_device_properties(here).uuid)} if here.type == "cuda" and not fault else {}
         store, hosts = rendezvous.meet(rank(), world(), same or {}, own, fault)
