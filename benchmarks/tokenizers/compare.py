@@ -85,6 +85,9 @@ def main(config: CompareTokenizersConfig) -> None:
     found = {}
     for name, tokenizer in tokenizers.items():
         found[name] = compared(reconstruct(tokenizer, corpus, config.split, config.limit), seed=config.seed)
+    if not titles_of(found):
+        needed = f"{MINIMUM_RECORDS} are needed"
+        raise HepfmError(f"too few records to compare on: {needed}", f"{corpus.path}, {config.split}", "take more")
     table = table_of(found, NAMES[next(iter(tokenizers.values())).contract.kind])
     sys.stdout.write(table.markdown())
     provenance = {
