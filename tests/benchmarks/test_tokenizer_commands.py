@@ -109,6 +109,12 @@ def padded() -> tuple[NormFormerVQ, torch.Tensor, Layout]:
     return network, torch.randn(int(lengths.sum()), 3), Layout.of(lengths)
 
 
+def test_comparing_needs_some_records(corpus: Path, binning: Callable[[int], Path], tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match="too few records to compare on: 20 are needed"):
+        compare.main(compare.CompareTokenizersConfig((str(binning(8)),), corpus, tmp_path / "report", limit=10))
+    assert not (tmp_path / "report").exists()
+
+
 def test_the_reference_counts_padding(padded: tuple[NormFormerVQ, torch.Tensor, Layout]) -> None:
     network, features, layout = padded
     found = network.losses(features, layout)
