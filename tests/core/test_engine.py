@@ -28,7 +28,7 @@ from hepfm.core.runs import RunFolder, read_metrics
 
 TOY = Path(__file__).with_name("engine_toy.py")
 toy = SimpleNamespace(**runpy.run_path(str(TOY)))
-TIMING = {"seconds", "tokens_per_s"}
+TIMING = {"seconds", "tokens_per_s", "peak_memory_mb"}
 
 
 def curve(out: Path) -> list[dict[str, Any]]:
@@ -228,7 +228,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_names_it(
 
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_records(tmp_path: Path) -> None:
     with pytest.raises(HepfmError, match="not finite at step 3") as refused:
-        toy.fit(tmp_path / "run", bad=40)
+        toy.fit(tmp_path / "run", bad=[40])
     told = json.loads(Path(refused.value.where).read_text())
     assert told["step"] == 3
     assert (told["first_position"], told["end_position"]) == (32, 48)

@@ -20,7 +20,7 @@ import torch
 from hepfm.core.runs import RunFolder, read_metrics
 
 TOY = Path(__file__).with_name("engine_toy.py")
-TIMING = {"seconds", "tokens_per_s"}
+TIMING = {"seconds", "tokens_per_s", "peak_memory_mb"}
 TIMEOUT_S = 240
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 # Saving takes most of the time of such a run, so that many kills come in the middle of it.
@@ -124,7 +124,7 @@ def test_two_processes_compute_what_one_does(alone: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("how", ["ends", "bad loss"])
 def test_no_thread_of_gloo_outlives_the_training(stage: int, how: str, tmp_path: Path) -> None:
     # One that freed a tensor after the interpreter had ended aborted whole jobs.
-    process = start(tmp_path / "run", processes=2, zero_stage=stage, bad=40 if how == "bad loss" else None)
+    process = start(tmp_path / "run", processes=2, zero_stage=stage, bad=[40] if how == "bad loss" else [])
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == (0 if how == "ends" else 2), errors
     for rank in range(2):
