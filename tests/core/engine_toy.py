@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine
 from hepfm.core.engine.train import train
 from hepfm.core.errors import HepfmError
-from hepfm.core.runs import RunFolder
+from hepfm.core.runs import RunFolder, read_metrics
 
 CODES = 17
+MEASURED = {"seconds", "tokens_per_s", "of_peak", "peak_memory_mb"}
 SMALL = {
     "steps": 12,
     "batch_records": 16,
@@ -186,6 +187,23 @@ def fail_saving(step: int, how: str) -> None:
         original(data, path, *arguments, **options)
 
     vars(torch)["save"] = save
+
+
+def curve(out: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without timing and memory."""
+    lines = read_metrics(RunFolder(out).metrics)
+    return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]
+
+
+def assert_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in found.items():
+        assert torch.equal(value, expected[name]), name
+
+
+def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=2e-6, msg=name)
 
 
 def note_threads(out: Path) -> None:

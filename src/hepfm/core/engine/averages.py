@@ -41,11 +41,15 @@ class Averages:
     def in_use(self) -> Iterator[None]:
         """The network with the averages as its weights; afterwards it has its own again, to the bit."""
         own = self._own_shares()
-        self._put(self._shares)
+        self.put()
         try:
             yield
         finally:
             self._put(own)
+
+    def put(self) -> None:
+        """Make the averages the network's weights."""
+        self._put(self._shares)
 
     @torch.no_grad()
     def state(self) -> dict[str, Tensor]:

@@ -195,8 +195,9 @@ def _check(job: Job, skips: Skips, step: int, line: dict[str, float]) -> None:
 
 def _finish(job: Job, engine: DeepSpeedEngine, averages: Averages | None, state: State) -> None:
     """Give the caller's network the weights that count."""
-    with averages.in_use() if averages else nullcontext():
-        hand_back(engine, job.objective)
+    if averages:
+        averages.put()
+    hand_back(engine, job.objective)
     if state.best.step:
         take_over(job.objective, job.checkpoints.best())
         if launch.is_main():
