@@ -88,7 +88,8 @@ class TrainingConfig:
     offload_optimizer: Offload = "none"
     """ZeRO offload of the optimizer's states and work: to the CPU (stages 1 to 3) or to files (nvme: stage 3). cpu
     needs no compiler, on a GPU neither: torch's fused AdamW works on the CPU. nvme needs DeepSpeed's async_io:
-    Linux, libaio with its headers, ninja and a C++ compiler."""
+    Linux, libaio with its headers, ninja and a C++ compiler. Tested: cpu, on machines without a GPU; nvme is handed to
+    DeepSpeed untested."""
     offload_parameters: Offload = "none"
     """The same for the weights (stage 3 only)."""
     offload_path: Path | None = None
