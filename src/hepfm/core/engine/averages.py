@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from hepfm.core.engine import launch
 from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine
@@ -28,7 +29,7 @@ class Averages:
     def __init__(self, engine: DeepSpeedEngine, decay: float) -> None:
         self._engine, self._decay = engine, decay
         named = engine.module.objective.named_parameters()
-        self._weights = {name: weight for name, weight in named if weight.requires_grad}
+        self._weights: dict[str, Any] = {name: weight for name, weight in named if weight.requires_grad}
         self._shares = self._own_shares()
 
     @torch.no_grad()
@@ -80,9 +81,10 @@ class Averages:
     @torch.no_grad()
     def _put(self, shares: list[Tensor]) -> None:
         """Make the weights of all processes those of ``shares``."""
-        gathered = getattr(self._engine.optimizer, "persistent_parameters", None)
+        optimizer: Any = self._engine.optimizer
+        gathered = getattr(optimizer, "persistent_parameters", None)
         if gathered is not None:  # stage 3: nothing that was gathered before may outlive the change
-            self._engine.optimizer.parameter_offload.partition_all_parameters()
+            optimizer.parameter_offload.partition_all_parameters()
         for weight, share in zip(self._weights.values(), shares, strict=True):
             if _is_sharded(weight):
                 weight.ds_tensor.copy_(share)
@@ -92,28 +94,28 @@ class Averages:
             gathered[0].all_gather(gathered)
 
 
-def _is_sharded(weight: nn.Parameter) -> bool:
+def _is_sharded(weight: Any) -> bool:
     """Whether ZeRO 3 has taken the parameter apart."""
     return hasattr(weight, "ds_tensor")
 
 
-def _shape(weight: nn.Parameter) -> torch.Size:
+def _shape(weight: Any) -> torch.Size:
     return weight.ds_shape if _is_sharded(weight) else weight.shape
 
 
-def _own(weight: nn.Parameter) -> slice:
+def _own(weight: Any) -> slice:
     """Which elements of the flat parameter are this process's."""
     count = _shape(weight).numel()
     length = -(-count // launch.world())
     return slice(min(count, launch.rank() * length), min(count, (launch.rank() + 1) * length))
 
 
-def _share(weight: nn.Parameter) -> Tensor:
+def _share(weight: Any) -> Tensor:
     """This process's elements (ZeRO 3 fills the last process's up to equal lengths)."""
     return weight.ds_tensor if _is_sharded(weight) else weight.detach().view(-1)[_own(weight)]
 
 
-def _whole(weight: nn.Parameter, share: Tensor) -> Tensor:
+def _whole(weight: Any, share: Tensor) -> Tensor:
     """The parameter that the processes' shares make up."""
     shape = _shape(weight)
     length = -(-shape.numel() // launch.world())
