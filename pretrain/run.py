@@ -106,6 +106,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning]) -> Non
         training,
         run,
         _identity(data, start),
+        start.backbone.flops_per_token(lengths["mean_sequence"]),
     )
     if launch.is_main():
         _write(run, start, data, config, lengths, figures)
