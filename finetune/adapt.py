@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
 from hepfm.pretrain.backbone import load_backbone
-from hepfm.pretrain.data import TokenCorpora
+from hepfm.pretrain.corpora import TokenCorpora
 from hepfm.pretrain.run import Beginning, run_training
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from hepfm.core.nn.head import Head
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import Transformer, TransformerConfig
 from hepfm.core.resolve import resolve
+from hepfm.pretrain.conditions import Condition, ConditionEmbedding, ConditionValues
 
 KIND = "backbone"
 REFERENCE_LENGTHS = (1, 9, 24)
@@ -36,18 +38,21 @@ class BackboneConfig:
         transformer: the blocks.
         tied: whether head and embedding share one matrix.
         head_bias: whether the head has a bias.
+        conditions: what it is told of a record.
     """
 
     codes: int
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     tied: bool = False
     head_bias: bool = False
+    conditions: tuple[Condition, ...] = ()
 
 
 class Backbone(nn.Module):
     """Token ids in, logits over the next token out.
 
-    A jet c1..cn is read as [start, c1, ..., cn] and its targets are [c1, ..., cn, stop].
+    A jet c1..cn is read as [start, c1, ..., cn] and its targets are [c1, ..., cn, stop]. What the backbone is told of
+    it is added to the embedding of its first token.
     """
 
     def __init__(self, config: BackboneConfig) -> None:
@@ -61,31 +66,59 @@ class Backbone(nn.Module):
         self.transformer.initialise(INITIAL_STD)
         tied = self.embedding.weight if config.tied else None
         self.head = Head(width, self.vocabulary, config.head_bias, tied)
+        # Last, so that a seed gives the other weights with and without conditions.
+        self.told = ConditionEmbedding(config.conditions, width) if config.conditions else None
 
     @property
     def vocabulary(self) -> int:
         """Number of tokens: codes, start and stop."""
         return self.config.codes + 2
 
-    def hidden(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """Features (T, width) of packed token ids (T,)."""
-        return self.transformer(self.embedding(inputs), layout)
+    def begin(self, conditions: ConditionValues | None, sequences: int) -> torch.Tensor | None:
+        """What is added (sequences, width) to the first token of each sequence; None if the backbone is told nothing.
 
-    def forward(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
+        Without ``conditions`` all of them are unknown.
+        """
+        if self.told is None:
+            return None
+        if conditions is None:
+            conditions = ConditionValues.unknown(self.config.conditions, sequences).to(self.embedding.weight.device)
+        return self.told(conditions)
+
+    def hidden(self, inputs: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
+        """Features (T, width) of packed token ids (T,); each sequence has at least one."""
+        x, begin = self.embedding(inputs), self.begin(conditions, layout.sequences)
+        if begin is not None:
+            x = x.index_add(0, layout.offsets[:-1].long(), begin.to(x.dtype))
+        return self.transformer(x, layout)
+
+    def forward(self, inputs: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
         """Logits (T, vocabulary) of the token after each of the packed token ids (T,)."""
-        return self.head(self.hidden(inputs, layout))
+        return self.head(self.hidden(inputs, layout, conditions))
 
-    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def loss(
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        layout: Layout,
+        conditions: ConditionValues | None = None,
+    ) -> torch.Tensor:
         """Sum over the packed tokens (T,) of -ln p(target) [nats]."""
-        return self.head(self.hidden(inputs, layout), targets)
+        return self.head(self.hidden(inputs, layout, conditions), targets)
 
     def new_cache(self, rows: int, max_length: int) -> Cache:
         """An empty KV cache for ``rows`` sequences of at most ``max_length`` tokens, start included."""
         return self.transformer.new_cache(rows, max_length)
 
-    def step(self, inputs: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """Logits (rows, vocabulary) after one more token id of each row (rows,)."""
-        return self.head(self.transformer.step(self.embedding(inputs), cache))
+    def step(self, inputs: torch.Tensor, cache: Cache, begin: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (rows, vocabulary) after one more token id of each row (rows,).
+
+        ``begin`` (rows, width) is added to rows that begin, see :meth:`begin`.
+        """
+        x = self.embedding(inputs)
+        if begin is not None:
+            x = torch.where(cache.lengths[:, None] == 0, x + begin.to(x.dtype), x)
+        return self.head(self.transformer.step(x, cache))
 
     @property
     def parameters_count(self) -> int:
@@ -144,6 +177,8 @@ def save_backbone(
     metrics: dict[str, Any],
     card: str,
     tokenizer: Path,
+    further: Sequence[Path] = (),
+    sample: ConditionValues | None = None,
 ) -> Artifact:
     """Write a backbone as an artifact, its tokenizer inside.
 
@@ -155,7 +190,11 @@ def save_backbone(
         metrics: measured results.
         card: text of README.md.
         tokenizer: folder of the tokenizer artifact.
+        further: of further ones, whose ids come after it in the vocabulary.
+        sample: what the backbone was told of some records in training; :func:`condition_sample` reads it.
     """
+    told = {} if sample is None else {"sample_names": sample.names.numpy(), "sample_numbers": sample.numbers.numpy()}
+    inner = {"tokenizer": tokenizer} | {f"tokenizer_{number}": path for number, path in enumerate(further, 2)}
     return write_artifact(
         path,
         kind=KIND,
@@ -164,9 +203,9 @@ def save_backbone(
         provenance=provenance,
         weights=backbone.weights(),
         metrics=metrics,
-        reference=_reference(backbone),
+        reference=_reference(backbone) | told,
         card=card,
-        inner={"tokenizer": tokenizer},
+        inner=inner,
     )
 
 
@@ -190,22 +229,44 @@ def load_backbone(name: str | Path) -> tuple[Backbone, Artifact]:
     return backbone, artifact
 
 
+def condition_sample(artifact: Artifact) -> ConditionValues | None:
+    """What the backbone of an artifact was told of some records in training; None if it is told nothing."""
+    reference = artifact.reference()
+    if "sample_names" not in reference:
+        return None
+    return ConditionValues(torch.from_numpy(reference["sample_names"]), torch.from_numpy(reference["sample_numbers"]))
+
+
 def _reference(backbone: Backbone) -> dict[str, np.ndarray]:
-    """Random sequences of codes and the logits after each token."""
+    """Random sequences of codes, what is told of them, and the logits after each token."""
     draws = generator("backbone reference", backbone.config.codes)
     lengths = np.array(REFERENCE_LENGTHS)
     inputs = draws.integers(0, backbone.config.codes, lengths.sum())
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     inputs[offsets[:-1]] = backbone.start
-    return {"inputs": inputs, "offsets": offsets, "logits": _logits(backbone, inputs, offsets)}
+    reference = {"inputs": inputs, "offsets": offsets}
+    if backbone.config.conditions:
+        told = {
+            known.name: draws.uniform(known.low, known.high, len(lengths))
+            if known.is_number
+            else draws.integers(0, len(known.names), len(lengths))
+            for known in backbone.config.conditions
+        }
+        values = ConditionValues.of_columns(backbone.config.conditions, told, len(lengths))
+        reference |= {"told_names": values.names.numpy(), "told_numbers": values.numbers.numpy()}
+    return reference | {"logits": _logits(backbone, reference)}
 
 
 @torch.no_grad()
-def _logits(backbone: Backbone, inputs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def _logits(backbone: Backbone, reference: dict[str, np.ndarray]) -> np.ndarray:
     device = backbone.embedding.weight.device
-    layout = Layout.of(np.diff(offsets)).to(device)
+    layout = Layout.of(np.diff(reference["offsets"])).to(device)
+    told = None
+    if backbone.config.conditions:
+        told = ConditionValues(*(torch.from_numpy(reference[name]) for name in ("told_names", "told_numbers")))
     was_training = backbone.training
-    logits = backbone.eval()(torch.from_numpy(inputs).to(device), layout)
+    inputs = torch.from_numpy(reference["inputs"]).to(device)
+    logits = backbone.eval()(inputs, layout, told and told.to(device))
     backbone.train(was_training)
     return logits.float().cpu().numpy()
 
@@ -213,7 +274,7 @@ def _logits(backbone: Backbone, inputs: np.ndarray, offsets: np.ndarray) -> np.n
 def _replay(backbone: Backbone, artifact: Artifact) -> None:
     reference = artifact.reference()
     try:
-        found = _logits(backbone, reference["inputs"], reference["offsets"])
+        found = _logits(backbone, reference)
         difference = float(np.abs(found - reference["logits"]).max())
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise HepfmError(f"its reference cannot be replayed: {error}", artifact.path, MEND) from error

@@ -1,27 +1,41 @@
-"""Token corpora as batches for the engine: packed inputs and targets, and what is cut, counted beforehand."""
+"""Token corpora as batches for the engine: packed inputs and targets, and whatever else an objective asks for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 import torch
 
-from hepfm.core.artifacts import Artifact, read_artifact
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
-from hepfm.core.progress import progress
-from hepfm.core.records import offsets_of
-from hepfm.ingest.corpus import Corpus
-from hepfm.ingest.held_out import check_held_out
-from hepfm.ingest.mixture import Mixture
-from hepfm.ingest.order import Order
-from hepfm.ingest.reader import Reader
+from hepfm.core.records import offsets_of, values_of
+from hepfm.ingest.reader import Reader, Taken
+from hepfm.pretrain.conditions import ConditionValues
 
 COLUMN = "tokens"
+
+
+@dataclass(frozen=True)
+class Points:
+    """The constituents of a batch's jets that are kept, packed.
+
+    Attributes:
+        ids: (P,) int64, their tokens.
+        layout: which constituent belongs to which jet; a jet may have none.
+        features: (P, F) float32 in the tokenizer's contract (transformed), if asked for.
+    """
+
+    ids: torch.Tensor
+    layout: Layout
+    features: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Points:
+        """The same constituents on another device."""
+        features = None if self.features is None else self.features.to(device, non_blocking=True)
+        return Points(self.ids.to(device, non_blocking=True), self.layout.to(device), features)
 
 
 @dataclass(frozen=True)
@@ -32,16 +46,63 @@ class TokenBatch:
         inputs: (T,) int64, what is read.
         targets: (T,) int64, what comes next.
         layout: which token belongs to which sequence.
+        keys: (n, 2) int64, epoch and number of each record: what its draws are keyed by. On the CPU.
+        conditions: what the backbone is told of each record, if it is told anything.
+        labels: (n,) int64, index of each record's class in the corpora's labels, -1 where unknown; if asked for.
+        points: its constituents apart from start and stop, if asked for.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     layout: Layout
+    keys: torch.Tensor | None = None
+    conditions: ConditionValues | None = None
+    labels: torch.Tensor | None = None
+    points: Points | None = None
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
-        inputs, targets = (part.to(device, non_blocking=True) for part in (self.inputs, self.targets))
-        return TokenBatch(inputs, targets, self.layout.to(device))
+        return TokenBatch(
+            self.inputs.to(device, non_blocking=True),
+            self.targets.to(device, non_blocking=True),
+            self.layout.to(device),
+            self.keys,
+            self.conditions.to(device) if self.conditions else None,
+            None if self.labels is None else self.labels.to(device, non_blocking=True),
+            self.points.to(device) if self.points else None,
+        )
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What an objective asks of batches besides inputs and targets.
+
+    Attributes:
+        labels: each record's class.
+        points: constituents apart from start and stop.
+        features: their features too.
+    """
+
+    labels: bool = False
+    points: bool = False
+    features: bool = False
+
+
+PLAIN = Extras()
+
+
+class FeatureSource(Protocol):
+    """Gives the features of constituents: those of the source corpora, or what the tokenizer decodes."""
+
+    def features(self, taken: Taken, codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """(T, F) float32 of records whose codes (T,) are divided by ``offsets``."""
+        ...
+
+
+class ConditionSource(Protocol):
+    """Gives what the backbone is told of records."""
+
+    def values(self, taken: Taken) -> ConditionValues: ...
 
 
 def terms(lengths: np.ndarray, max_length: int) -> np.ndarray:
@@ -74,17 +135,53 @@ def pack(codes: np.ndarray, offsets: np.ndarray, vocabulary_codes: int, max_leng
     return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), layout)
 
 
+def leading_points(codes: np.ndarray, offsets: np.ndarray, max_length: int, features: np.ndarray | None) -> Points:
+    """The leading ``max_length`` constituents of each jet, of codes (N,) and features (N, F)."""
+    kept = np.minimum(np.diff(offsets), max_length)
+    layout = Layout.of(kept)
+    index = np.repeat(offsets[:-1], kept) + layout.positions.numpy()
+    ids = torch.from_numpy(codes.astype(np.int64)[index])
+    return Points(ids, layout, None if features is None else torch.from_numpy(features[index]))
+
+
+@dataclass(frozen=True)
+class IdRange:
+    """Where the ids of a corpus's tokenizer lie in the backbone's vocabulary: ``first`` to ``first + codes - 1``."""
+
+    first: int
+    codes: int
+
+
 class TokenBatches:
     """Batches of token corpora, in reading order (the engine's ``Batches``).
 
     Args:
         reader: of token records.
-        codes: codes of the tokenizer.
+        codes: codes of the backbone's vocabulary.
         max_length: constituents that are kept of a jet, see :func:`terms`.
+        ranges: the ids of each of the reader's splits, if they differ.
+        labels: names that labels are indices of, if they are asked for.
+        points: whether batches have ``points``.
+        features: gives the features of constituents.
+        conditions: gives what the backbone is told.
     """
 
-    def __init__(self, reader: Reader, codes: int, max_length: int) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        codes: int,
+        max_length: int,
+        ranges: Sequence[IdRange] = (),
+        labels: Sequence[str] | None = None,
+        points: bool = False,
+        features: FeatureSource | None = None,
+        conditions: ConditionSource | None = None,
+    ) -> None:
         self.reader, self.codes, self.max_length = reader, codes, max_length
+        self.ranges = tuple(ranges) or (IdRange(0, codes),) * len(reader.splits)
+        self.points, self.features, self.conditions = points or features is not None, features, conditions
+        self._labels = None if labels is None else index_in(reader.labels, labels)
+        self._first_records = np.cumsum([split.records for split in reader.splits])
 
     def batch(self, start: int, stop: int) -> TokenBatch:
         """Records [start, stop) of the reading order.
@@ -95,165 +192,47 @@ class TokenBatches:
         taken = self.reader.take(start, stop)
         column = taken.batch.column(COLUMN)
         codes, offsets = column.flatten().to_numpy(), offsets_of(column)
-        if len(codes) and int(codes.max()) >= self.codes:
-            record = int(np.searchsorted(offsets, int(codes.argmax()), side="right")) - 1
-            raise HepfmError(
-                f"record {int(taken.keys[record, 1])} has token {int(codes.max())}, its tokenizer {self.codes} codes",
-                ", ".join(str(split.corpus.path) for split in self.reader.splits),
-                "make the token corpus again",
-            )
-        return pack(codes, offsets, self.codes, self.max_length)
+        own, codes = codes, self._in_vocabulary(taken, codes, offsets)
+        batch = replace(pack(codes, offsets, self.codes, self.max_length), keys=torch.from_numpy(taken.keys))
+        if self.points:
+            features = None if self.features is None else self.features.features(taken, own, offsets)
+            batch = replace(batch, points=leading_points(codes, offsets, self.max_length, features))
+        if self._labels is not None:
+            labels = self._labels[values_of(taken.batch.column("label"))]
+            batch = replace(batch, labels=torch.from_numpy(labels))
+        if self.conditions is not None:
+            batch = replace(batch, conditions=self.conditions.values(taken))
+        return batch
 
     def tokens(self, start: int, stop: int) -> int:
         """Terms of the loss in records [start, stop)."""
         return int(terms(self.reader.lengths(start, stop), self.max_length).sum())
 
+    def _in_vocabulary(self, taken: Taken, codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+        """The ids of the backbone's vocabulary that stand for a tokenizer's codes (N,)."""
+        if len(set(self.ranges)) == 1:
+            limit, first = self.ranges[0].codes, self.ranges[0].first
+            if len(codes) and int(codes.max()) >= limit:
+                raise self._no_such_token(taken, offsets, int(codes.argmax()), codes, limit)
+            return codes + first if first else codes
+        split = np.searchsorted(self._first_records, taken.keys[:, 1], side="right")
+        lengths = np.diff(offsets)
+        limits = np.repeat(np.array([known.codes for known in self.ranges])[split], lengths)
+        if (codes >= limits).any():
+            at = int((codes >= limits).argmax())
+            raise self._no_such_token(taken, offsets, at, codes, int(limits[at]))
+        return codes.astype(np.int64) + np.repeat(np.array([known.first for known in self.ranges])[split], lengths)
 
-@dataclass(frozen=True)
-class TokenCorpora:
-    """One or several token corpora of one tokenizer.
-
-    Attributes:
-        corpora: as opened.
-        codes: codes of the tokenizer.
-        tokenizer: its artifact, the copy inside the first corpus.
-        mixture: how often each record comes, if a mixture was named.
-    """
-
-    corpora: tuple[Corpus, ...]
-    codes: int
-    tokenizer: Artifact
-    mixture: Mixture | None = None
-
-    @classmethod
-    def open(cls, paths: Sequence[Path]) -> TokenCorpora:
-        """Open token corpora, or the one mixture file that stands for them.
-
-        Raises:
-            HepfmError: none given, one that holds no tokens, two of different tokenizers, one that holds out what
-                another trains on, or a mixture beside others.
-        """
-        if not paths:
-            raise HepfmError("no token corpus given", "", "name one or several")
-        files = [path for path in paths if path.is_file() or path.suffix == ".json"]
-        if files and len(paths) > 1:
-            raise HepfmError(
-                "a mixture stands alone", files[0], "name all corpora in it: hepfm corpus mix, or give no mixture"
-            )
-        mixture = Mixture.open(files[0]) if files else None
-        corpora = mixture.corpora if mixture else tuple(Corpus.open(path) for path in paths)
-        made = [_tokens_entry(corpus) for corpus in corpora]
-        first = made[0]["tokenizer"]
-        for corpus, entry in zip(corpora, made, strict=True):
-            if entry["tokenizer"] != first:
-                raise HepfmError(
-                    f"was made by tokenizer {entry['tokenizer'][:12]}, {corpora[0].path} by {first[:12]}",
-                    corpus.path,
-                    "apply one tokenizer to all corpora",
-                )
-        if not mixture:  # which was looked at when it was defined
-            check_held_out(corpora, [()] * len(corpora))
-        tokenizer = read_artifact(corpora[0].path / "tokenizer", "tokenizer")
-        if tokenizer.hash != first:
-            raise HepfmError(
-                f"is tokenizer {tokenizer.hash[:12]}, the corpus was made by {first[:12]}",
-                tokenizer.path,
-                "restore the corpus from a copy",
-            )
-        return cls(corpora, int(made[0]["codes"]), tokenizer, mixture)
-
-    def batches(self, split: str, max_length: int, seed: int) -> TokenBatches:
-        """The batches of a split of all corpora that have it; weighted if it is a mixture's training split.
-
-        Raises:
-            HepfmError: no corpus has it.
-        """
-        if self.mixture:
-            return TokenBatches(self.mixture.reader(split, seed, columns=[COLUMN]), self.codes, max_length)
-        splits = [corpus.split(split) for corpus in self.corpora if split in corpus.splits()]
-        if not splits:
-            raise HepfmError(f"no corpus has a split '{split}'", ", ".join(str(c.path) for c in self.corpora))
-        return TokenBatches(Reader(splits, seed, columns=[COLUMN]), self.codes, max_length)
-
-    @property
-    def digests(self) -> list[str]:
-        """What names the content of each corpus, and of the mixture if there is one."""
-        return [corpus.digest for corpus in self.corpora] + ([self.mixture.digest] if self.mixture else [])
-
-
-def _tokens_entry(corpus: Corpus) -> dict[str, str]:
-    if corpus.manifest.kind != "tokens" or corpus.manifest.tokens is None:
-        raise HepfmError(
-            f"holds {corpus.manifest.kind}, not tokens",
-            corpus.path,
-            "make a token corpus of it first: hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS",
+    def _no_such_token(self, taken: Taken, offsets: np.ndarray, at: int, codes: np.ndarray, limit: int) -> HepfmError:
+        record = int(np.searchsorted(offsets, at, side="right")) - 1
+        return HepfmError(
+            f"record {int(taken.keys[record, 1])} has token {int(codes[at])}, its tokenizer {limit} codes",
+            ", ".join(str(split.corpus.path) for split in self.reader.splits),
+            "make the token corpus again",
         )
-    streams = corpus.manifest.tokens.get("streams")
-    if streams:
-        raise HepfmError(
-            f"has {len(streams)} ids a point ({', '.join(streams)}), a backbone reads one",
-            corpus.path,
-            "apply a tokenizer with one id list",
-        )
-    return corpus.manifest.tokens
 
 
-def length_counts(reader: Reader) -> np.ndarray:
-    """How many records of an epoch have 0, 1, 2, ... constituents, on average where they are weighted.
-
-    Reads offsets only.
-    """
-    counts = np.zeros(1)
-    blocks = sum(len(split) for split in reader.splits)
-    number = 0
-    with progress("count constituents", blocks, "blocks", visible=blocks > 1000) as task:
-        for split in reader.splits:
-            for block in split:
-                counts = _added(counts, np.bincount(_lengths(block), _weights(reader.order, number)))
-                number += 1
-                task.advance()
-    return counts
-
-
-def _lengths(block: pa.RecordBatch) -> np.ndarray:
-    return np.diff(offsets_of(block.column(COLUMN)))
-
-
-def _weights(order: Order, block: int) -> np.ndarray:
-    """How often each record of a block comes in an epoch on average."""
-    first, stop = order.block_starts[block : block + 2].tolist()
-    if order.weights is None:
-        return np.ones(stop - first)
-    of_records = len(order.weights) == order.records
-    return order.weights[first:stop] if of_records else np.full(stop - first, order.weights[block])
-
-
-def _added(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
-    total = longer.copy()
-    total[: len(shorter)] += shorter
-    return total
-
-
-def length_statistics(counts: np.ndarray, max_length: int) -> dict[str, float]:
-    """Statistics of constituents per jet, and what ``max_length`` cuts.
-
-    Returns:
-        ``jets`` of an epoch, ``mean``, ``std``, ``longest``; ``cut_jets`` and ``cut_constituents``; ``terms`` of the
-        loss in an epoch; ``mean_sequence``, the mean over terms of the length of the sequence that a term is in.
-    """
-    lengths = np.arange(len(counts))
-    jets = float(counts.sum())
-    mean = float((counts * lengths).sum() / jets)
-    sequences = terms(lengths, max_length)
-    total = float((counts * sequences).sum())
-    return {
-        "jets": round(jets),
-        "mean": mean,
-        "std": float(np.sqrt((counts * (lengths - mean) ** 2).sum() / jets)),
-        "longest": int(lengths[counts > 0].max()),
-        "cut_jets": round(float(counts[lengths > max_length].sum())),
-        "cut_constituents": round(float((counts * np.maximum(lengths - max_length, 0)).sum())),
-        "terms": round(total),
-        "mean_sequence": float((counts * sequences**2).sum() / total),
-    }
+def index_in(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """(len(names) + 1,) int64: place of each name among the wanted ones, -1 if it is none; the last is for index -1."""
+    places = {name: place for place, name in enumerate(wanted)}
+    return np.array([*(places.get(name, -1) for name in names), -1], dtype=np.int64)

@@ -17,4 +17,4 @@ class NextToken(nn.Module):
         self.backbone = backbone
 
     def forward(self, batch: TokenBatch) -> Losses:
-        return Losses(self.backbone.loss(batch.inputs, batch.targets, batch.layout), {})
+        return Losses(self.backbone.loss(batch.inputs, batch.targets, batch.layout, batch.conditions), {})

@@ -23,7 +23,9 @@ from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
 from hepfm.pretrain.backbone import Backbone, save_backbone
 from hepfm.pretrain.card import card
-from hepfm.pretrain.data import TokenBatches, TokenCorpora, length_counts, length_statistics
+from hepfm.pretrain.corpora import TokenCorpora
+from hepfm.pretrain.data import TokenBatches
+from hepfm.pretrain.lengths import length_counts, length_statistics
 from hepfm.pretrain.next_token import NextToken
 from hepfm.pretrain.presets import PresetName, preset
 

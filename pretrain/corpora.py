@@ -1,0 +1,272 @@
+"""Token corpora that a backbone is trained on: one tokenizer or several side by side, weights, source corpora."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from hepfm.core.artifacts import Artifact, read_artifact
+from hepfm.core.errors import HepfmError
+from hepfm.core.records import LABEL_TYPE
+from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.held_out import check_held_out
+from hepfm.ingest.mixture import Mixture
+from hepfm.ingest.reader import Reader
+from hepfm.pretrain.condition_columns import ConditionColumns
+from hepfm.pretrain.conditions import Condition
+from hepfm.pretrain.data import COLUMN, PLAIN, Extras, FeatureSource, IdRange, TokenBatches
+from hepfm.pretrain.features import DecodedFeatures, SourceFeatures
+
+VocabularyName = Literal["one", "joined"]
+
+
+@dataclass(frozen=True)
+class TokenCorpora:
+    """One or several token corpora.
+
+    Attributes:
+        corpora: as opened.
+        tokenizers: artifacts of their tokenizers, each once: the copies inside the corpora.
+        ranges: of each corpus, its tokenizer's ids in the vocabulary: tokenizers stand one after another.
+        names: what each corpus is called as a data set: its folder's name.
+        mixture: how often each record comes, if a mixture was named.
+        sources: of each corpus the one that it was made from; empty if they were not given.
+    """
+
+    corpora: tuple[Corpus, ...]
+    tokenizers: tuple[Artifact, ...]
+    ranges: tuple[IdRange, ...]
+    names: tuple[str, ...]
+    mixture: Mixture | None = None
+    sources: tuple[Corpus, ...] = field(default=())
+
+    @classmethod
+    def open(
+        cls, paths: Sequence[Path], vocabulary: VocabularyName = "one", sources: Sequence[Path] = ()
+    ) -> TokenCorpora:
+        """Open token corpora, or the one mixture file that stands for them.
+
+        Args:
+            paths: token corpora, or a mixture.
+            vocabulary: ``one``: all are of one tokenizer; ``joined``: those of several tokenizers stand side by side.
+            sources: the corpora that they were made from, in any order, if continuous features are to be read there.
+
+        Raises:
+            HepfmError: none given, one that holds no tokens, two of different tokenizers, one that holds out what
+                another trains on, a mixture beside others, or a source that is missing or not theirs.
+        """
+        if not paths:
+            raise HepfmError("no token corpus given", "", "name one or several")
+        files = [path for path in paths if path.is_file() or path.suffix == ".json"]
+        if files and len(paths) > 1:
+            raise HepfmError(
+                "a mixture stands alone", files[0], "name all corpora in it: hepfm corpus mix, or give no mixture"
+            )
+        mixture = Mixture.open(files[0]) if files else None
+        corpora = mixture.corpora if mixture else tuple(Corpus.open(path) for path in paths)
+        made = [_tokens_entry(corpus) for corpus in corpora]
+        if not mixture:  # which was looked at when it was defined
+            check_held_out(corpora, [()] * len(corpora))
+        hashes = list(dict.fromkeys(str(entry["tokenizer"]) for entry in made))
+        if len(hashes) > 1 and vocabulary == "one":
+            other = next(n for n, entry in enumerate(made) if entry["tokenizer"] != hashes[0])
+            raise HepfmError(
+                f"was made by tokenizer {hashes[1][:12]}, {corpora[0].path} by {hashes[0][:12]}",
+                corpora[other].path,
+                "apply one tokenizer to all corpora, or read them side by side: --vocabulary joined",
+            )
+        owners = [next(n for n, entry in enumerate(made) if entry["tokenizer"] == known) for known in hashes]
+        tokenizers = tuple(_tokenizer(corpora[n], hash) for n, hash in zip(owners, hashes, strict=True))
+        first, ranges = 0, {}
+        for hash, owner in zip(hashes, owners, strict=True):
+            ranges[hash] = IdRange(first, int(made[owner]["codes"]))
+            first += ranges[hash].codes
+        given = tuple(Corpus.open(path) for path in sources)
+        return cls(
+            corpora,
+            tokenizers,
+            tuple(ranges[entry["tokenizer"]] for entry in made),
+            _names(corpora),
+            mixture,
+            tuple(_source(corpus, entry, given) for corpus, entry in zip(corpora, made, strict=True)) if given else (),
+        )
+
+    @property
+    def codes(self) -> int:
+        """Codes of the vocabulary: of all tokenizers together."""
+        return max(known.first + known.codes for known in self.ranges)
+
+    @property
+    def tokenizer(self) -> Artifact:
+        """The tokenizer; the first where there are several."""
+        return self.tokenizers[0]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in all corpora: what labels of batches are indices of."""
+        return tuple(dict.fromkeys(name for corpus in self.corpora for name in corpus.manifest.labels))
+
+    def reader(self, split: str, seed: int, columns: Sequence[str] = (COLUMN,)) -> Reader:
+        """Records of a split of all corpora that have it; weighted if it is a mixture's training split.
+
+        A column that a corpus lacks is null in its records.
+
+        Raises:
+            HepfmError: no corpus has the split.
+        """
+        schema = self._schema(columns)
+        if self.mixture:
+            return self.mixture.reader(split, seed, schema=schema)
+        splits = [corpus.split(split) for corpus in self._with(split)]
+        if not splits:
+            raise HepfmError(f"no corpus has a split '{split}'", ", ".join(str(c.path) for c in self.corpora))
+        return Reader(splits, seed, schema=schema)
+
+    def batches(
+        self,
+        split: str,
+        max_length: int,
+        seed: int,
+        extras: Extras = PLAIN,
+        conditions: Sequence[Condition] = (),
+        dropout: float = 0.0,
+    ) -> TokenBatches:
+        """The batches of a split of all corpora that have it.
+
+        Args:
+            split: ``train``, ``val`` or ``test``.
+            max_length: constituents that are kept of a jet.
+            seed: of the order, and of what is left unknown.
+            extras: what batches hold besides inputs and targets.
+            conditions: what the backbone is told of each record.
+            dropout: how often a condition is left unknown, see
+                :class:`hepfm.pretrain.condition_columns.ConditionColumns`.
+
+        Raises:
+            HepfmError: no corpus has the split, labels are asked for that none has, or features of several tokenizers.
+        """
+        columns = dict.fromkeys([COLUMN, *(known.column for known in conditions if known.column)])
+        if extras.labels:
+            if not self.labels:
+                raise HepfmError("has no labels", self.corpora[0].path, "name a corpus of labelled records")
+            columns["label"] = None
+        features = self._features(split) if extras.features else None
+        if isinstance(features, DecodedFeatures):
+            columns |= dict.fromkeys(features.columns)
+        reader = self.reader(split, seed, tuple(columns))
+        number = {corpus.digest: n for n, corpus in enumerate(self.corpora)}
+        here = [number[part.corpus.digest] for part in reader.splits]
+        told = [self.names[n] for n in here]
+        return TokenBatches(
+            reader,
+            self.codes,
+            max_length,
+            [self.ranges[n] for n in here],
+            self.labels if extras.labels else None,
+            extras.points,
+            features,
+            ConditionColumns(reader, conditions, told, dropout, seed) if conditions else None,
+        )
+
+    def _features(self, split: str) -> FeatureSource:
+        if len(self.tokenizers) > 1:
+            raise HepfmError(
+                "features of constituents are those of one tokenizer", self.corpora[0].path, "--vocabulary one"
+            )
+        if not self.sources:
+            return DecodedFeatures(self.tokenizer.path)
+        number = {corpus.digest: n for n, corpus in enumerate(self.corpora)}
+        pairs = [(corpus, self.sources[number[corpus.digest]]) for corpus in self._with(split)]
+        return SourceFeatures(self.tokenizer.path, pairs, split)
+
+    def _with(self, split: str) -> list[Corpus]:
+        return [corpus for corpus in self.corpora if split in corpus.splits()]
+
+    def _schema(self, columns: Sequence[str]) -> pa.Schema:
+        """The columns with the widest type of any corpus.
+
+        Raises:
+            HepfmError: no corpus has one.
+        """
+        fields = []
+        for name in columns:
+            known = [c.manifest.schema.field(name) for c in self.corpora if name in c.manifest.schema.names]
+            if name == "label":
+                fields.append(pa.field("label", LABEL_TYPE))
+                continue
+            if not known:
+                raise HepfmError(f"has no column '{name}'", ", ".join(str(c.path) for c in self.corpora))
+            fields.append(max(known, key=lambda found: _bits(found.type)))
+        return pa.schema(fields, metadata={"kind": "tokens"})
+
+    @property
+    def digests(self) -> list[str]:
+        """What names the content of each corpus, and of the mixture if there is one."""
+        return [corpus.digest for corpus in self.corpora] + ([self.mixture.digest] if self.mixture else [])
+
+
+def _bits(kind: pa.DataType) -> int:
+    inner = kind.value_type if pa.types.is_list(kind) else kind
+    return int(inner.bit_width)
+
+
+def _names(corpora: Sequence[Corpus]) -> tuple[str, ...]:
+    """The corpora's folders by name; with a number where two have the same."""
+    names: dict[str, str] = {}
+    for corpus in corpora:
+        name, again = corpus.path.name, 2
+        while name in names.values() and corpus.digest not in names:
+            name, again = f"{corpus.path.name}-{again}", again + 1
+        names.setdefault(corpus.digest, name)
+    return tuple(names[corpus.digest] for corpus in corpora)
+
+
+def _tokenizer(corpus: Corpus, hash: str) -> Artifact:
+    tokenizer = read_artifact(corpus.path / "tokenizer", "tokenizer")
+    if tokenizer.hash != hash:
+        raise HepfmError(
+            f"is tokenizer {tokenizer.hash[:12]}, the corpus was made by {hash[:12]}",
+            tokenizer.path,
+            "restore the corpus from a copy",
+        )
+    return tokenizer
+
+
+def _source(corpus: Corpus, entry: dict[str, Any], given: Sequence[Corpus]) -> Corpus:
+    """The corpus that a token corpus was made from.
+
+    Raises:
+        HepfmError: it is not among those given, or a split has another number of records.
+    """
+    found = next((other for other in given if other.digest == entry["source"]), None)
+    if found is None:
+        raise HepfmError(
+            f"was made from the corpus {str(entry['source'])[:12]}, which is none of those given",
+            corpus.path,
+            f"it was at {entry.get('source_path')}",
+        )
+    for name, split in corpus.manifest.splits.items():
+        if found.manifest.splits[name].records != split.records:
+            raise HepfmError(f"its split '{name}' has another number of records than {found.path}", corpus.path)
+    return found
+
+
+def _tokens_entry(corpus: Corpus) -> dict[str, Any]:
+    if corpus.manifest.kind != "tokens" or corpus.manifest.tokens is None:
+        raise HepfmError(
+            f"holds {corpus.manifest.kind}, not tokens",
+            corpus.path,
+            "make a token corpus of it first: hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS",
+        )
+    streams = corpus.manifest.tokens.get("streams")
+    if streams:
+        raise HepfmError(
+            f"has {len(streams)} ids a point ({', '.join(streams)}), a backbone reads one",
+            corpus.path,
+            "apply a tokenizer with one id list",
+        )
+    return corpus.manifest.tokens
