@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +14,18 @@ from hepfm.core.artifacts import Artifact, read_artifact
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.progress import progress
-from hepfm.core.records import offsets_of
-from hepfm.ingest.corpus import Corpus
+from hepfm.core.records import offsets_of, values_of
+from hepfm.ingest.corpus import Corpus, Split
 from hepfm.ingest.held_out import check_held_out
 from hepfm.ingest.mixture import Mixture
 from hepfm.ingest.order import Order
 from hepfm.ingest.reader import Reader
 
 COLUMN = "tokens"
+LABEL = "label"
+
+# Gives the features (C, F) float32 of records by their keys (n, 2), codes (C,) and offsets (n + 1,).
+FeatureSource = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -32,16 +36,23 @@ class TokenBatch:
         inputs: (T,) int64, what is read.
         targets: (T,) int64, what comes next.
         layout: which token belongs to which sequence.
+        keys: (n, 2) int64, epoch and record of each sequence, what draws are keyed by; stays on the CPU.
+        labels: (n,) int64, class of each, -1 where unknown; if asked for.
+        features: (C, F) float32, columns of the tokenizer's contract of the constituents that are kept; if asked for.
     """
 
     inputs: torch.Tensor
     targets: torch.Tensor
     layout: Layout
+    keys: np.ndarray | None = None
+    labels: torch.Tensor | None = None
+    features: torch.Tensor | None = None
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
-        inputs, targets = (part.to(device, non_blocking=True) for part in (self.inputs, self.targets))
-        return TokenBatch(inputs, targets, self.layout.to(device))
+        names = [name for name in ("inputs", "targets", "labels", "features") if getattr(self, name) is not None]
+        parts = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        return replace(self, **parts, layout=self.layout.to(device))
 
 
 def terms(lengths: np.ndarray, max_length: int) -> np.ndarray:
@@ -81,10 +92,11 @@ class TokenBatches:
         reader: of token records.
         codes: codes of the tokenizer.
         max_length: constituents that are kept of a jet, see :func:`terms`.
+        features: what gives the constituents' continuous features, if they are wanted.
     """
 
-    def __init__(self, reader: Reader, codes: int, max_length: int) -> None:
-        self.reader, self.codes, self.max_length = reader, codes, max_length
+    def __init__(self, reader: Reader, codes: int, max_length: int, features: FeatureSource | None = None) -> None:
+        self.reader, self.codes, self.max_length, self.features = reader, codes, max_length, features
 
     def batch(self, start: int, stop: int) -> TokenBatch:
         """Records [start, stop) of the reading order.
@@ -102,7 +114,18 @@ class TokenBatches:
                 ", ".join(str(split.corpus.path) for split in self.reader.splits),
                 "make the token corpus again",
             )
-        return pack(codes, offsets, self.codes, self.max_length)
+        packed = replace(pack(codes, offsets, self.codes, self.max_length), keys=taken.keys)
+        if LABEL in taken.batch.schema.names:
+            packed = replace(packed, labels=torch.from_numpy(values_of(taken.batch.column(LABEL)).astype(np.int64)))
+        if self.features is not None:
+            layout = Layout.of(np.diff(offsets))
+            kept = layout.positions < self.max_length
+            packed = replace(packed, features=torch.from_numpy(self.features(taken.keys, codes, offsets))[kept])
+        return packed
+
+    def lengths(self, start: int, stop: int) -> np.ndarray:
+        """Constituents (n,) that records [start, stop) have."""
+        return self.reader.lengths(start, stop)
 
     def tokens(self, start: int, stop: int) -> int:
         """Terms of the loss in records [start, stop)."""
@@ -162,18 +185,35 @@ class TokenCorpora:
             )
         return cls(corpora, int(made[0]["codes"]), tokenizer, mixture)
 
-    def batches(self, split: str, max_length: int, seed: int) -> TokenBatches:
+    def batches(
+        self,
+        split: str,
+        max_length: int,
+        seed: int,
+        labels: bool = False,
+        features: Callable[[Sequence[Split]], FeatureSource] | None = None,
+    ) -> TokenBatches:
         """The batches of a split of all corpora that have it; weighted if it is a mixture's training split.
 
+        Args:
+            split: its name.
+            max_length: constituents that are kept of a jet.
+            seed: of the order.
+            labels: whether batches have labels.
+            features: makes, of the splits, what gives the continuous features; None for batches without.
+
         Raises:
-            HepfmError: no corpus has it.
+            HepfmError: no corpus has it, or labels are wanted and one has none.
         """
-        if self.mixture:
-            return TokenBatches(self.mixture.reader(split, seed, columns=[COLUMN]), self.codes, max_length)
+        columns = [COLUMN, LABEL] if labels else [COLUMN]
+        for corpus in self.corpora if labels else ():
+            if LABEL not in corpus.manifest.schema.names:
+                raise HepfmError("has no labels", corpus.path, "build it from a source with labels, or set no --probe")
         splits = [corpus.split(split) for corpus in self.corpora if split in corpus.splits()]
         if not splits:
             raise HepfmError(f"no corpus has a split '{split}'", ", ".join(str(c.path) for c in self.corpora))
-        return TokenBatches(Reader(splits, seed, columns=[COLUMN]), self.codes, max_length)
+        reader = self.mixture.reader(split, seed, columns) if self.mixture else Reader(splits, seed, columns)
+        return TokenBatches(reader, self.codes, max_length, features and features(reader.splits))
 
     @property
     def digests(self) -> list[str]:
