@@ -11,8 +11,8 @@ from tyro.conf import Positional
 
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
-from hepfm.pretrain.backbone import load_backbone
-from hepfm.pretrain.corpora import TokenCorpora
+from hepfm.pretrain.backbone import load_generator
+from hepfm.pretrain.data import TokenCorpora
 from hepfm.pretrain.run import Beginning, run_training
 
 
@@ -35,7 +35,7 @@ def main(config: AdaptConfig) -> None:
     """Adapt and write the artifact, which names its parent."""
 
     def begin(data: TokenCorpora) -> Beginning:
-        backbone, artifact = load_backbone(config.backbone)
+        backbone, artifact = load_generator(config.backbone)
         own = artifact.provenance["tokenizer"]
         if data.tokenizer.hash != own:
             raise HepfmError(

@@ -23,7 +23,7 @@ from hepfm.core.progress import progress, say
 from hepfm.finetune.sampler import Drawing, generate
 from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.jetclass import write_jetclass
-from hepfm.pretrain.backbone import load_backbone
+from hepfm.pretrain.backbone import load_generator
 from hepfm.tokenize.registry import load_tokenizer
 
 CHUNK_JETS = 16_384
@@ -88,7 +88,7 @@ class Jets:
     """
 
     def __init__(self, model: str | Path) -> None:
-        backbone, artifact = load_backbone(model)
+        backbone, artifact = load_generator(model)
         self.backbone = backbone.to(launch.device())
         self.tokenizer = load_tokenizer(artifact.inner("tokenizer"))
         self.max_length = int(artifact.contract["max_length"])

@@ -9,8 +9,8 @@ import numpy as np
 from hepfm.core.draws import hashed_uniform, key_of
 from hepfm.core.records import values_of
 from hepfm.ingest.reader import Reader, Taken
+from hepfm.pretrain.batches import index_in
 from hepfm.pretrain.conditions import UNKNOWN, Condition, ConditionValues
-from hepfm.pretrain.data import index_in
 
 
 class ConditionColumns:

@@ -1,238 +1,251 @@
-"""Token corpora as batches for the engine: packed inputs and targets, and whatever else an objective asks for."""
+"""Token corpora that a backbone is trained on: one tokenizer or several side by side, weights, source corpora."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
-import torch
+import pyarrow as pa
 
+from hepfm.core.artifacts import Artifact, read_artifact
 from hepfm.core.errors import HepfmError
-from hepfm.core.nn.ragged import Layout
-from hepfm.core.records import offsets_of, values_of
-from hepfm.ingest.reader import Reader, Taken
-from hepfm.pretrain.conditions import ConditionValues
+from hepfm.core.records import LABEL_TYPE
+from hepfm.ingest.corpus import Corpus, Split
+from hepfm.ingest.held_out import check_held_out
+from hepfm.ingest.mixture import Mixture
+from hepfm.ingest.reader import Reader
+from hepfm.pretrain.batches import (
+    COLUMN,
+    LABEL,
+    FeatureSource,
+    IdRange,
+    TokenBatch,
+    TokenBatches,
+    pack,
+    terms,
+)
+from hepfm.pretrain.condition_columns import ConditionColumns
+from hepfm.pretrain.conditions import Condition
+from hepfm.pretrain.lengths import length_counts, length_statistics
 
-COLUMN = "tokens"
+__all__ = [
+    "COLUMN",
+    "LABEL",
+    "FeatureSource",
+    "TokenBatch",
+    "TokenBatches",
+    "TokenCorpora",
+    "length_counts",
+    "length_statistics",
+    "pack",
+    "terms",
+]
+
+VocabularyName = Literal["one", "joined"]
 
 
 @dataclass(frozen=True)
-class Points:
-    """The constituents of a batch's jets that are kept, packed.
+class TokenCorpora:
+    """One or several token corpora.
 
     Attributes:
-        ids: (P,) int64, their tokens.
-        layout: which constituent belongs to which jet; a jet may have none.
-        features: (P, F) float32 in the tokenizer's contract (transformed), if asked for.
+        corpora: as opened.
+        tokenizers: artifacts of their tokenizers, each once: the copies inside the corpora.
+        ranges: of each corpus, its tokenizer's ids in the vocabulary: tokenizers stand one after another.
+        names: what each corpus is called as a data set: its folder's name.
+        mixture: how often each record comes, if a mixture was named.
     """
 
-    ids: torch.Tensor
-    layout: Layout
-    features: torch.Tensor | None = None
+    corpora: tuple[Corpus, ...]
+    tokenizers: tuple[Artifact, ...]
+    ranges: tuple[IdRange, ...]
+    names: tuple[str, ...]
+    mixture: Mixture | None = None
 
-    def to(self, device: torch.device | str) -> Points:
-        """The same constituents on another device."""
-        features = None if self.features is None else self.features.to(device, non_blocking=True)
-        return Points(self.ids.to(device, non_blocking=True), self.layout.to(device), features)
+    @classmethod
+    def open(cls, paths: Sequence[Path], vocabulary: VocabularyName = "one") -> TokenCorpora:
+        """Open token corpora, or the one mixture file that stands for them.
 
-
-@dataclass(frozen=True)
-class TokenBatch:
-    """Sequences of token ids, packed.
-
-    Attributes:
-        inputs: (T,) int64, what is read.
-        targets: (T,) int64, what comes next.
-        layout: which token belongs to which sequence.
-        keys: (n, 2) int64, epoch and number of each record: what its draws are keyed by. On the CPU.
-        conditions: what the backbone is told of each record, if it is told anything.
-        labels: (n,) int64, index of each record's class in the corpora's labels, -1 where unknown; if asked for.
-        points: its constituents apart from start and stop, if asked for.
-    """
-
-    inputs: torch.Tensor
-    targets: torch.Tensor
-    layout: Layout
-    keys: torch.Tensor | None = None
-    conditions: ConditionValues | None = None
-    labels: torch.Tensor | None = None
-    points: Points | None = None
-
-    def to(self, device: torch.device | str) -> TokenBatch:
-        """The same batch on another device."""
-        return TokenBatch(
-            self.inputs.to(device, non_blocking=True),
-            self.targets.to(device, non_blocking=True),
-            self.layout.to(device),
-            self.keys,
-            self.conditions.to(device) if self.conditions else None,
-            None if self.labels is None else self.labels.to(device, non_blocking=True),
-            self.points.to(device) if self.points else None,
-        )
-
-
-@dataclass(frozen=True)
-class Extras:
-    """What an objective asks of batches besides inputs and targets.
-
-    Attributes:
-        labels: each record's class.
-        points: constituents apart from start and stop.
-        features: their features too.
-    """
-
-    labels: bool = False
-    points: bool = False
-    features: bool = False
-
-
-PLAIN = Extras()
-
-
-class FeatureSource(Protocol):
-    """Gives the features of constituents: those of the source corpora, or what the tokenizer decodes."""
-
-    def features(self, taken: Taken, codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """(T, F) float32 of records whose codes (T,) are divided by ``offsets``."""
-        ...
-
-
-class ConditionSource(Protocol):
-    """Gives what the backbone is told of records."""
-
-    def values(self, taken: Taken) -> ConditionValues: ...
-
-
-def terms(lengths: np.ndarray, max_length: int) -> np.ndarray:
-    """Terms of the loss (n,) of jets with so many constituents: one each and one for the stop.
-
-    A jet with more than ``max_length`` constituents keeps its leading ``max_length`` and has no stop, because it
-    does not stop there.
-    """
-    return np.where(lengths > max_length, max_length, lengths + 1)
-
-
-def pack(codes: np.ndarray, offsets: np.ndarray, vocabulary_codes: int, max_length: int) -> TokenBatch:
-    """Inputs [start, c1, ..., cn] and targets [c1, ..., cn, stop] of jets with codes c1..cn.
-
-    Args:
-        codes: (N,) codes of all jets, one after another.
-        offsets: (n + 1,) jet i owns ``codes[offsets[i]:offsets[i + 1]]``.
-        vocabulary_codes: number of codes; start and stop come after them.
-        max_length: constituents that are kept of a jet, see :func:`terms`.
-    """
-    start, stop = vocabulary_codes, vocabulary_codes + 1
-    lengths = np.diff(offsets)
-    kept = terms(lengths, max_length)
-    layout = Layout.of(kept)
-    position = layout.positions.numpy()
-    source = np.repeat(offsets[:-1], kept) + position  # index of the code that is this token's target
-    padded = np.append(codes.astype(np.int64), stop)
-    targets = np.where(position < np.repeat(lengths, kept), padded[np.minimum(source, len(codes))], stop)
-    inputs = np.where(position == 0, start, padded[np.maximum(source - 1, 0)])
-    return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), layout)
-
-
-def leading_points(codes: np.ndarray, offsets: np.ndarray, max_length: int, features: np.ndarray | None) -> Points:
-    """The leading ``max_length`` constituents of each jet, of codes (N,) and features (N, F)."""
-    kept = np.minimum(np.diff(offsets), max_length)
-    layout = Layout.of(kept)
-    index = np.repeat(offsets[:-1], kept) + layout.positions.numpy()
-    ids = torch.from_numpy(codes.astype(np.int64)[index])
-    return Points(ids, layout, None if features is None else torch.from_numpy(features[index]))
-
-
-@dataclass(frozen=True)
-class IdRange:
-    """Where the ids of a corpus's tokenizer lie in the backbone's vocabulary: ``first`` to ``first + codes - 1``."""
-
-    first: int
-    codes: int
-
-
-class TokenBatches:
-    """Batches of token corpora, in reading order (the engine's ``Batches``).
-
-    Args:
-        reader: of token records.
-        codes: codes of the backbone's vocabulary.
-        max_length: constituents that are kept of a jet, see :func:`terms`.
-        ranges: the ids of each of the reader's splits, if they differ.
-        labels: names that labels are indices of, if they are asked for.
-        points: whether batches have ``points``.
-        features: gives the features of constituents.
-        conditions: gives what the backbone is told.
-    """
-
-    def __init__(
-        self,
-        reader: Reader,
-        codes: int,
-        max_length: int,
-        ranges: Sequence[IdRange] = (),
-        labels: Sequence[str] | None = None,
-        points: bool = False,
-        features: FeatureSource | None = None,
-        conditions: ConditionSource | None = None,
-    ) -> None:
-        self.reader, self.codes, self.max_length = reader, codes, max_length
-        self.ranges = tuple(ranges) or (IdRange(0, codes),) * len(reader.splits)
-        self.points, self.features, self.conditions = points or features is not None, features, conditions
-        self._labels = None if labels is None else index_in(reader.labels, labels)
-        self._first_records = np.cumsum([split.records for split in reader.splits])
-
-    def batch(self, start: int, stop: int) -> TokenBatch:
-        """Records [start, stop) of the reading order.
+        Args:
+            paths: token corpora, or a mixture.
+            vocabulary: ``one``: all are of one tokenizer; ``joined``: those of several tokenizers stand side by side.
 
         Raises:
-            HepfmError: a token that the tokenizer does not have; names the record.
+            HepfmError: none given, one that holds no tokens, two of different tokenizers, one that holds out what
+                another trains on, or a mixture beside others.
         """
-        taken = self.reader.take(start, stop)
-        column = taken.batch.column(COLUMN)
-        codes, offsets = column.flatten().to_numpy(), offsets_of(column)
-        own, codes = codes, self._in_vocabulary(taken, codes, offsets)
-        batch = replace(pack(codes, offsets, self.codes, self.max_length), keys=torch.from_numpy(taken.keys))
-        if self.points:
-            features = None if self.features is None else self.features.features(taken, own, offsets)
-            batch = replace(batch, points=leading_points(codes, offsets, self.max_length, features))
-        if self._labels is not None:
-            labels = self._labels[values_of(taken.batch.column("label"))]
-            batch = replace(batch, labels=torch.from_numpy(labels))
-        if self.conditions is not None:
-            batch = replace(batch, conditions=self.conditions.values(taken))
-        return batch
+        if not paths:
+            raise HepfmError("no token corpus given", "", "name one or several")
+        files = [path for path in paths if path.is_file() or path.suffix == ".json"]
+        if files and len(paths) > 1:
+            raise HepfmError(
+                "a mixture stands alone", files[0], "name all corpora in it: hepfm corpus mix, or give no mixture"
+            )
+        mixture = Mixture.open(files[0]) if files else None
+        corpora = mixture.corpora if mixture else tuple(Corpus.open(path) for path in paths)
+        made = [_tokens_entry(corpus) for corpus in corpora]
+        if not mixture:  # which was looked at when it was defined
+            check_held_out(corpora, [()] * len(corpora))
+        hashes = list(dict.fromkeys(str(entry["tokenizer"]) for entry in made))
+        if len(hashes) > 1 and vocabulary == "one":
+            other = next(n for n, entry in enumerate(made) if entry["tokenizer"] != hashes[0])
+            raise HepfmError(
+                f"was made by tokenizer {hashes[1][:12]}, {corpora[0].path} by {hashes[0][:12]}",
+                corpora[other].path,
+                "apply one tokenizer to all corpora, or read them side by side: --vocabulary joined",
+            )
+        owners = [next(n for n, entry in enumerate(made) if entry["tokenizer"] == known) for known in hashes]
+        tokenizers = tuple(_tokenizer(corpora[n], hash) for n, hash in zip(owners, hashes, strict=True))
+        first, ranges = 0, {}
+        for hash, owner in zip(hashes, owners, strict=True):
+            ranges[hash] = IdRange(first, int(made[owner]["codes"]))
+            first += ranges[hash].codes
+        return cls(corpora, tokenizers, tuple(ranges[entry["tokenizer"]] for entry in made), _names(corpora), mixture)
 
-    def tokens(self, start: int, stop: int) -> int:
-        """Terms of the loss in records [start, stop)."""
-        return int(terms(self.reader.lengths(start, stop), self.max_length).sum())
+    @property
+    def codes(self) -> int:
+        """Codes of the vocabulary: of all tokenizers together."""
+        return max(known.first + known.codes for known in self.ranges)
 
-    def _in_vocabulary(self, taken: Taken, codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """The ids of the backbone's vocabulary that stand for a tokenizer's codes (N,)."""
-        if len(set(self.ranges)) == 1:
-            limit, first = self.ranges[0].codes, self.ranges[0].first
-            if len(codes) and int(codes.max()) >= limit:
-                raise self._no_such_token(taken, offsets, int(codes.argmax()), codes, limit)
-            return codes + first if first else codes
-        split = np.searchsorted(self._first_records, taken.keys[:, 1], side="right")
-        lengths = np.diff(offsets)
-        limits = np.repeat(np.array([known.codes for known in self.ranges])[split], lengths)
-        if (codes >= limits).any():
-            at = int((codes >= limits).argmax())
-            raise self._no_such_token(taken, offsets, at, codes, int(limits[at]))
-        return codes.astype(np.int64) + np.repeat(np.array([known.first for known in self.ranges])[split], lengths)
+    @property
+    def tokenizer(self) -> Artifact:
+        """The tokenizer; the first where there are several."""
+        return self.tokenizers[0]
 
-    def _no_such_token(self, taken: Taken, offsets: np.ndarray, at: int, codes: np.ndarray, limit: int) -> HepfmError:
-        record = int(np.searchsorted(offsets, at, side="right")) - 1
-        return HepfmError(
-            f"record {int(taken.keys[record, 1])} has token {int(codes[at])}, its tokenizer {limit} codes",
-            ", ".join(str(split.corpus.path) for split in self.reader.splits),
-            "make the token corpus again",
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in all corpora: what labels of batches are indices of."""
+        return tuple(dict.fromkeys(name for corpus in self.corpora for name in corpus.manifest.labels))
+
+    def reader(self, split: str, seed: int, columns: Sequence[str] = (COLUMN,)) -> Reader:
+        """Records of a split of all corpora that have it; weighted if it is a mixture's training split.
+
+        A column that a corpus lacks is null in its records.
+
+        Raises:
+            HepfmError: no corpus has the split.
+        """
+        schema = self._schema(columns)
+        if self.mixture:
+            return self.mixture.reader(split, seed, schema=schema)
+        splits = [corpus.split(split) for corpus in self._with(split)]
+        if not splits:
+            raise HepfmError(f"no corpus has a split '{split}'", ", ".join(str(c.path) for c in self.corpora))
+        return Reader(splits, seed, schema=schema)
+
+    def batches(
+        self,
+        split: str,
+        max_length: int,
+        seed: int,
+        labels: bool = False,
+        features: Callable[[Sequence[Split]], FeatureSource] | None = None,
+        conditions: Sequence[Condition] = (),
+        dropout: float = 0.0,
+    ) -> TokenBatches:
+        """The batches of a split of all corpora that have it; weighted if it is a mixture's training split.
+
+        Args:
+            split: its name.
+            max_length: constituents that are kept of a jet.
+            seed: of the order, and of what is left unknown.
+            labels: whether batches have labels.
+            features: makes, of the splits, what gives the continuous features; None for batches without.
+            conditions: what the backbone is told of each record.
+            dropout: how often a condition is left unknown, see
+                :class:`hepfm.pretrain.condition_columns.ConditionColumns`.
+
+        Raises:
+            HepfmError: no corpus has the split, labels are wanted and one has none, or features of several tokenizers.
+        """
+        columns = dict.fromkeys([COLUMN, *(known.column for known in conditions if known.column)])
+        for corpus in self.corpora if labels else ():
+            if LABEL not in corpus.manifest.schema.names:
+                raise HepfmError("has no labels", corpus.path, "build it from a source with labels, or set no --probe")
+        if features and len(self.tokenizers) > 1:
+            raise HepfmError(
+                "continuous features are those of one tokenizer", self.corpora[0].path, "leave out --vocabulary joined"
+            )
+        reader = self.reader(split, seed, tuple(columns | ({LABEL: None} if labels else {})))
+        number = {corpus.digest: n for n, corpus in enumerate(self.corpora)}
+        here = [number[part.corpus.digest] for part in reader.splits]
+        told = [self.names[n] for n in here]
+        return TokenBatches(
+            reader,
+            self.codes,
+            max_length,
+            features and features(reader.splits),
+            [self.ranges[n] for n in here],
+            ConditionColumns(reader, conditions, told, dropout, seed) if conditions else None,
         )
 
+    def _with(self, split: str) -> list[Corpus]:
+        return [corpus for corpus in self.corpora if split in corpus.splits()]
 
-def index_in(names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
-    """(len(names) + 1,) int64: place of each name among the wanted ones, -1 if it is none; the last is for index -1."""
-    places = {name: place for place, name in enumerate(wanted)}
-    return np.array([*(places.get(name, -1) for name in names), -1], dtype=np.int64)
+    def _schema(self, columns: Sequence[str]) -> pa.Schema:
+        """The columns with the widest type of any corpus.
+
+        Raises:
+            HepfmError: no corpus has one.
+        """
+        fields = []
+        for name in columns:
+            known = [c.manifest.schema.field(name) for c in self.corpora if name in c.manifest.schema.names]
+            if name == "label":
+                fields.append(pa.field("label", LABEL_TYPE))
+                continue
+            if not known:
+                raise HepfmError(f"has no column '{name}'", ", ".join(str(c.path) for c in self.corpora))
+            fields.append(max(known, key=lambda found: _bits(found.type)))
+        return pa.schema(fields, metadata={"kind": "tokens"})
+
+    @property
+    def digests(self) -> list[str]:
+        """What names the content of each corpus, and of the mixture if there is one."""
+        return [corpus.digest for corpus in self.corpora] + ([self.mixture.digest] if self.mixture else [])
+
+
+def _bits(kind: pa.DataType) -> int:
+    inner = kind.value_type if pa.types.is_list(kind) else kind
+    return int(inner.bit_width)
+
+
+def _names(corpora: Sequence[Corpus]) -> tuple[str, ...]:
+    """The corpora's folders by name; with a number where two have the same."""
+    names: dict[str, str] = {}
+    for corpus in corpora:
+        name, again = corpus.path.name, 2
+        while name in names.values() and corpus.digest not in names:
+            name, again = f"{corpus.path.name}-{again}", again + 1
+        names.setdefault(corpus.digest, name)
+    return tuple(names[corpus.digest] for corpus in corpora)
+
+
+def _tokenizer(corpus: Corpus, hash: str) -> Artifact:
+    tokenizer = read_artifact(corpus.path / "tokenizer", "tokenizer")
+    if tokenizer.hash != hash:
+        raise HepfmError(
+            f"is tokenizer {tokenizer.hash[:12]}, the corpus was made by {hash[:12]}",
+            tokenizer.path,
+            "restore the corpus from a copy",
+        )
+    return tokenizer
+
+
+def _tokens_entry(corpus: Corpus) -> dict[str, Any]:
+    if corpus.manifest.kind != "tokens" or corpus.manifest.tokens is None:
+        raise HepfmError(
+            f"holds {corpus.manifest.kind}, not tokens",
+            corpus.path,
+            "make a token corpus of it first: hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS",
+        )
+    streams = corpus.manifest.tokens.get("streams")
+    if streams:
+        raise HepfmError(
+            f"has {len(streams)} ids a point ({', '.join(streams)}), a backbone reads one",
+            corpus.path,
+            "apply a tokenizer with one id list",
+        )
+    return corpus.manifest.tokens

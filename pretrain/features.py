@@ -1,75 +1,88 @@
-"""Continuous features of the constituents of token records: from their source corpora, or decoded from the tokens."""
+"""Continuous features of constituents as a backbone's input: the tokenizer's transforms, normalised."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from hepfm.core.errors import HepfmError
-from hepfm.core.records import POINTS_COLUMN, offsets_of, values_of
-from hepfm.ingest.corpus import Corpus
-from hepfm.ingest.reader import Reader, Taken
-from hepfm.tokenize.registry import load_tokenizer
-from hepfm.tokenize.selection import SelectingContract
+from hepfm.tokenize.contract import KNOWN, FeatureContract
 
-
-class SourceFeatures:
-    """Features that the tokenizer saw: record i of a token corpus is record i of its source.
-
-    Args:
-        tokenizer: its artifact's folder.
-        pairs: token corpus and source, in the order of the token reader's splits.
-        split: name of the split.
-    """
-
-    def __init__(self, tokenizer: Path, pairs: Sequence[tuple[Corpus, Corpus]], split: str) -> None:
-        self.contract = load_tokenizer(tokenizer).contract
-        selects = isinstance(self.contract, SelectingContract)  # which may read more than its features
-        columns = None if selects else self.contract.needed
-        self.reader = Reader([source.split(split) for _, source in pairs], 0, columns)
-        axes = {source.manifest.axis for _, source in pairs}
-        if len(axes) > 1:
-            told = " and ".join(sorted(axes))
-            raise HepfmError(f"deta and dphi refer to the axes {told}", "source corpora", "name corpora of one axis")
-        self.axis = axes.pop()
-
-    def features(self, taken: Taken, codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """(T, F) float32 of the constituents that have tokens.
-
-        Raises:
-            HepfmError: a record has another number of constituents than of tokens.
-        """
-        batch = self.contract.prepared(self.reader.at(taken.keys[:, 1]), self.axis)
-        found = offsets_of(batch.column(POINTS_COLUMN[self.contract.kind]))
-        if not np.array_equal(found, offsets):
-            record = int(np.argmax(np.diff(found) != np.diff(offsets)))
-            raise HepfmError(
-                f"record {int(taken.keys[record, 1])} has {np.diff(found)[record]} constituents with a token, its "
-                f"tokens are {np.diff(offsets)[record]}",
-                "source corpora",
-                "make the token corpus again",
-            )
-        return self.contract.encode(batch)
+SMALLEST_STD = 1e-6  # a column that varies less is left as it is
 
 
-class DecodedFeatures:
-    """Features of what the tokenizer decodes, where the source corpus is not at hand.
-
-    Args:
-        tokenizer: its artifact's folder.
+class FeatureEmbedding(nn.Module):
+    """Columns (C, F) of constituents to (C, width): normalised, then linear.
 
     Attributes:
-        columns: of the token records that are needed for it.
+        mean, std: (F,) of the columns in training; buffers, so that an artifact carries them.
     """
 
-    def __init__(self, tokenizer: Path) -> None:
-        self.tokenizer = load_tokenizer(tokenizer)
-        self.columns = tuple(condition.name for condition in self.tokenizer.contract.conditions)
+    mean: Tensor
+    std: Tensor
 
-    def features(self, taken: Taken, codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-        """(T, F) float32 of the decoded constituents, in the order of the tokens."""
-        told = {name: values_of(taken.batch.column(name)) for name in self.columns}
-        decoded = self.tokenizer.decode(codes, offsets, conditions=told or None)
-        return self.tokenizer.contract.encode_values(decoded)
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.weight = nn.Parameter(torch.empty(width, features))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Normalise by these from now on."""
+        self.mean.copy_(torch.from_numpy(statistics.mean))
+        self.std.copy_(torch.from_numpy(statistics.std))
+
+    def normalised(self, features: Tensor) -> Tensor:
+        """Columns (C, F) of mean 0 and standard deviation 1 in training."""
+        return (features - self.mean) / self.std
+
+    def physical(self, normalised: np.ndarray) -> np.ndarray:
+        """The columns (C, F) that :meth:`normalised` takes to these."""
+        return normalised * self.std.cpu().numpy() + self.mean.cpu().numpy()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return nn.functional.linear(self.normalised(features), self.weight, self.bias)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What the columns of continuous features are.
+
+    Attributes:
+        mean, std: (F,) float32 of each column; 0 and 1 where it is a category's or a flag.
+        numbers: (column, column of the flag that says whether it is known or -1) of each number.
+        categories: first and last column + 1 of each category.
+        flags: columns of the flags.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    numbers: tuple[tuple[int, int], ...]
+    categories: tuple[tuple[int, int], ...]
+    flags: tuple[int, ...]
+
+    @classmethod
+    def of(cls, contract: FeatureContract, features: np.ndarray) -> Statistics:
+        """Of a contract's columns, by a sample (C, F) of constituents; unknown values do not count."""
+        flags = {name: contract.width - len(contract.groups) + at for at, name in enumerate(contract.groups)}
+        mean, std = np.zeros(contract.width, np.float32), np.ones(contract.width, np.float32)
+        numbers, categories = [], []
+        for feature in contract.features:
+            place = contract.place(feature.name)
+            if feature.categories:
+                categories.append((place.start, place.stop))
+                continue
+            flag = flags.get(feature.null_with, -1)
+            numbers.append((place.start, flag))
+            known = features[:, place.start] if flag < 0 else features[features[:, flag] > KNOWN, place.start]
+            if len(known) and known.std() > SMALLEST_STD:
+                mean[place.start], std[place.start] = known.mean(dtype=np.float64), known.std(dtype=np.float64)
+        return cls(mean, std, tuple(numbers), tuple(categories), tuple(flags.values()))
+
+    @property
+    def columns(self) -> int:
+        """F."""
+        return len(self.mean)

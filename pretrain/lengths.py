@@ -8,7 +8,7 @@ from hepfm.core.progress import progress
 from hepfm.core.records import offsets_of
 from hepfm.ingest.order import Order
 from hepfm.ingest.reader import Reader
-from hepfm.pretrain.data import terms
+from hepfm.pretrain.batches import terms
 
 
 def length_counts(reader: Reader) -> np.ndarray:

@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
+from torch import nn
 from tyro.conf import Positional
 
 from hepfm.core.config import settings_of
@@ -23,11 +25,19 @@ from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
 from hepfm.pretrain.backbone import Backbone, save_backbone
 from hepfm.pretrain.card import card
-from hepfm.pretrain.corpora import TokenCorpora
-from hepfm.pretrain.data import TokenBatches
-from hepfm.pretrain.lengths import length_counts, length_statistics
-from hepfm.pretrain.next_token import NextToken
+from hepfm.pretrain.continuous import Continuous
+from hepfm.pretrain.data import TokenCorpora, length_counts, length_statistics
+from hepfm.pretrain.features import FeatureEmbedding
+from hepfm.pretrain.objectives import (
+    Objective,
+    ObjectiveBatches,
+    ObjectiveConfig,
+    Probed,
+    Setting,
+    objective_class,
+)
 from hepfm.pretrain.presets import PresetName, preset
+from hepfm.pretrain.probe import Probes
 
 FREE = FREE_SETTINGS | {"nproc"}
 
@@ -40,12 +50,15 @@ class PretrainConfig:
     """Token corpora, all of one tokenizer; several are mixed as one set. Or one mixture (hepfm corpus mix)."""
     out: Path
     """Folder of the run."""
+    source: tuple[Path, ...] = ()
+    """Corpora that the token corpora were made from, where continuous features are read; default: decoded ones."""
     model: PresetName = "tiny"
     """Size of the backbone: 1M (tiny), 6.6M (omnijet-alpha), 25M, 110M, 350M, 1.3G parameters."""
     max_length: int = 128
     """Constituents that are kept of a jet, the leading ones; how many jets this cuts is counted and told."""
     nproc: int = 1
     """Processes on this machine; at most one per GPU."""
+    task: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
@@ -57,19 +70,36 @@ class Beginning:
         backbone: the network.
         max_length: constituents that are kept of a jet.
         parent: hash of the backbone artifact that it continues, if any.
+        task: what it is trained on, resolved.
+        continuous: where continuous features come from, if they are used.
     """
 
     backbone: Backbone
     max_length: int
     parent: str = ""
+    task: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig().resolved())
+    continuous: Continuous | None = None
 
 
 def main(config: PretrainConfig) -> None:
     """Pretrain and write the artifact."""
 
     def begin(data: TokenCorpora) -> Beginning:
+        task = config.task.resolved()
+        if config.source and not task.wants_features:
+            raise HepfmError(
+                f"{task.objective} reads tokens and predicts tokens",
+                "--source",
+                "leave it out, or set --input features",
+            )
+        continuous = Continuous.of(data, config.source, config.max_length) if task.wants_features else None
         torch.manual_seed(key_of("weights", config.training.seed))
-        return Beginning(Backbone(preset(config.model, data.codes)), config.max_length)
+        columns = continuous.statistics.columns if continuous else 0
+        sized = objective_class(task.objective).backbone_config(preset(config.model, data.codes), task, columns)
+        backbone = Backbone(sized)
+        if continuous and isinstance(backbone.embedding, FeatureEmbedding):
+            backbone.embedding.set_statistics(continuous.statistics)
+        return Beginning(backbone, config.max_length, task=task, continuous=continuous)
 
     if config.max_length < 1:
         raise HepfmError(f"must be at least 1, is {config.max_length}", "--max-length")
@@ -91,63 +121,111 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning]) -> Non
         return
     data = TokenCorpora.open(config.tokens)
     start = begin(data)
+    work = Work.of(data, start, config.training)
     launch.setup()
     launch.on_main(lambda: run.claim(config, FREE))
-    lengths = launch.on_main(lambda: _lengths(data, start.max_length))
-    _announce(start.backbone, lengths, config.training)
-    validation, training = _validation(data, start.max_length, config.training)
-    figures = train(
-        NextToken(start.backbone),
-        data.batches("train", start.max_length, training.seed),
-        validation,
-        training,
-        run,
-        _identity(data, start),
-    )
+    lengths = launch.on_main(lambda: work.lengths(data))
+    _announce(work, lengths, config.training)
+    figures = train(work.module, work.batches, work.validation, work.training, run, _identity(data, start))
     if launch.is_main():
         _write(run, start, data, config, lengths, figures)
         _done(run, "finished")
 
 
+@dataclass(frozen=True)
+class Work:
+    """What the engine is given.
+
+    Attributes:
+        objective: with the backbone in it.
+        module: the objective, or with probes around it.
+        setting: of the objective.
+        batches, validation: of the splits; no validation without such a split.
+        training: settings, with no more validation records than there are.
+    """
+
+    objective: Objective
+    module: nn.Module
+    setting: Setting
+    batches: ObjectiveBatches
+    validation: ObjectiveBatches | None
+    training: TrainingConfig
+
+    @classmethod
+    def of(cls, data: TokenCorpora, start: Beginning, training: TrainingConfig) -> Work:
+        """Objective and batches for what a training starts from.
+
+        Raises:
+            HepfmError: the corpora do not have what these need.
+        """
+        task, continuous = start.task, start.continuous
+        setting = Setting(task, start.max_length, training.seed, continuous.statistics if continuous else None)
+        torch.manual_seed(key_of("objective", training.seed))
+        objective = objective_class(task.objective)(start.backbone, setting)
+        features = continuous.of_splits if continuous else None
+        tokens = data.batches("train", start.max_length, training.seed, bool(task.probe), features)
+        classes = tokens.reader.labels if task.probe else ()
+        module: nn.Module = objective
+        if task.probe:
+            if len(classes) < 2:
+                raise HepfmError(
+                    f"has {len(classes)} classes, a probe needs two", data.corpora[0].path, "leave --probe out"
+                )
+            width = start.backbone.config.transformer.width
+            probes = Probes(task.probe, width, len(classes), task.probe_learning_rate, training.seed)
+            module = Probed(objective, probes, task.probe_every)
+        batches = ObjectiveBatches(tokens, objective, setting, classes, training.batch_records)
+        if not any("val" in corpus.splits() for corpus in data.corpora):
+            return cls(objective, module, setting, batches, None, training)
+        # A mixture's weights do not apply here, see hepfm.ingest.mixture.
+        kept_back = data.batches("val", start.max_length, 0, bool(task.probe), features)
+        records = min(training.validation_records, kept_back.reader.order.epoch_records(0))
+        validation = ObjectiveBatches(kept_back, objective, setting, classes, training.batch_records)
+        training = dataclasses.replace(training, validation_records=records)
+        return cls(objective, module, setting, batches, validation, training)
+
+    def lengths(self, data: TokenCorpora) -> dict[str, float]:
+        """Statistics of constituents per jet, terms of the loss in an epoch, and what a term and a constituent cost."""
+        counts = length_counts(data.batches("train", self.setting.max_length, 0).reader)
+        statistics = length_statistics(counts, self.setting.max_length)
+        lengths = np.arange(len(counts))
+        terms = float((counts * self.objective.terms(lengths, self.setting)).sum())
+        flops = float((counts * self.objective.flops(lengths)).sum())
+        kept = float((counts * np.minimum(lengths, self.setting.max_length)).sum())
+        per = {"flops_per_token": flops / max(terms, 1), "flops_per_constituent": flops / max(kept, 1)}
+        return {**statistics, "terms": round(terms), **per}
+
+
 def _identity(data: TokenCorpora, start: Beginning) -> dict[str, Any]:
     """What has to be the same for a run to be continued."""
     return {
-        "objective": "next token",
+        "objective": asdict(start.task),
         "architecture": asdict(start.backbone.config),
         "corpora": data.digests,
+        "sources": [source.digest for source in start.continuous.sources] if start.continuous else [],
         "tokenizer": data.tokenizer.hash,
         "max_length": start.max_length,
         "parent": start.parent,
     }
 
 
-def _lengths(data: TokenCorpora, max_length: int) -> dict[str, float]:
-    return length_statistics(length_counts(data.batches("train", max_length, 0).reader), max_length)
-
-
-def _validation(
-    data: TokenCorpora, max_length: int, training: TrainingConfig
-) -> tuple[TokenBatches | None, TrainingConfig]:
-    """Validation batches (None without such a split), and the settings with no more records than there are.
-
-    A mixture's weights do not apply to them, see :mod:`hepfm.ingest.mixture`.
-    """
-    if not any("val" in corpus.splits() for corpus in data.corpora):
-        return None, training
-    batches = data.batches("val", max_length, 0)
-    records = min(training.validation_records, batches.reader.order.epoch_records(0))
-    return batches, dataclasses.replace(training, validation_records=records)
-
-
-def _announce(backbone: Backbone, lengths: dict[str, float], training: TrainingConfig) -> None:
+def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig) -> None:
     if not launch.is_main():
         return
-    flops = backbone.flops_per_token(lengths["mean_sequence"])
-    epochs = training.steps * training.batch_records / lengths["jets"]
+    backbone, task = work.objective.backbone, work.setting.config
+    beside = sum(parameter.numel() for parameter in work.objective.parameters()) - backbone.parameters_count
+    masks = f", masks {task.mask_fraction:.0%} of the constituents" if task.mask_fraction else ""
     say(
-        f"backbone: {backbone.parameters_count:,} parameters, {backbone.config.codes:,} codes, "
-        f"{flops / 1e6:,.1f} MFLOP per token (forward and backward)"
+        f"backbone: {backbone.parameters_count:,} parameters, {backbone.config.codes:,} codes; "
+        f"{beside:,} parameters of the objective beside it"
     )
+    say(
+        f"objective: {task.objective}, reads {task.input}, predicts {task.target}{masks}; "
+        f"{lengths['flops_per_token'] / 1e6:,.1f} MFLOP per token of the loss, "
+        f"{lengths['flops_per_constituent'] / 1e6:,.1f} per constituent "
+        "(forward and backward: 6 N tokens + 12 blocks width tokens^2 of each jet and network)"
+    )
+    epochs = training.steps * training.batch_records / lengths["jets"]
     say(
         f"data: {lengths['jets']:,} jets, {lengths['mean']:.1f} constituents on average, at most "
         f"{lengths['longest']}; {training.steps:,} steps are {epochs:.2g} epochs"
@@ -172,10 +250,12 @@ def _write(
         **figures,
         "steps": config.training.steps,
         "parameters": backbone.parameters_count,
-        "flops_per_token": backbone.flops_per_token(lengths["mean_sequence"]),
+        "flops_per_token": lengths["flops_per_token"],
     }
     provenance = {
-        "config": settings_of(config, without=("tokens", "backbone", "out", "nproc")),
+        "config": settings_of(config, without=("tokens", "source", "backbone", "out", "nproc")),
+        "objective": dataclasses.asdict(start.task),
+        "sources": [source.digest for source in start.continuous.sources] if start.continuous else [],
         "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
         "mixture": data.mixture.summary() if data.mixture else None,
         "tokenizer": data.tokenizer.hash,

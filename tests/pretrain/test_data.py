@@ -15,9 +15,15 @@ from hepfm.core.errors import HepfmError
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.mixture import Mixture, define, entry_of
 from hepfm.ingest.reader import Reader
-from hepfm.pretrain.corpora import TokenCorpora, _tokens_entry
-from hepfm.pretrain.data import TokenBatches, pack, terms
-from hepfm.pretrain.lengths import length_counts, length_statistics
+from hepfm.pretrain.data import (
+    TokenBatches,
+    TokenCorpora,
+    _tokens_entry,
+    length_counts,
+    length_statistics,
+    pack,
+    terms,
+)
 
 CODES, START, STOP = 20, 20, 21
 

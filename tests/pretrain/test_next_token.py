@@ -12,7 +12,7 @@ import torch
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import TransformerConfig
 from hepfm.pretrain.backbone import Backbone, BackboneConfig
-from hepfm.pretrain.corpora import TokenCorpora
+from hepfm.pretrain.data import TokenCorpora
 from hepfm.pretrain.next_token import NextToken
 
 CONFIG = BackboneConfig(codes=20, transformer=TransformerConfig(width=32, blocks=2, heads=4))
