@@ -153,6 +153,10 @@ class Reader:
             parts = [self._window_lengths(window)[first:last] for window, first, last in self._ranges(start, stop)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
+    def blocks(self) -> Iterator[pa.RecordBatch]:
+        """All records by their number, block by block."""
+        return (self._block(number) for number in range(len(self.order.block_records)))
+
     def at(self, records: np.ndarray) -> pa.RecordBatch:
         """The records of these numbers (n,), counted through the splits, in this order; at least one."""
         with self._lock:

@@ -4,7 +4,7 @@ registers; as artifacts too."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,19 @@ class Backbone(nn.Module):
 def products_of(module: nn.Module) -> int:
     """Parameters of a network that enter matrix products."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
+
+
+def retold(backbone: Backbone, conditions: tuple[Condition, ...]) -> Backbone:
+    """The same backbone that is told these conditions: what it is told already, with at least its names, and more.
+
+    With what it knew it computes what it did; what is new changes nothing until it has learned.
+    """
+    made = Backbone(replace(backbone.config, conditions=conditions)).train(backbone.training)
+    own = {name: value for name, value in backbone.state_dict().items() if not name.startswith("told.")}
+    made.load_state_dict(own, strict=False)
+    if made.told is not None and backbone.told is not None:
+        made.told.take(backbone.told)
+    return made
 
 
 def save_backbone(

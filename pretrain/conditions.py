@@ -104,6 +104,11 @@ class ConditionValues:
         return cls(torch.from_numpy(told.astype(np.int64)), torch.from_numpy(measured.astype(np.float32)))
 
 
+def transformed(values: np.ndarray, transform: str) -> np.ndarray:
+    """Numbers as :meth:`Condition.standardised` transforms them."""
+    return np.copysign(np.log1p(np.abs(values)), values) if transform == "signed_log" else values
+
+
 class ConditionEmbedding(nn.Module):
     """The sum over the conditions of one embedding each: (n, width) of the values of n records.
 
@@ -125,6 +130,18 @@ class ConditionEmbedding(nn.Module):
         return torch.stack(
             [self.parts[known.name](next(numbers if known.is_number else names)) for known in self.conditions]
         ).sum(0)
+
+    @torch.no_grad()
+    def take(self, other: ConditionEmbedding) -> None:
+        """Take over what another one learned of the same conditions; its names are among this one's."""
+        for known in other.conditions:
+            mine, theirs = self.parts[known.name], other.parts[known.name]
+            if isinstance(mine, _Names) and isinstance(theirs, _Names):
+                names = self.conditions[[own.name for own in self.conditions].index(known.name)].names
+                places = [*(names.index(name) for name in known.names), len(names)]
+                mine.vectors.weight[places] = theirs.vectors.weight
+            else:
+                mine.load_state_dict(theirs.state_dict())
 
 
 class _Names(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +55,7 @@ class TokenCorpora:
         tokenizers: artifacts of their tokenizers, each once: the copies inside the corpora.
         ranges: of each corpus, its tokenizer's ids in the vocabulary: tokenizers stand one after another.
         names: what each corpus is called as a data set: its folder's name.
+        codes: codes of the vocabulary: of all tokenizers together.
         mixture: how often each record comes, if a mixture was named.
     """
 
@@ -62,6 +63,7 @@ class TokenCorpora:
     tokenizers: tuple[Artifact, ...]
     ranges: tuple[IdRange, ...]
     names: tuple[str, ...]
+    codes: int
     mixture: Mixture | None = None
 
     @classmethod
@@ -102,22 +104,14 @@ class TokenCorpora:
         for hash, owner in zip(hashes, owners, strict=True):
             ranges[hash] = IdRange(first, int(made[owner]["codes"]))
             first += ranges[hash].codes
-        return cls(corpora, tokenizers, tuple(ranges[entry["tokenizer"]] for entry in made), _names(corpora), mixture)
-
-    @property
-    def codes(self) -> int:
-        """Codes of the vocabulary: of all tokenizers together."""
-        return max(known.first + known.codes for known in self.ranges)
+        return cls(
+            corpora, tokenizers, tuple(ranges[entry["tokenizer"]] for entry in made), _names(corpora), first, mixture
+        )
 
     @property
     def tokenizer(self) -> Artifact:
         """The tokenizer; the first where there are several."""
         return self.tokenizers[0]
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes in all corpora: what labels of batches are indices of."""
-        return tuple(dict.fromkeys(name for corpus in self.corpora for name in corpus.manifest.labels))
 
     def reader(self, split: str, seed: int, columns: Sequence[str] = (COLUMN,)) -> Reader:
         """Records of a split of all corpora that have it; weighted if it is a mixture's training split.
@@ -185,21 +179,51 @@ class TokenCorpora:
         return [corpus for corpus in self.corpora if split in corpus.splits()]
 
     def _schema(self, columns: Sequence[str]) -> pa.Schema:
-        """The columns with the widest type of any corpus.
-
-        Raises:
-            HepfmError: no corpus has one.
-        """
+        """The columns with the widest type of any corpus."""
         fields = []
         for name in columns:
             known = [c.manifest.schema.field(name) for c in self.corpora if name in c.manifest.schema.names]
             if name == "label":
                 fields.append(pa.field("label", LABEL_TYPE))
                 continue
-            if not known:
-                raise HepfmError(f"has no column '{name}'", ", ".join(str(c.path) for c in self.corpora))
-            fields.append(max(known, key=lambda found: _bits(found.type)))
+            absent = [] if known else [pa.field(name, pa.float32())]
+            fields.append(max(known + absent, key=lambda found: _bits(found.type)))
         return pa.schema(fields, metadata={"kind": "tokens"})
+
+    def in_vocabulary_of(self, tokenizers: Sequence[tuple[Artifact, IdRange]]) -> TokenCorpora:
+        """The same corpora in the vocabulary of a backbone that reads these tokenizers.
+
+        Raises:
+            HepfmError: a corpus was made by none of them.
+        """
+        ranges = {tokenizer.hash: ids for tokenizer, ids in tokenizers}
+        made = [str(_tokens_entry(corpus)["tokenizer"]) for corpus in self.corpora]
+        for corpus, hash in zip(self.corpora, made, strict=True):
+            if hash not in ranges:
+                raise HepfmError(
+                    f"was made by tokenizer {hash[:12]}, the backbone reads tokenizer "
+                    f"{' and '.join(known[:12] for known in ranges)}",
+                    corpus.path,
+                    f"apply the backbone's to its source: hepfm tokenizer apply {tokenizers[0][0].path} ...",
+                )
+        codes = max(ids.first + ids.codes for ids in ranges.values())
+        own = tuple(ranges[hash] for hash in made)
+        return replace(self, tokenizers=tuple(known for known, _ in tokenizers), ranges=own, codes=codes)
+
+    def data_sets(self) -> list[dict[str, Any]]:
+        """Of each corpus what generation has to know: name, tokenizer and its ids, labels, geometry."""
+        entries = {}
+        places = {tokenizer.hash: place for place, tokenizer in enumerate(self.tokenizers, 1)}
+        for corpus, name, ids in zip(self.corpora, self.names, self.ranges, strict=True):
+            place = places[str((corpus.manifest.tokens or {})["tokenizer"])]
+            entries[name] = {
+                "name": name,
+                "tokenizer": "tokenizer" if place == 1 else f"tokenizer_{place}",
+                "first": ids.first,
+                "codes": ids.codes,
+                "geometry": corpus.manifest.geometry,
+            }
+        return list(entries.values())
 
     @property
     def digests(self) -> list[str]:

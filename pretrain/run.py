@@ -25,8 +25,9 @@ from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
 from hepfm.pretrain.backbone import Backbone, save_backbone
 from hepfm.pretrain.card import card
+from hepfm.pretrain.conditions import ConditionValues
 from hepfm.pretrain.continuous import Continuous
-from hepfm.pretrain.data import TokenCorpora, length_counts, length_statistics
+from hepfm.pretrain.data import TokenCorpora, VocabularyName, length_counts, length_statistics
 from hepfm.pretrain.features import FeatureEmbedding
 from hepfm.pretrain.objectives import (
     Objective,
@@ -38,6 +39,7 @@ from hepfm.pretrain.objectives import (
 )
 from hepfm.pretrain.presets import PresetName, preset
 from hepfm.pretrain.probe import Probes
+from hepfm.pretrain.survey import condition_names, surveyed
 
 FREE = FREE_SETTINGS | {"nproc"}
 
@@ -47,7 +49,7 @@ class PretrainConfig:
     """Pretrain a backbone on token corpora. Run again after an interruption, it continues to the same weights."""
 
     tokens: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")]
-    """Token corpora, all of one tokenizer; several are mixed as one set. Or one mixture (hepfm corpus mix)."""
+    """Token corpora; several are mixed as one set. Or one mixture (hepfm corpus mix)."""
     out: Path
     """Folder of the run."""
     source: tuple[Path, ...] = ()
@@ -56,6 +58,15 @@ class PretrainConfig:
     """Size of the backbone: 1M (tiny), 6.6M (omnijet-alpha), 25M, 110M, 350M, 1.3G parameters."""
     max_length: int = 128
     """Constituents that are kept of a jet, the leading ones; how many jets this cuts is counted and told."""
+    condition: tuple[str, ...] = ()
+    """What the backbone is told of each record: label, data_set, jet_pt, jet_mass, jet_eta, jet_softdrop_mass,
+    incident_energy, direction, particle, or any other number of a record by its column."""
+    condition_dropout: float = 0.1
+    """How often all conditions of a record are left unknown, and each of the others by itself, so that the backbone
+    also works without them."""
+    vocabulary: VocabularyName = "one"
+    """one: all corpora are of one tokenizer. joined: the ids of several tokenizers stand side by side, and the backbone
+    is told the data set."""
     nproc: int = 1
     """Processes on this machine; at most one per GPU."""
     task: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -72,6 +83,9 @@ class Beginning:
         parent: hash of the backbone artifact that it continues, if any.
         task: what it is trained on, resolved.
         continuous: where continuous features come from, if they are used.
+        dropout: how often conditions are left unknown.
+        sample: what some records are told, if the backbone is told anything.
+        data: the corpora in the backbone's vocabulary, where that is larger than theirs.
     """
 
     backbone: Backbone
@@ -79,6 +93,9 @@ class Beginning:
     parent: str = ""
     task: ObjectiveConfig = field(default_factory=lambda: ObjectiveConfig().resolved())
     continuous: Continuous | None = None
+    dropout: float = 0.0
+    sample: ConditionValues | None = None
+    data: TokenCorpora | None = None
 
 
 def main(config: PretrainConfig) -> None:
@@ -95,23 +112,34 @@ def main(config: PretrainConfig) -> None:
         continuous = Continuous.of(data, config.source, config.max_length) if task.wants_features else None
         torch.manual_seed(key_of("weights", config.training.seed))
         columns = continuous.statistics.columns if continuous else 0
+        told = surveyed(data, condition_names(config.condition, data), task.objective)
         sized = objective_class(task.objective).backbone_config(preset(config.model, data.codes), task, columns)
-        backbone = Backbone(sized)
+        backbone = Backbone(dataclasses.replace(sized, conditions=told.conditions if told else ()))
         if continuous and isinstance(backbone.embedding, FeatureEmbedding):
             backbone.embedding.set_statistics(continuous.statistics)
-        return Beginning(backbone, config.max_length, task=task, continuous=continuous)
+        return Beginning(
+            backbone,
+            config.max_length,
+            task=task,
+            continuous=continuous,
+            dropout=config.condition_dropout,
+            sample=told and told.sample,
+        )
 
     if config.max_length < 1:
         raise HepfmError(f"must be at least 1, is {config.max_length}", "--max-length")
-    run_training(config, begin)
+    if not 0 <= config.condition_dropout < 1:
+        raise HepfmError(f"must lie in [0, 1), is {config.condition_dropout}", "--condition-dropout")
+    run_training(config, begin, config.vocabulary)
 
 
-def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning]) -> None:
+def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabulary: VocabularyName = "one") -> None:
     """Train a backbone as a command was told: claim the run's folder, train or continue, write the artifact.
 
     Args:
         config: the command's settings, with ``tokens``, ``out``, ``nproc`` and ``training``.
         begin: what to start from, given the data.
+        vocabulary: whether the corpora may be of several tokenizers.
     """
     launch.relaunch(config.nproc)
     run = RunFolder(config.out)
@@ -119,8 +147,9 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning]) -> Non
         run.claim(config, FREE)
         _done(run, "is finished already")
         return
-    data = TokenCorpora.open(config.tokens)
+    data = TokenCorpora.open(config.tokens, vocabulary)
     start = begin(data)
+    data = start.data or data
     work = Work.of(data, start, config.training)
     launch.setup()
     launch.on_main(lambda: run.claim(config, FREE))
@@ -163,7 +192,8 @@ class Work:
         torch.manual_seed(key_of("objective", training.seed))
         objective = objective_class(task.objective)(start.backbone, setting)
         features = continuous.of_splits if continuous else None
-        tokens = data.batches("train", start.max_length, training.seed, bool(task.probe), features)
+        told = start.backbone.config.conditions
+        tokens = data.batches("train", start.max_length, training.seed, bool(task.probe), features, told, start.dropout)
         classes = tokens.reader.labels if task.probe else ()
         module: nn.Module = objective
         if task.probe:
@@ -178,7 +208,7 @@ class Work:
         if not any("val" in corpus.splits() for corpus in data.corpora):
             return cls(objective, module, setting, batches, None, training)
         # A mixture's weights do not apply here, see hepfm.ingest.mixture.
-        kept_back = data.batches("val", start.max_length, 0, bool(task.probe), features)
+        kept_back = data.batches("val", start.max_length, 0, bool(task.probe), features, told)
         records = min(training.validation_records, kept_back.reader.order.epoch_records(0))
         validation = ObjectiveBatches(kept_back, objective, setting, classes, training.batch_records)
         training = dataclasses.replace(training, validation_records=records)
@@ -203,8 +233,9 @@ def _identity(data: TokenCorpora, start: Beginning) -> dict[str, Any]:
         "architecture": asdict(start.backbone.config),
         "corpora": data.digests,
         "sources": [source.digest for source in start.continuous.sources] if start.continuous else [],
-        "tokenizer": data.tokenizer.hash,
+        "tokenizer": [tokenizer.hash for tokenizer in data.tokenizers],
         "max_length": start.max_length,
+        "condition_dropout": start.dropout,
         "parent": start.parent,
     }
 
@@ -259,6 +290,8 @@ def _write(
         "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
         "mixture": data.mixture.summary() if data.mixture else None,
         "tokenizer": data.tokenizer.hash,
+        "tokenizers": [tokenizer.hash for tokenizer in data.tokenizers],
+        "conditions": [asdict(known) for known in backbone.config.conditions],
         "max_length": start.max_length,
         "lengths": lengths,
         "parent": start.parent,
@@ -266,11 +299,18 @@ def _write(
     save_backbone(
         run.artifact,
         backbone.cpu(),
-        contract={**data.tokenizer.contract, "codes": data.codes, "max_length": start.max_length},
+        contract={
+            **data.tokenizer.contract,
+            "codes": data.codes,
+            "max_length": start.max_length,
+            "data_sets": data.data_sets(),
+        },
         provenance=provenance,
         metrics=metrics,
         card=card(backbone, provenance, metrics),
         tokenizer=data.tokenizer.path,
+        further=[tokenizer.path for tokenizer in data.tokenizers[1:]],
+        sample=start.sample,
     )
 
 
