@@ -208,7 +208,6 @@ def define(entries: Sequence[Entry], out: Path, epoch_records: int, flat: FlatWe
     kinds = {corpus.manifest.kind for corpus in corpora}
     if len(kinds) > 1:
         raise HepfmError(f"corpora of {' and '.join(sorted(kinds))} cannot be mixed", out)
-    _check_tokenizers(corpora)
     if flat is not None and any(entry.share is not None or entry.labels for entry in entries):
         raise HepfmError("flat reweighting sets how often each record comes", out, "name corpora without '='")
     for number, entry in enumerate(entries):
@@ -240,16 +239,6 @@ def _is_mixture(path: Path) -> bool:
     except (HepfmError, OSError):
         return False
     return isinstance(data, dict) and data.get("kind") == KIND
-
-
-def _check_tokenizers(corpora: Sequence[Corpus]) -> None:
-    """Ids of two tokenizers are not the same thing."""
-    first = corpora[0]
-    for corpus in corpora:
-        if (corpus.manifest.tokens or {}).get("tokenizer") != (first.manifest.tokens or {}).get("tokenizer"):
-            raise HepfmError(
-                f"was made by another tokenizer than {first.path}", corpus.path, "apply one tokenizer to all corpora"
-            )
 
 
 def _overlap(first: Entry, second: Entry) -> bool:

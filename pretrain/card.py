@@ -30,7 +30,7 @@ Tokens are those of the tokenizer in `tokenizer/` (hash `{provenance["tokenizer"
 {lengths["jets"]:,} jets an epoch with {lengths["mean"]:.1f} constituents on average. {lengths["cut_jets"]:,} of them
 had more than {provenance["max_length"]} and were cut there; these have no stop token.
 
-## Results
+{_told(backbone)}## Results
 
 {_table(metrics)}
 
@@ -41,6 +41,22 @@ Losses are in nats per real token, the stop token included; they compare only un
     hepfm generate THIS_FOLDER -n 1000 --format jetclass --out jets.root
 
 `reference.npz` holds inputs and logits that loading replays. Its settings are in `config.json`.
+"""
+
+
+def _told(backbone: Backbone) -> str:
+    """What it is told of a record, and what training had of it."""
+    if not backbone.config.conditions:
+        return ""
+    rows = "\n".join(f"| {known.name} | {known.seen} |" for known in backbone.config.conditions)
+    return f"""## What it is told of a record
+
+`hepfm generate` takes these by name; what is not asked for is drawn as in training.
+
+| condition | in training |
+|---|---|
+{rows}
+
 """
 
 
