@@ -79,7 +79,7 @@ class Teller:
         sample: what some records of training were told.
         asked: what is wanted, checked.
         seed: of the draws, which are keyed by the sample's number.
-        needed: conditions that must be known.
+        needed: numbers that must be known.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Teller:
         columns, n = sample.columns(conditions), len(sample)
         fit = np.ones(n, dtype=bool)
         for name in needed:
-            fit &= np.isfinite(columns[name]) & (columns[name] != -1)
+            fit &= np.isfinite(columns[name])
         self._fixed: dict[str, np.ndarray] = {}  # indices of the names asked for that no record has
         self._even: dict[str, tuple[float, float]] = {}
         places = {known.name: known for known in conditions}

@@ -182,10 +182,8 @@ class _Rows:
         self.hit_maximum = 0
         self.begin = begin
         self.least, codes = ids or (0, backbone.start)
-        others = torch.ones(backbone.stop + 1, dtype=torch.bool, device=self.device)  # ids that may not come
-        others[self.least : self.least + codes] = False
-        others[backbone.stop] = False
-        self.others = others
+        others = [*range(self.least), *range(self.least + codes, backbone.start)]
+        self.never = torch.tensor([backbone.start, *others], device=self.device)
         self.done: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._begin(np.arange(rows) < batch)
 
@@ -200,7 +198,7 @@ class _Rows:
             begin = self.begin[torch.from_numpy(np.maximum(self.number - self.first, 0)).to(self.begin.device)]
         last = torch.from_numpy(self.last).to(self.device)
         logits = self.backbone.step(last, self.cache, begin).float()
-        logits.masked_fill_(self.others, -torch.inf)
+        logits.index_fill_(1, self.never, -torch.inf)
         logits[torch.from_numpy(self.length < self.min_length).to(self.device), self.backbone.stop] = -torch.inf
         return logits
 
