@@ -1,4 +1,4 @@
-"""Continuous features of the constituents of token records: those of the source corpus, or what the tokens decode to."""
+"""Continuous features of the constituents of token records: of the source corpus, or what the tokens decode to."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Pair:
         if not np.array_equal(found, counts):
             first = int(np.argmax(found != counts))
             raise HepfmError(
-                f"record {int(records[first])} has {counts[first]} tokens for {found[first]} constituents of its source",
+                f"record {int(records[first])} has {counts[first]} tokens, its source {found[first]} constituents",
                 self.tokens.corpus.path,
                 "make the token corpus again",
             )
