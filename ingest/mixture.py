@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import digest_of, read_json, write_text
@@ -111,7 +112,14 @@ class Mixture:
         """The split of all corpora that have it, in the order of the entries."""
         return [corpus.split(name) for corpus in self.corpora if name in corpus.splits()]
 
-    def reader(self, split: str, seed: int, columns: Sequence[str] | None = None, window: int = 16) -> Reader:
+    def reader(
+        self,
+        split: str,
+        seed: int,
+        columns: Sequence[str] | None = None,
+        window: int = 16,
+        schema: pa.Schema | None = None,
+    ) -> Reader:
         """Records of a split in the order of this mixture: ``train`` by weight, others once each.
 
         Args:
@@ -119,6 +127,7 @@ class Mixture:
             seed: of the order.
             columns: what to read, as in :class:`hepfm.ingest.reader.Reader`.
             window: blocks that are shuffled together.
+            schema: in place of ``columns``, as in :class:`hepfm.ingest.reader.Reader`.
 
         Raises:
             HepfmError: no corpus has the split, or none of its records belongs to the mixture.
@@ -129,7 +138,7 @@ class Mixture:
         weights = self.weights(split)
         if weights is not None and not weights.any():
             raise HepfmError(f"no record of split '{split}' belongs to it", self.path, "take more labels or corpora")
-        return Reader(splits, seed, columns, window, weights)
+        return Reader(splits, seed, columns, window, weights, schema)
 
     def weights(self, split: str) -> np.ndarray | None:
         """How often the records of a split come in an epoch on average.

@@ -3,6 +3,7 @@ registers; as artifacts too."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hepfm.core.nn.head import Head
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import Transformer, TransformerConfig
 from hepfm.core.resolve import resolve
+from hepfm.pretrain.conditions import Condition, ConditionEmbedding, ConditionValues
 from hepfm.pretrain.features import FeatureEmbedding
 from hepfm.pretrain.masking import View
 
@@ -42,6 +44,7 @@ class BackboneConfig:
         objective: what it is pretrained on (see :mod:`hepfm.pretrain.objectives`).
         features: columns of a constituent that it reads in place of a token id; 0: it reads token ids.
         registers: learned tokens before each jet in the bidirectional pass (Darcet et al., arXiv:2309.16588).
+        conditions: what it is told of a record.
     """
 
     codes: int
@@ -51,6 +54,7 @@ class BackboneConfig:
     objective: str = "next-token"
     features: int = 0
     registers: int = 0
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def predicts_next(self) -> bool:
@@ -68,8 +72,9 @@ class BackboneConfig:
 class Backbone(nn.Module):
     """Token ids in, logits over the next token out; or all constituents of a jet in, features of each out.
 
-    A jet c1..cn is read as [start, c1, ..., cn] and its targets are [c1, ..., cn, stop]. :meth:`encode` reads it as
-    [registers, c1, ..., cn], and each sees all. What predicts no next token has no ``head``.
+    A jet c1..cn is read as [start, c1, ..., cn] and its targets are [c1, ..., cn, stop]. What the backbone is told of
+    it is added to the embedding of its first token. :meth:`encode` reads it as [registers, c1, ..., cn], and each sees
+    all; nothing is told there. What predicts no next token has no ``head``.
     """
 
     head: Head
@@ -96,23 +101,49 @@ class Backbone(nn.Module):
         if config.features and config.predicts_next:
             self.begin = nn.Parameter(INITIAL_STD * torch.randn(1, width))  # stands for the start token
             self.begin.no_weight_decay = True  # type: ignore[attr-defined]
+        # Last, so that a seed gives the other weights with and without conditions.
+        self.told = ConditionEmbedding(config.conditions, width) if config.conditions else None
 
     @property
     def vocabulary(self) -> int:
         """Number of tokens: codes, start and stop."""
         return self.config.codes + 2
 
-    def hidden(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """Features (T, width) of packed token ids (T,)."""
-        return self.transformer(self.embedding(inputs), layout)
+    def beginning(self, conditions: ConditionValues | None, sequences: int) -> torch.Tensor | None:
+        """What is added (sequences, width) to the first token of each sequence; None if the backbone is told nothing.
 
-    def forward(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
+        Without ``conditions`` all of them are unknown.
+        """
+        if self.told is None:
+            return None
+        if conditions is None:
+            conditions = ConditionValues.unknown(self.config.conditions, sequences).to(next(self.parameters()).device)
+        return self.told(conditions)
+
+    def hidden(self, inputs: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
+        """Features (T, width) of packed token ids (T,); each sequence has at least one."""
+        return self.read(self.embedding(inputs), layout, conditions)
+
+    def read(self, x: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
+        """Features (T, width) of packed embeddings (T, width), what is told added to the first of each sequence."""
+        begin = self.beginning(conditions, layout.sequences)
+        if begin is not None:
+            x = x.index_add(0, layout.offsets[:-1].long(), begin.to(x.dtype))
+        return self.transformer(x, layout)
+
+    def forward(self, inputs: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
         """Logits (T, vocabulary) of the token after each of the packed token ids (T,)."""
-        return self.head(self.hidden(inputs, layout))
+        return self.head(self.hidden(inputs, layout, conditions))
 
-    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def loss(
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        layout: Layout,
+        conditions: ConditionValues | None = None,
+    ) -> torch.Tensor:
         """Sum over the packed tokens (T,) of -ln p(target) [nats]."""
-        return self.head(self.hidden(inputs, layout), targets)
+        return self.head(self.hidden(inputs, layout, conditions), targets)
 
     def embed(self, codes: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
         """Constituents (C, width) as it reads them: their codes (C,) or their features (C, F)."""
@@ -129,9 +160,15 @@ class Backbone(nn.Module):
         """An empty KV cache for ``rows`` sequences of at most ``max_length`` tokens, start included."""
         return self.transformer.new_cache(rows, max_length)
 
-    def step(self, inputs: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """Logits (rows, vocabulary) after one more token id of each row (rows,)."""
-        return self.head(self.transformer.step(self.embedding(inputs), cache))
+    def step(self, inputs: torch.Tensor, cache: Cache, begin: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (rows, vocabulary) after one more token id of each row (rows,).
+
+        ``begin`` (rows, width) is added to rows that begin, see :meth:`beginning`.
+        """
+        x = self.embedding(inputs)
+        if begin is not None:
+            x = torch.where(cache.lengths[:, None] == 0, x + begin.to(x.dtype), x)
+        return self.head(self.transformer.step(x, cache))
 
     @property
     def parameters_count(self) -> int:
@@ -194,6 +231,8 @@ def save_backbone(
     metrics: dict[str, Any],
     card: str,
     tokenizer: Path,
+    further: Sequence[Path] = (),
+    sample: ConditionValues | None = None,
 ) -> Artifact:
     """Write a backbone as an artifact, its tokenizer inside.
 
@@ -205,7 +244,11 @@ def save_backbone(
         metrics: measured results.
         card: text of README.md.
         tokenizer: folder of the tokenizer artifact.
+        further: of further ones, whose ids come after it in the vocabulary.
+        sample: what the backbone was told of some records in training; :func:`condition_sample` reads it.
     """
+    told = {} if sample is None else {"sample_names": sample.names.numpy(), "sample_numbers": sample.numbers.numpy()}
+    inner = {"tokenizer": tokenizer} | {f"tokenizer_{number}": path for number, path in enumerate(further, 2)}
     return write_artifact(
         path,
         kind=KIND,
@@ -214,9 +257,9 @@ def save_backbone(
         provenance=provenance,
         weights=backbone.weights(),
         metrics=metrics,
-        reference=_reference(backbone),
+        reference=_reference(backbone) | told,
         card=card,
-        inner={"tokenizer": tokenizer},
+        inner=inner,
     )
 
 
@@ -238,6 +281,14 @@ def load_backbone(name: str | Path) -> tuple[Backbone, Artifact]:
     backbone.eval()
     _replay(backbone, artifact)
     return backbone, artifact
+
+
+def condition_sample(artifact: Artifact) -> ConditionValues | None:
+    """What the backbone of an artifact was told of some records in training; None if it is told nothing."""
+    reference = artifact.reference()
+    if "sample_names" not in reference:
+        return None
+    return ConditionValues(torch.from_numpy(reference["sample_names"]), torch.from_numpy(reference["sample_numbers"]))
 
 
 def load_generator(name: str | Path) -> tuple[Backbone, Artifact]:
@@ -271,6 +322,15 @@ def _reference(backbone: Backbone) -> dict[str, np.ndarray]:
     if not config.cannot_generate:
         inputs[offsets[:-1]] = backbone.start
         known["inputs"] = inputs
+    if config.conditions:
+        told = {
+            condition.name: draws.uniform(condition.low, condition.high, len(lengths))
+            if condition.is_number
+            else draws.integers(0, len(condition.names), len(lengths))
+            for condition in config.conditions
+        }
+        values = ConditionValues.of_columns(config.conditions, told, len(lengths))
+        known |= {"told_names": values.names.numpy(), "told_numbers": values.numbers.numpy()}
     return {**known, **_outputs(backbone, known)}
 
 
@@ -284,7 +344,10 @@ def _outputs(backbone: Backbone, known: dict[str, np.ndarray]) -> dict[str, np.n
     backbone.eval()
     found: dict[str, torch.Tensor] = {}
     if "inputs" in given:
-        found["logits"] = backbone(given["inputs"], Layout.of(lengths).to(device))
+        told = None
+        if backbone.config.conditions:
+            told = ConditionValues(*(torch.from_numpy(known[name]) for name in ("told_names", "told_numbers")))
+        found["logits"] = backbone(given["inputs"], Layout.of(lengths).to(device), told and told.to(device))
     if "codes" in given:
         view = View.of(lengths, backbone.config.registers).to(device)
         found["hidden"] = backbone.encode(view, given["codes"], given.get("features"))

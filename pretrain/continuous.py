@@ -1,4 +1,4 @@
-"""Continuous features of the constituents of token records: of the source corpus, or what the tokens decode to."""
+"""Continuous features of the constituents of token records: those of the source corpus, or decoded from the tokens."""
 
 from __future__ import annotations
 

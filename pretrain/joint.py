@@ -95,10 +95,10 @@ class Joint(Objective):
         """Features (T, width) before each next token."""
         tokens = batch.tokens
         if not self.backbone.config.features:
-            return self.backbone.hidden(tokens.inputs, tokens.layout)
+            return self.backbone.hidden(tokens.inputs, tokens.layout, tokens.conditions)
         seen = self.backbone.embed(batch.jets.codes, tokens.features)
         read = torch.cat([self.backbone.begin.to(seen.dtype), seen])[batch.index]
-        return self.backbone.transformer(read, tokens.layout)
+        return self.backbone.read(read, tokens.layout, tokens.conditions)
 
     def represent(self, whole: Jets) -> tuple[Tensor, Layout]:
         return self.backbone.encode(whole.view, whole.codes, whole.features), whole.view.layout

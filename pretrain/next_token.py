@@ -36,7 +36,7 @@ class NextToken(Objective):
         return batch
 
     def forward(self, batch: TokenBatch) -> Losses:
-        return Losses(self.backbone.loss(batch.inputs, batch.targets, batch.layout), {})
+        return Losses(self.backbone.loss(batch.inputs, batch.targets, batch.layout, batch.conditions), {})
 
     def represent(self, whole: TokenBatch) -> tuple[Tensor, Layout]:
         return self.backbone.hidden(whole.inputs, whole.layout), whole.layout
