@@ -129,6 +129,7 @@ def main(config: PretrainingPaysConfig) -> None:
         raise HepfmError("names no objective", "--objectives")
     data = TokenCorpora.open([config.tokens])
     split = _measured_on(data)
+    data.batches(split, config.max_length, 0, labels=True)  # refuses what has no labels, before any work
     RunFolder(config.out).claim(config, free={"json"})
     rows = [row for objective in config.objectives for row in _rows(config, objective, data, split)]
     result = _result(config, data, split, rows)

@@ -83,27 +83,30 @@ class Beginning:
 
 def main(config: PretrainConfig) -> None:
     """Pretrain and write the artifact."""
-
-    def begin(data: TokenCorpora) -> Beginning:
-        task = config.task.resolved()
-        if config.source and not task.wants_features:
-            raise HepfmError(
-                f"{task.objective} reads tokens and predicts tokens",
-                "--source",
-                "leave it out, or set --input features",
-            )
-        continuous = Continuous.of(data, config.source, config.max_length) if task.wants_features else None
-        torch.manual_seed(key_of("weights", config.training.seed))
-        columns = continuous.statistics.columns if continuous else 0
-        sized = objective_class(task.objective).backbone_config(preset(config.model, data.codes), task, columns)
-        backbone = Backbone(sized)
-        if continuous and isinstance(backbone.embedding, FeatureEmbedding):
-            backbone.embedding.set_statistics(continuous.statistics)
-        return Beginning(backbone, config.max_length, task=task, continuous=continuous)
-
     if config.max_length < 1:
         raise HepfmError(f"must be at least 1, is {config.max_length}", "--max-length")
-    run_training(config, begin)
+    run_training(config, lambda data: from_scratch(config, data))
+
+
+def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
+    """A backbone of random weights for an objective and its data.
+
+    Raises:
+        HepfmError: the objective does not take these settings, or the corpora do not have what it needs.
+    """
+    task = config.task.resolved()
+    if config.source and not task.wants_features:
+        raise HepfmError(
+            f"{task.objective} reads tokens and predicts tokens", "--source", "leave it out, or set --input features"
+        )
+    continuous = Continuous.of(data, config.source, config.max_length) if task.wants_features else None
+    torch.manual_seed(key_of("weights", config.training.seed))
+    columns = continuous.statistics.columns if continuous else 0
+    sized = objective_class(task.objective).backbone_config(preset(config.model, data.codes), task, columns)
+    backbone = Backbone(sized)
+    if continuous and isinstance(backbone.embedding, FeatureEmbedding):
+        backbone.embedding.set_statistics(continuous.statistics)
+    return Beginning(backbone, config.max_length, task=task, continuous=continuous)
 
 
 def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from hepfm.finetune.generate import main as generate
 from hepfm.pretrain.backbone import load_backbone
 from hepfm.pretrain.objectives import ObjectiveConfig
 from hepfm.pretrain.run import PretrainConfig, main
+from hepfm.tokenize.apply import apply
 
 TRAINING = TrainingConfig(
     steps=6, batch_records=32, warmup_steps=1, log_every=1, validate_every=6, checkpoint_every=3, validation_records=64
@@ -189,6 +192,33 @@ def test_probes_need_labels(tmp_path: Path) -> None:
         main(config_of(tokens, tmp_path / "run", ObjectiveConfig(probe=("linear",))))
     assert str(tokens) in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_probe_leaves_out_corpora_without_labels(jets: tuple[Path, Path], tmp_path: Path) -> None:
+    """Real collisions beside simulation: only simulated jets are judged."""
+    real = jet_corpus(tmp_path / "real", labels=())
+    made = apply(jets[0] / "tokenizer", real.path, tmp_path / "real-tokens").path
+    config = config_of(jets[0], tmp_path / "run", ObjectiveConfig("masked", probe=("linear",), probe_every=1), steps=2)
+    main(replace(config, tokens=(jets[0], made)))
+    assert 0 <= read_metrics(tmp_path / "run/metrics.jsonl")[-1]["probe_linear_accuracy"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["masked", "joint"])
+def test_processes_see_the_same_masks_and_learn_alike(name: str, jets: tuple[Path, Path], tmp_path: Path) -> None:
+    """Losses of one and two processes, two micro-batches each, agree to rounding: backbone, masks and probes."""
+    lines = []
+    for processes, accumulation in ((1, 1), (2, 2)):
+        out = tmp_path / f"run{processes}"
+        arguments = f"pretrain {jets[0]} --out {out} --objective {name} --probe linear class-attention --probe-every 1"
+        arguments += " --max-length 8 --steps 6 --batch-records 33 --log-every 1 --validation-records 50"
+        arguments += f" --nproc {processes} --accumulation {accumulation} --warmup-steps 1"
+        subprocess.run([sys.executable, "-m", "hepfm.cli", *arguments.split()], check=True, timeout=300)
+        lines.append(read_metrics(out / "metrics.jsonl"))
+    for one, two in zip(*lines, strict=True):
+        for figure in one.keys() - {"seconds", "tokens_per_s"}:
+            if "loss" in figure or "accuracy" in figure or figure == "tokens":
+                assert two[figure] == pytest.approx(one[figure], rel=1e-4), figure
 
 
 def test_command_line_names_the_objective() -> None:
