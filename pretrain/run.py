@@ -217,16 +217,16 @@ def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig) -
         return
     backbone, task = work.objective.backbone, work.setting.config
     beside = sum(parameter.numel() for parameter in work.objective.parameters()) - backbone.parameters_count
-    masks = f", masks {task.mask_fraction:.0%} of the constituents" if task.mask_fraction else ""
-    say(
-        f"backbone: {backbone.parameters_count:,} parameters, {backbone.config.codes:,} codes; "
-        f"{beside:,} parameters of the objective beside it"
-    )
+    added = f"; {beside:,} parameters beside it in the objective" if beside else ""
+    say(f"backbone: {backbone.parameters_count:,} parameters, {backbone.config.codes:,} codes{added}")
+    masks, each = "", ""
+    if task.mask_fraction:
+        masks = f", {task.mask_fraction:.0%} masked"
+        each = f", {lengths['flops_per_constituent'] / 1e6:,.1f} per constituent"
     say(
         f"objective: {task.objective}, reads {task.input}, predicts {task.target}{masks}; "
-        f"{lengths['flops_per_token'] / 1e6:,.1f} MFLOP per token of the loss, "
-        f"{lengths['flops_per_constituent'] / 1e6:,.1f} per constituent "
-        "(forward and backward: 6 N tokens + 12 blocks width tokens^2 of each jet and network)"
+        f"{lengths['flops_per_token'] / 1e6:,.1f} MFLOP per token of the loss{each} "
+        "(forward and backward: 6 N tokens + 12 blocks width tokens^2)"
     )
     epochs = training.steps * training.batch_records / lengths["jets"]
     say(
