@@ -32,13 +32,13 @@ def test_learns_from_labelled_jets(name: ProbeName) -> None:
     probe = Probe(name, WIDTH, 3, 1e-2)
     features, layout, labels = jets(400, 0)
     first = probe(features, layout, labels, 0)
-    for update in range(1, 80):
+    for update in range(1, 120):
         probe(features, layout, labels, update)
     other = jets(400, 1)
     correct, loss = probe.eval()(*other)
     assert first[1][0] / first[1][1] == pytest.approx(np.log(3), rel=1e-3)  # begins without an opinion
-    assert loss[0] / loss[1] < 0.7
-    assert correct[0] / correct[1] > 0.85
+    assert loss[0] / loss[1] < 0.6
+    assert correct[0] / correct[1] > 0.8
     assert correct[1] == 400
 
 
@@ -80,7 +80,7 @@ def test_micro_batches_of_an_update_are_as_the_whole(name: ProbeName) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_its_adam_is_torchs(name: ProbeName) -> None:
-    features, layout, labels = jets(60, 4)
+    features, layout, labels = jets(61, 4)  # classes that are not balanced: no gradient is rounding alone
     probe = Probe(name, WIDTH, 3, 1e-2)
     reference = torch.nn.Parameter(probe.weights.clone())
     optimiser = torch.optim.Adam([reference], 1e-2)
