@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ import tyro
 from torch import nn
 from tyro.conf import Positional
 
-from hepfm.core.config import settings_of
+from hepfm.core.config import settings_of, to_dict
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.config import FREE_SETTINGS, TrainingConfig
@@ -200,10 +200,10 @@ class Work:
 
 
 def _identity(data: TokenCorpora, start: Beginning) -> dict[str, Any]:
-    """What has to be the same for a run to be continued."""
+    """What has to be the same for a run to be continued, as JSON gives it back (no tuples)."""
     return {
-        "objective": asdict(start.task),
-        "architecture": asdict(start.backbone.config),
+        "objective": to_dict(start.task),
+        "architecture": to_dict(start.backbone.config),
         "corpora": data.digests,
         "sources": [source.digest for source in start.continuous.sources] if start.continuous else [],
         "tokenizer": data.tokenizer.hash,
@@ -257,7 +257,7 @@ def _write(
     }
     provenance = {
         "config": settings_of(config, without=("tokens", "source", "backbone", "out", "nproc")),
-        "objective": dataclasses.asdict(start.task),
+        "objective": to_dict(start.task),
         "sources": [source.digest for source in start.continuous.sources] if start.continuous else [],
         "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
         "mixture": data.mixture.summary() if data.mixture else None,
