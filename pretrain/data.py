@@ -113,6 +113,11 @@ class TokenCorpora:
         """The tokenizer; the first where there are several."""
         return self.tokenizers[0]
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in all corpora: what labels of batches are indices of."""
+        return tuple(dict.fromkeys(name for corpus in self.corpora for name in corpus.manifest.labels))
+
     def reader(self, split: str, seed: int, columns: Sequence[str] = (COLUMN,)) -> Reader:
         """Records of a split of all corpora that have it; weighted if it is a mixture's training split.
 
@@ -152,12 +157,13 @@ class TokenCorpora:
                 :class:`hepfm.pretrain.condition_columns.ConditionColumns`.
 
         Raises:
-            HepfmError: no corpus has the split, labels are wanted and one has none, or features of several tokenizers.
+            HepfmError: no corpus has the split, labels are wanted and none has them, or features of several tokenizers.
         """
         columns = dict.fromkeys([COLUMN, *(known.column for known in conditions if known.column)])
-        for corpus in self.corpora if labels else ():
-            if LABEL not in corpus.manifest.schema.names:
-                raise HepfmError("has no labels", corpus.path, "build it from a source with labels, or set no --probe")
+        if labels and not self.labels:
+            raise HepfmError(
+                "has no labels", ", ".join(str(corpus.path) for corpus in self.corpora), "leave --probe out"
+            )
         if features and len(self.tokenizers) > 1:
             raise HepfmError(
                 "continuous features are those of one tokenizer", self.corpora[0].path, "leave out --vocabulary joined"

@@ -81,7 +81,7 @@ class Probe(nn.Module):
         features = F.layer_norm(features.detach().float(), features.shape[-1:])
         with torch.autocast(features.device.type, enabled=False), torch.set_grad_enabled(self.training):
             if self.training and update != int(self.pending):
-                self._apply(update)
+                self._step(update)
             weights = self.weights.clone().requires_grad_(self.training)
             known = labels >= 0
             logits = self.logits(self._parts(weights), features, layout)[known]
@@ -106,7 +106,7 @@ class Probe(nn.Module):
         self.jets += total[-1]
 
     @torch.no_grad()
-    def _apply(self, update: int) -> None:
+    def _step(self, update: int) -> None:
         """The update of what has been collected, if that is anything; ``update`` begins."""
         if self.jets > 0:
             gradient = self.gradient / self.jets

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ import tyro
 from torch import nn
 from tyro.conf import Positional
 
-from hepfm.core.config import settings_of
+from hepfm.core.config import settings_of, to_dict
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.config import FREE_SETTINGS, TrainingConfig
@@ -100,37 +100,40 @@ class Beginning:
 
 def main(config: PretrainConfig) -> None:
     """Pretrain and write the artifact."""
-
-    def begin(data: TokenCorpora) -> Beginning:
-        task = config.task.resolved()
-        if config.source and not task.wants_features:
-            raise HepfmError(
-                f"{task.objective} reads tokens and predicts tokens",
-                "--source",
-                "leave it out, or set --input features",
-            )
-        continuous = Continuous.of(data, config.source, config.max_length) if task.wants_features else None
-        torch.manual_seed(key_of("weights", config.training.seed))
-        columns = continuous.statistics.columns if continuous else 0
-        told = surveyed(data, condition_names(config.condition, data), task.objective)
-        sized = objective_class(task.objective).backbone_config(preset(config.model, data.codes), task, columns)
-        backbone = Backbone(dataclasses.replace(sized, conditions=told.conditions if told else ()))
-        if continuous and isinstance(backbone.embedding, FeatureEmbedding):
-            backbone.embedding.set_statistics(continuous.statistics)
-        return Beginning(
-            backbone,
-            config.max_length,
-            task=task,
-            continuous=continuous,
-            dropout=config.condition_dropout,
-            sample=told and told.sample,
-        )
-
     if config.max_length < 1:
         raise HepfmError(f"must be at least 1, is {config.max_length}", "--max-length")
     if not 0 <= config.condition_dropout < 1:
         raise HepfmError(f"must lie in [0, 1), is {config.condition_dropout}", "--condition-dropout")
-    run_training(config, begin, config.vocabulary)
+    run_training(config, lambda data: from_scratch(config, data), config.vocabulary)
+
+
+def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
+    """A backbone of random weights for an objective and its data.
+
+    Raises:
+        HepfmError: the objective does not take these settings, or the corpora do not have what it needs.
+    """
+    task = config.task.resolved()
+    if config.source and not task.wants_features:
+        raise HepfmError(
+            f"{task.objective} reads tokens and predicts tokens", "--source", "leave it out, or set --input features"
+        )
+    continuous = Continuous.of(data, config.source, config.max_length) if task.wants_features else None
+    told = surveyed(data, condition_names(config.condition, data), task.objective)
+    torch.manual_seed(key_of("weights", config.training.seed))
+    columns = continuous.statistics.columns if continuous else 0
+    sized = objective_class(task.objective).backbone_config(preset(config.model, data.codes), task, columns)
+    backbone = Backbone(dataclasses.replace(sized, conditions=told.conditions if told else ()))
+    if continuous and isinstance(backbone.embedding, FeatureEmbedding):
+        backbone.embedding.set_statistics(continuous.statistics)
+    return Beginning(
+        backbone,
+        config.max_length,
+        task=task,
+        continuous=continuous,
+        dropout=config.condition_dropout,
+        sample=told and told.sample,
+    )
 
 
 def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabulary: VocabularyName = "one") -> None:
@@ -227,10 +230,10 @@ class Work:
 
 
 def _identity(data: TokenCorpora, start: Beginning) -> dict[str, Any]:
-    """What has to be the same for a run to be continued."""
+    """What has to be the same for a run to be continued, as JSON gives it back (no tuples)."""
     return {
-        "objective": asdict(start.task),
-        "architecture": asdict(start.backbone.config),
+        "objective": to_dict(start.task),
+        "architecture": to_dict(start.backbone.config),
         "corpora": data.digests,
         "sources": [source.digest for source in start.continuous.sources] if start.continuous else [],
         "tokenizer": [tokenizer.hash for tokenizer in data.tokenizers],
@@ -245,16 +248,16 @@ def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig) -
         return
     backbone, task = work.objective.backbone, work.setting.config
     beside = sum(parameter.numel() for parameter in work.objective.parameters()) - backbone.parameters_count
-    masks = f", masks {task.mask_fraction:.0%} of the constituents" if task.mask_fraction else ""
-    say(
-        f"backbone: {backbone.parameters_count:,} parameters, {backbone.config.codes:,} codes; "
-        f"{beside:,} parameters of the objective beside it"
-    )
+    added = f"; {beside:,} parameters beside it in the objective" if beside else ""
+    say(f"backbone: {backbone.parameters_count:,} parameters, {backbone.config.codes:,} codes{added}")
+    masks, each = "", ""
+    if task.mask_fraction:
+        masks = f", {task.mask_fraction:.0%} masked"
+        each = f", {lengths['flops_per_constituent'] / 1e6:,.1f} per constituent"
     say(
         f"objective: {task.objective}, reads {task.input}, predicts {task.target}{masks}; "
-        f"{lengths['flops_per_token'] / 1e6:,.1f} MFLOP per token of the loss, "
-        f"{lengths['flops_per_constituent'] / 1e6:,.1f} per constituent "
-        "(forward and backward: 6 N tokens + 12 blocks width tokens^2 of each jet and network)"
+        f"{lengths['flops_per_token'] / 1e6:,.1f} MFLOP per token of the loss{each} "
+        "(forward and backward: 6 N tokens + 12 blocks width tokens^2)"
     )
     epochs = training.steps * training.batch_records / lengths["jets"]
     say(
@@ -285,13 +288,13 @@ def _write(
     }
     provenance = {
         "config": settings_of(config, without=("tokens", "source", "backbone", "out", "nproc")),
-        "objective": dataclasses.asdict(start.task),
+        "objective": to_dict(start.task),
         "sources": [source.digest for source in start.continuous.sources] if start.continuous else [],
         "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
         "mixture": data.mixture.summary() if data.mixture else None,
         "tokenizer": data.tokenizer.hash,
         "tokenizers": [tokenizer.hash for tokenizer in data.tokenizers],
-        "conditions": [asdict(known) for known in backbone.config.conditions],
+        "conditions": [to_dict(known) for known in backbone.config.conditions],
         "max_length": start.max_length,
         "lengths": lengths,
         "parent": start.parent,

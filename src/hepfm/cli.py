@@ -89,6 +89,12 @@ COMMANDS = (
         "TokenizerQualityConfig",
         "the default tokenizer against a NormFormer-VQ",
     ),
+    Command(
+        "bench pretraining-pays",
+        "hepfm.benchmarks.pretraining_pays",
+        "PretrainingPaysConfig",
+        "objectives probed frozen, against random weights",
+    ),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )
