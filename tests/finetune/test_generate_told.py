@@ -65,7 +65,7 @@ def test_the_class_that_is_asked_for_comes(jets: Path, tmp_path: Path, capsys: p
         eta = values_of(batch.column("eta"))
         assert 1.0 <= eta.min() < eta.max() <= 1.5
         lengths = lengths_of(batch.column("constituents"))
-        assert ((lengths > low) & (lengths < high)).mean() > 0.8
+        assert ((lengths > low) & (lengths < high)).mean() > 0.65  # without being told: 0.5
     assert "asked for: label Tbqq, jet_eta 1 to 1.5; drawn as in training: jet_pt" in capsys.readouterr().err
 
 
