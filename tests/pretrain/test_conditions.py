@@ -16,6 +16,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import TransformerConfig
 from hepfm.core.records import values_of
+from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.mixture import define, entry_of
 from hepfm.pretrain.backbone import Backbone, BackboneConfig, condition_sample, load_backbone, retold
@@ -241,3 +242,31 @@ def test_a_number_that_is_none_is_named(simulated: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("hepfm.ingest.corpus.Split.read", lambda *_: broken)
     with pytest.raises(HepfmError, match="record 0 has jet_pt nan"):
         survey(data, ("jet_pt",))
+
+
+def test_an_interrupted_run_is_told_the_same(
+    simulated: Path, real: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It continues to the same weights, to the bit, and keeps the same sample."""
+    training = dataclasses.replace(TRAINING, steps=4, checkpoint_every=2, validate_every=0)
+    runs = [tmp_path / name for name in ("whole", "parts")]
+    configs = [PretrainConfig((simulated, real), run, condition=("label", "jet_pt"), training=training) for run in runs]
+    main(configs[0])
+    log = RunFolder.log
+
+    def stopped(folder: RunFolder, step: int, **figures: float) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+        log(folder, step, **figures)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(RunFolder, "log", stopped)
+        main(configs[1])
+    main(configs[1])
+    whole, parts = ((run / "artifact/model.safetensors").read_bytes() for run in runs)
+    assert whole == parts
+    first, second = (condition_sample(load_backbone(run)[1]) for run in runs)
+    assert first is not None
+    assert second is not None
+    assert torch.equal(first.numbers.nan_to_num(-1), second.numbers.nan_to_num(-1))
+    assert torch.equal(first.names, second.names)
