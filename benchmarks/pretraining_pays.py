@@ -267,7 +267,7 @@ def _measure(
         figures = _judged(objective, batches.batch(begin, min(begin + batch_records, jets)), probes, 0)
         for name, pair in figures.items():
             sums[name] = sums.get(name, np.zeros(2)) + pair.double().cpu().numpy()
-    scores = {}
+    scores: dict[str, Scores] = {}
     for label, probe in zip(probes.each, PROBES, strict=True):
         (right, count), (loss, _) = sums[f"probe_{label}_accuracy"], sums[f"probe_{label}_loss"]
         scores[probe] = Scores(right / count, loss / count, int(count))

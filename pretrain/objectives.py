@@ -24,6 +24,8 @@ from hepfm.pretrain.probe import ProbeName, Probes
 
 ObjectiveName = Literal["next-token", "masked", "masked-v1", "joint"]
 
+InputName = Literal["default", "tokens", "features"]
+
 OBJECTIVES: dict[ObjectiveName, str] = {
     "next-token": "hepfm.pretrain.next_token:NextToken",
     "masked": "hepfm.pretrain.masked:MaskedParticles",
@@ -38,7 +40,7 @@ class ObjectiveConfig:
 
     objective: ObjectiveName = "next-token"
     """next-token; masked (MPM v2: encoder without the masked constituents, decoder); masked-v1; joint (both)."""
-    input: Literal["default", "tokens", "features"] = "default"
+    input: InputName = "default"
     """What is read of a constituent: its token id, or its continuous features, transformed as by the tokenizer (from
     --source, else decoded). Default: features, for next-token tokens."""
     target: Literal["tokens", "regression"] = "tokens"
@@ -120,7 +122,7 @@ class Objective(nn.Module, ABC):
         backbone: what is pretrained.
     """
 
-    reads: ClassVar[tuple[str, ...]]
+    reads: ClassVar[tuple[InputName, ...]]
     targets: ClassVar[tuple[str, ...]] = ("tokens",)
     mask_fraction: ClassVar[float] = 0.0
     backbone: Backbone

@@ -169,19 +169,20 @@ def test_a_batch_with_nothing_masked_has_gradients_too(
 
 
 @pytest.mark.parametrize("name", ["masked", "masked-v1", "joint"])
-def test_learns_what_can_be_learnt(name: ObjectiveName, data: tuple[TokenCorpora, Continuous]) -> None:
-    """Constituents are pt-ordered, so that those around a gap tell its token better than its frequency does."""
+def test_learns_jets_by_heart(name: ObjectiveName, data: tuple[TokenCorpora, Continuous]) -> None:
+    """What is seen tells the jet, and its gaps are the same each time: from guessing to well below it."""
     objective, batches = make(ObjectiveConfig(name), data)
     optimiser = torch.optim.AdamW(objective.parameters(), 5e-3)
+    batch, terms = batches.batch(0, 16), batches.tokens(0, 16)
     losses = []
-    for step in range(60):
+    for _ in range(100):
         optimiser.zero_grad()
-        loss = objective(batches.batch(64 * step, 64 * step + 64)).total / batches.tokens(64 * step, 64 * step + 64)
+        loss = objective(batch).total / terms
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
     assert losses[0] == pytest.approx(np.log(32), rel=0.1)
-    assert np.mean(losses[-5:]) < 0.85 * losses[0]
+    assert losses[-1] < 0.4 * losses[0]
 
 
 @pytest.mark.parametrize("way", [WAYS[0], WAYS[3], WAYS[5]], ids=["masked", "masked-v1", "joint"])

@@ -106,7 +106,7 @@ def test_probes_change_no_weight_of_the_backbone(zero_stage: int, jets: tuple[Pa
     assert lines[0]["gradient_norm"] == lines[1]["gradient_norm"] > 0.01
 
 
-@pytest.mark.parametrize("name", ["masked", "joint"])
+@pytest.mark.parametrize("name", ["masked", pytest.param("joint", marks=pytest.mark.slow)])
 def test_an_interrupted_run_continues_bit_for_bit(
     name: str, jets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
