@@ -174,11 +174,15 @@ def table_of(found: Mapping[str, Compared], names: tuple[str, str]) -> Table:
         cells += [Cell(number(item.distortions[q].value) if q in item.distortions else "-") for q in titles]
         rows.append(tuple(cells))
     record, point = names
-    size = next(iter(found.values())).rate.tokens
+    rates = [item.rate for item in found.values()]
+    size = rates[0].tokens + rates[0].left_out
+    without = "".join(
+        f" {rate.left_out:,} get no token of {name}." for name, rate in zip(found, rates, strict=True) if rate.left_out
+    )
     note = (
         f"Bits a {point}: log2 of the codes; entropy bits: with a coder that knows how often each code occurs. Losses:"
         f" half the width of the central 68% of decoded minus original; errors: bootstrap over {record}s. {size:,} real"
-        f" {point}s."
+        f" {point}s.{without}"
     )
     header = ("tokenizer", "codes", "bits", "entropy bits", "use", *titles.values())
     return Table("Rate and distortion", header, tuple(rows), note)

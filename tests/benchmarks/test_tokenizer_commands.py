@@ -54,9 +54,13 @@ def test_evaluate_tokenizer(
 ) -> None:
     out, file = tmp_path / "report", tmp_path / "numbers.json"
     command.main(command.EvaluateTokenizerConfig(str(binning(8)), corpus, out, file, limit=200))
-    text = capsys.readouterr().out
+    said = capsys.readouterr()
+    text = said.out
     assert "| all |" in text
     assert "τ32" in text
+    assert ("no classifier: it needs pt, deta and dphi, and two classes of 40 jets" in said.err) == (
+        "One classifier" not in text
+    )
     assert str(out / "index.html") in text
     data = json.loads(file.read_text())
     assert data == json.loads((out / "report.json").read_text())
