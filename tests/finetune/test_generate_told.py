@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import uproot
@@ -24,6 +26,7 @@ from hepfm.ingest.verify import verify
 from hepfm.pretrain.backbone import load_backbone
 from hepfm.pretrain.run import PretrainConfig
 from hepfm.pretrain.run import main as pretrain
+from hepfm.tokenize.apply import apply
 
 TRAINING = TrainingConfig(steps=120, batch_records=64, warmup_steps=10, learning_rate=3e-3, validate_every=0)
 NETWORK = ("--codes=32", "--width=16", "--blocks=1", "--heads=2", "--steps=4", "--batch-records=8")
@@ -51,7 +54,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def table(path: Path) -> pq.ParquetFile:
+def table(path: Path) -> pa.RecordBatch:
     return pq.read_table(path).combine_chunks().to_batches()[0]
 
 
@@ -97,7 +100,7 @@ def test_records_depend_on_seed_and_number_only(jets: Path, tmp_path: Path) -> N
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_training_did_not_have_is_refused(jets: Path, tmp_path: Path, asked: dict[str, object], told: str) -> None:
+def test_what_training_did_not_have_is_refused(jets: Path, tmp_path: Path, asked: dict[str, Any], told: str) -> None:
     with pytest.raises(HepfmError, match=told):
         main(dataclasses.replace(GenerateConfig(str(jets), tmp_path / "out"), **asked))
     assert not (tmp_path / "out").exists()
@@ -139,8 +142,6 @@ def test_several_tokenizers_need_a_data_set(both: Path, tmp_path: Path) -> None:
 
 def test_a_backbone_is_told_more_when_it_is_adapted(jets: Path, tmp_path: Path) -> None:
     tokenizer = load_backbone(jets)[1].inner("tokenizer")
-    from hepfm.tokenize.apply import apply
-
     other = jet_corpus(tmp_path / "other", 200, seed=30, labels=())
     tokens = apply(tokenizer, other.path, tmp_path / "other-tokens").path
     training = TrainingConfig(steps=2, batch_records=16, warmup_steps=0, validate_every=0)

@@ -22,6 +22,7 @@ from hepfm.ingest.mixture import define, entry_of
 from hepfm.pretrain.backbone import Backbone, BackboneConfig, condition_sample, load_backbone, retold
 from hepfm.pretrain.conditions import Condition, ConditionValues
 from hepfm.pretrain.data import TokenCorpora
+from hepfm.pretrain.objectives import ObjectiveConfig
 from hepfm.pretrain.run import PretrainConfig, main
 from hepfm.pretrain.survey import condition_names, survey
 from hepfm.tokenize.apply import apply
@@ -227,8 +228,6 @@ def test_a_column_that_no_corpus_has_is_named(real: Path, tmp_path: Path) -> Non
 
 
 def test_a_masked_objective_is_told_nothing(simulated: Path, tmp_path: Path) -> None:
-    from hepfm.pretrain.objectives import ObjectiveConfig
-
     with pytest.raises(HepfmError, match="masked is told nothing of a record"):
         task = ObjectiveConfig(objective="masked")
         main(PretrainConfig((simulated,), tmp_path / "run", condition=("label",), task=task, training=TRAINING))
