@@ -96,6 +96,12 @@ COMMANDS = (
         "PretrainMemoryConfig",
         "memory of a training against the plan's prediction",
     ),
+    Command(
+        "bench pretraining-pays",
+        "hepfm.benchmarks.pretraining_pays",
+        "PretrainingPaysConfig",
+        "objectives probed frozen, against random weights",
+    ),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )

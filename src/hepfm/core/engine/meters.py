@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import resource
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from hepfm.core.engine import launch
@@ -28,8 +30,9 @@ class Sums:
 
     def add(self, total: Tensor, figures: dict[str, Tensor]) -> None:
         self._names = sorted(figures)
-        values = [total.detach(), *(figures[name] for name in self._names)]
-        row = torch.stack([value.double().reshape(()) for value in values])
+        # A pair is (sum, count); what has no count of its own is a sum over the tokens.
+        pairs = [value.detach().double().reshape(-1) for value in (total, *(figures[name] for name in self._names))]
+        row = torch.cat([F.pad(pair, (0, 2 - len(pair)), value=math.nan) for pair in pairs])
         self._values = row if self._values is None else self._values + row
 
     def over_processes(self, tokens: int, asked: bool) -> tuple[dict[str, float], bool]:
@@ -39,7 +42,9 @@ class Sums:
         dist.all_reduce(row)
         *values, anyone = row.tolist()
         names = ["loss", *self._names]
-        return {name: value / tokens for name, value in zip(names, values, strict=True)}, anyone > 0
+        pairs = zip(names, values[::2], values[1::2], strict=True)
+        figures = {name: total / (tokens if math.isnan(count) else count) for name, total, count in pairs if count != 0}
+        return figures, anyone > 0
 
 
 class Clock:

@@ -158,12 +158,13 @@ class Transformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """Packed tokens (T, width) to (T, width)."""
+    def forward(self, x: torch.Tensor, layout: Layout, causal: bool | None = None) -> torch.Tensor:
+        """Packed tokens (T, width) to (T, width); ``causal`` for this pass, by default as configured."""
         rotation = self._rotation(layout.positions)
+        ahead_hidden = self.config.causal if causal is None else causal
 
         def mix(qkv: torch.Tensor) -> torch.Tensor:
-            return attend(qkv, layout, self.config.causal, rotation)
+            return attend(qkv, layout, ahead_hidden, rotation)
 
         for block in self.blocks:
             again = self.recompute and torch.is_grad_enabled()
