@@ -98,13 +98,22 @@ def _squared(rows: np.ndarray, others: np.ndarray, norms: np.ndarray) -> np.ndar
 
 
 def _reaches(values: np.ndarray, neighbours: int, advance: Callable[[], None]) -> np.ndarray:
-    """Squared distance (n,) of each event to its k-th nearest neighbour in the same sample."""
-    norms, found = _norms(values), np.empty(len(values))
-    for start in range(0, len(values), BLOCK_ROWS):
-        rows = slice(start, start + BLOCK_ROWS)
-        squared = _squared(values[rows], values, norms)
-        own = np.arange(len(squared))
-        squared[own, start + own] = 0.0
-        found[rows] = np.partition(squared, neighbours, axis=1)[:, neighbours]
+    """Squared distance (n,) of each event to its k-th nearest neighbour in the same sample; each pair is taken once."""
+    norms, nearest = _norms(values), np.full((len(values), neighbours + 1), np.inf)
+    blocks = [slice(start, start + BLOCK_ROWS) for start in range(0, len(values), BLOCK_ROWS)]
+    for number, rows in enumerate(blocks):
+        for columns in blocks[number:]:
+            squared = _squared(values[rows], values[columns], norms[columns])
+            if rows == columns:
+                np.fill_diagonal(squared, 0.0)
+            else:
+                nearest[columns] = _smallest(nearest[columns], squared.T)
+            nearest[rows] = _smallest(nearest[rows], squared)
         advance()
-    return found
+    return nearest.max(axis=1)
+
+
+def _smallest(known: np.ndarray, further: np.ndarray) -> np.ndarray:
+    """As many of the smallest values of each row as are known."""
+    count = known.shape[1]
+    return np.partition(np.concatenate([known, further], axis=1), count - 1, axis=1)[:, :count]

@@ -29,7 +29,7 @@ from hepfm.core.statistics import REPLICAS, Estimate, Values, wasserstein_1_esti
 FEWEST_JETS = 50
 UNIT_FACTOR = 30.0  # between median pt of jets in the same unit
 VOXEL_FLOOR = 0.1  # MeV that stands for an empty voxel under a logarithm
-MOST_VOXEL_BYTES = 4 << 30  # of both samples' voxels as PRDC takes them
+MOST_VOXEL_BYTES = 2 << 30  # of both samples' voxels as PRDC takes them
 
 
 @dataclass(frozen=True)

@@ -118,8 +118,6 @@ def test_what_cannot_be_compared_is_told(reference: np.ndarray, sample: np.ndarr
 
 def test_a_histogram_without_content_has_no_separation_power() -> None:
     sides = Values.per_record(EXPONENTIAL[:500]), Values.per_record(OTHER[:500] + 100)
-    outcome = metrics.attempt(
-        lambda: metrics.separation_power_estimate(*sides, np.linspace(0, 5, 11), key="a")
-    )
+    outcome = metrics.attempt(lambda: metrics.separation_power_estimate(*sides, np.linspace(0, 5, 11), key="a"))
     assert outcome.value is None
     assert "contents" in outcome.note

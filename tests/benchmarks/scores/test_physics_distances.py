@@ -35,9 +35,7 @@ def published_fpd(real: np.ndarray, made: np.ndarray, sizes: metrics.Sizes) -> t
             apart = a.mean(axis=0) - b.mean(axis=0)
             values.append(apart @ apart + np.trace(first + second - 2 * sqrtm(first @ second).real))
         found.append(np.mean(values))
-    parameters, covariance = curve_fit(
-        lambda x, a, b: a + b * x, 1 / listed, found, bounds=([0, 0], [np.inf, np.inf])
-    )
+    parameters, covariance = curve_fit(lambda x, a, b: a + b * x, 1 / listed, found, bounds=([0, 0], [np.inf, np.inf]))
     return parameters[0], np.sqrt(covariance[0, 0])
 
 
@@ -96,5 +94,5 @@ def test_what_cannot_be_compared_is_told() -> None:
     with pytest.raises(HepfmError, match="reference has 4 features, sample 3"):
         metrics.fpd(real, made[:, :3], SMALL)
     made[7, 2] = np.nan
-    with pytest.raises(HepfmError, match="FPD, sample: 1 of .* first event 7, feature 2"):
+    with pytest.raises(HepfmError, match=r"FPD, sample: 1 of .* first event 7, feature 2"):
         metrics.fpd(real, made, SMALL)

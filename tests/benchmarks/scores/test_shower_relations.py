@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
@@ -84,14 +86,9 @@ def test_ild_observables_are_those_of_the_definition(toy_showers) -> None:  # ty
     }
     for name, values in expected.items():
         np.testing.assert_allclose(found.columns[name][:, 0], values, rtol=1e-9, err_msg=name)
-    layers = [dense[:, low : high if high < 29 else 30].sum(axis=(1, 2, 3)) for low, high in zip(
-        LAYER_EDGES[:-1], LAYER_EDGES[1:], strict=True
-    )]
+    layers = [dense[:, low : high if high < 29 else 30].sum(axis=(1, 2, 3)) for low, high in pairwise(LAYER_EDGES)]
     np.testing.assert_allclose(found.columns["energy in depth"], np.stack(layers, axis=1))
-    rings = [
-        (dense * ((radius >= low) & (radius < high))).sum(axis=(1, 2, 3))
-        for low, high in zip(RING_EDGES[:-1], RING_EDGES[1:], strict=True)
-    ]
+    rings = [(dense * ((radius >= low) & (radius < high))).sum(axis=(1, 2, 3)) for low, high in pairwise(RING_EDGES)]
     np.testing.assert_allclose(found.columns["energy in rings"], np.stack(rings, axis=1))
     assert sum(values.shape[1] for values in found.columns.values()) + 1 == 26
     np.testing.assert_array_equal(np.sort(found.cells), np.sort(dense[dense > 0]))

@@ -159,7 +159,7 @@ def test_a_response_without_showers_of_its_energy_has_no_value(toy_showers) -> N
 
 @pytest.mark.parametrize("name", ["2", "1-pions"])
 def test_other_cells_are_told(toy_showers, name: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(HepfmError, match="another binning.* the reference CaloChallenge data set 1, photons"):
+    with pytest.raises(HepfmError, match=r"another binning.* the reference CaloChallenge data set 1, photons"):
         metrics.check_alike(toy_showers(showers=3), toy_showers(name, 3))
 
 
@@ -191,7 +191,7 @@ def test_values_that_are_no_energies_are_told(toy_showers) -> None:  # type: ign
     with pytest.raises(HepfmError, match="bad: an energy of shower 7 is nan"):
         metrics.shower_features(bad)
     lost = metrics.ShowerSample.of_arrays("lost", sample.geometry, dense, np.zeros(10))
-    with pytest.raises(HepfmError, match="NaN|nan|incident energy of shower 0"):
+    with pytest.raises(HepfmError, match=r"an energy of shower 7 is nan|the incident energy of shower 0"):
         metrics.shower_features(lost)
     with pytest.raises(HepfmError, match="holds no showers"):
         metrics.shower_features(metrics.ShowerSample.of_arrays("none", sample.geometry, dense[:0], np.zeros(0)))
