@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from ot.lp import emd2
@@ -12,18 +13,19 @@ from hepfm.benchmarks.scores.outcome import enough
 from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents, multiplicity
-from hepfm.core.progress import Task, progress
+from hepfm.core.progress import progress
 from hepfm.core.statistics import Estimate
+from hepfm.core.threads import at_once, threads
 
 MOST_ITERATIONS = 1_000_000
 COVERAGE_JETS, COVERAGE_BATCHES = 100, 10
 
 
-def energy_movers_distance(first: Constituents, second: Constituents, bar: Task | None = None) -> np.ndarray:
+def energy_movers_distance(first: Constituents, second: Constituents) -> np.ndarray:
     """EMD (n, m) of each jet of one sample to each of another, in the unit of pt; R = 1, beta = 1, not normalised.
 
     min over flows f of sum f_ij dR_ij, plus the difference of the jets' pt: what one jet has too much goes to a place
-    at distance R = 1 of everything. Exact, by network simplex (POT).
+    at distance R = 1 of everything. Exact, by network simplex (POT), which works outside the interpreter's lock.
 
     Raises:
         HepfmError: a jet without momentum.
@@ -33,11 +35,14 @@ def energy_movers_distance(first: Constituents, second: Constituents, bar: Task 
             raise HepfmError(f"jet {int(_sums(jets).argmin())} has no momentum", f"EMD, {name}", "leave it out")
     rows, columns = (_split(jets) for jets in (first, second))
     found = np.empty((len(rows), len(columns)))
-    for row, (pt, eta, phi) in enumerate(rows):
-        for column, (other_pt, other_eta, other_phi) in enumerate(columns):
-            found[row, column] = _distance(pt, other_pt, distances(eta, phi, other_eta, other_phi))
-        if bar is not None:
-            bar.advance(len(columns))
+
+    def work(start: int) -> None:
+        for row in range(start, len(rows), threads()):
+            pt, eta, phi = rows[row]
+            for column, (other_pt, other_eta, other_phi) in enumerate(columns):
+                found[row, column] = _distance(pt, other_pt, distances(eta, phi, other_eta, other_phi))
+
+    at_once([partial(work, start) for start in range(threads())])
     return found
 
 
@@ -106,10 +111,11 @@ def coverage_and_mmd(
         enough(len(side), jets, "jets", "coverage", name)
     draws = generator("coverage", key)
     covered, nearest = [], []
-    with progress("coverage and MMD", batches * jets * jets, "distances") as bar:
+    with progress("coverage and MMD", batches, "batches") as bar:
         for _ in range(batches):
             real, made = (taken(side, draws.integers(0, len(side), jets)) for side in (reference, sample))
-            found = energy_movers_distance(made, real, bar)
+            found = energy_movers_distance(made, real)
+            bar.advance()
             nearest.append(found.min(axis=0).mean())
             covered.append(len(np.unique(found.argmin(axis=1))) / jets)
     return Coverage(*(Estimate(float(np.mean(values)), float(np.std(values))) for values in (covered, nearest)))

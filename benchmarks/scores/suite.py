@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hepfm.benchmarks.scores import shower_histograms, shower_relations
-from hepfm.benchmarks.scores.emd import coverage_and_mmd
+from hepfm.benchmarks.scores.emd import COVERAGE_BATCHES, COVERAGE_JETS, coverage_and_mmd
 from hepfm.benchmarks.scores.energy_flow import PRIME_4, PRODUCTS, energy_flow_polynomials
 from hepfm.benchmarks.scores.ild import ild_observables, ild_scores
 from hepfm.benchmarks.scores.jet_batches import PROTOCOLS, Protocol, protocol_of, relative, w1_features, w1m, w1p
@@ -207,7 +207,7 @@ def _manifolds(real: np.ndarray, made: np.ndarray, seed: int) -> dict[str, Outco
 
 def _transport(real: Constituents, made: Constituents, half: list[Constituents], seed: int) -> dict[str, Outcome]:
     def listed(first: Constituents, second: Constituents) -> list[Estimate]:
-        found = coverage_and_mmd(first, second, key=seed)
+        found = coverage_and_mmd(first, second, COVERAGE_JETS, COVERAGE_BATCHES, key=seed)
         return [found.coverage, found.mmd]
 
     return _parts(("coverage", "mmd"), lambda: listed(real, made), lambda: listed(half[0], half[1]))

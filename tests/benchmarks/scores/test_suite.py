@@ -19,10 +19,11 @@ TOY = metrics.Protocol(60, 3, "resampled")
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Batches of FPD and KPD that toy samples can fill."""
+    """Batches of FPD, KPD and coverage that toy samples can fill."""
     for name in ("jetnet", "calochallenge"):
         monkeypatch.setitem(FPD_SIZES, name, Sizes(40, 120, 4, 3))
         monkeypatch.setitem(KPD_BATCH, name, 40)
+    monkeypatch.setattr(suite, "COVERAGE_JETS", 10)
 
 
 def outcomes(data: Any) -> list[dict[str, Any]]:
