@@ -29,6 +29,7 @@ from hepfm.core.statistics import REPLICAS, Estimate, Values, wasserstein_1_esti
 FEWEST_JETS = 50
 UNIT_FACTOR = 30.0  # between median pt of jets in the same unit
 VOXEL_FLOOR = 0.1  # MeV that stands for an empty voxel under a logarithm
+MANIFOLD_EVENTS = 20_000  # of either side at most: the time goes with the square of their number
 MOST_VOXEL_BYTES = 2 << 30  # of both samples' voxels as PRDC takes them
 
 
@@ -106,7 +107,7 @@ def jet_scores(
         quantiled_kl={key: _quantiled_kl(real[key], made[key], f"{seed}/{key}", replicas) for key in real},
         batched=batched,
         distances=_physics(polynomials[0], polynomials[1], "jetnet", seed),
-        manifolds=_manifolds(*_scaled(polynomials[0], polynomials[1]), seed),
+        manifolds=_jet_manifolds(*_scaled(polynomials[0], polynomials[1]), seed),
         transport=_transport(own[0], own[1], real_halves, seed),
         protocol=name,
     )
@@ -203,6 +204,22 @@ def _manifolds(real: np.ndarray, made: np.ndarray, seed: int) -> dict[str, Outco
         lambda: listed(manifolds(real, made, key=seed)),
         lambda: listed(manifolds(first, second, key=seed)),
     )
+
+
+def _jet_manifolds(real: np.ndarray, made: np.ndarray, seed: int) -> dict[str, Outcome]:
+    found = _manifolds(real[:MANIFOLD_EVENTS], made[:MANIFOLD_EVENTS], seed)
+    return _of_the_first(found, MANIFOLD_EVENTS, max(len(real), len(made)), "jets")
+
+
+def _of_the_first(found: dict[str, Outcome], taken: int, there: int, events: str) -> dict[str, Outcome]:
+    """Told in the notes, if not all events were taken."""
+    if there <= taken:
+        return found
+    told = f"of the first {taken:,} {events}"
+    return {
+        name: Outcome(outcome.value, outcome.floor, "; ".join(filter(None, [outcome.note, told])))
+        for name, outcome in found.items()
+    }
 
 
 def _transport(real: Constituents, made: Constituents, half: list[Constituents], seed: int) -> dict[str, Outcome]:
@@ -333,20 +350,10 @@ def _mean(values: list[Estimate]) -> Estimate:
 
 
 def _voxel_manifolds(reference: ShowerSample, sample: ShowerSample, seed: int) -> dict[str, Outcome]:
-    voxels = reference.geometry.voxels
-    names = ("precision", "recall", "density", "coverage")
-    most = MOST_VOXEL_BYTES // (16 * voxels)
-    needed = min(reference.showers, sample.showers)
-    taken = [side.limited(most) for side in (reference, sample)]
-    values = [log_voxels(side) for side in taken]
+    most = min(MANIFOLD_EVENTS, MOST_VOXEL_BYTES // (16 * reference.geometry.voxels))
+    values = [log_voxels(side.limited(most)) for side in (reference, sample)]
     found = _manifolds(values[0], values[1], seed)
-    if needed <= most:
-        return found
-    note = f"of the first {most:,} showers, as many as {MOST_VOXEL_BYTES >> 30} GB hold"
-    return {
-        name: Outcome(found[name].value, found[name].floor, "; ".join(filter(None, [found[name].note, note])))
-        for name in names
-    }
+    return _of_the_first(found, most, max(reference.showers, sample.showers), "showers")
 
 
 def log_voxels(sample: ShowerSample) -> np.ndarray:

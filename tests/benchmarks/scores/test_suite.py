@@ -77,7 +77,7 @@ def test_bad_jets_are_one_line(toy_jets) -> None:  # type: ignore[no-untyped-def
 
 
 def test_showers_get_all_their_scores(toy_showers, small_batches: None) -> None:  # type: ignore[no-untyped-def]
-    real, made = toy_showers("1-photons", 200), toy_showers("1-photons", 200, seed=1, scale=1.1)
+    real, made = toy_showers("1-photons", 500), toy_showers("1-photons", 500, seed=1, scale=1.1)
     data = json.loads(json.dumps(metrics.shower_scores(real, made, replicas=5).to_data()))
     parts = {name for name in data["separation"] if name.endswith("GeV")}
     assert len(data["separation"]) - len(parts) == 2 + 5 + 2 * 4 + 3 * 5
