@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from hepfm.benchmarks.scores.showers import Hits
 from hepfm.benchmarks.synthetic import real_multiplicities
 from hepfm.benchmarks.workload import Way, Workload
 from hepfm.core.observables import Constituents
+from hepfm.core.statistics import REPLICAS
 from hepfm.ingest.gflash.simulation import GflashShowers
 
 JETS, SHOWERS = 2_000, 256  # of a call
@@ -48,14 +50,14 @@ def looped_polynomials(jets: Constituents) -> np.ndarray:
     return found
 
 
-def _operands(graph: Edges, z: np.ndarray, theta: np.ndarray) -> list[object]:
+def _operands(graph: Edges, z: np.ndarray, theta: np.ndarray) -> list[Any]:
     letters = "abcde"[: vertices(graph)]
     terms = [*letters, *(letters[a] + letters[b] for a, b in graph)]
     return [f"{','.join(terms)}->", *[z] * len(letters), *[theta] * len(graph)]
 
 
 @cache
-def _path(graph: Edges, size: int) -> list[object]:
+def _path(graph: Edges, size: int) -> list[Any]:
     return np.einsum_path(*_operands(graph, np.ones(size), np.ones((size, size))), optimize="optimal")[0]
 
 
@@ -120,12 +122,14 @@ def _features(hits: list[Hits], axes: Axes, layers: tuple[int, ...]) -> None:
 
 def all_of_jets() -> Callable[[], object]:
     """What computes all metrics of two samples of jets, once these are made."""
-    return partial(metrics.jet_scores, random_jets(0, WHOLE_JETS), random_jets(1, WHOLE_JETS))
+    samples = random_jets(0, WHOLE_JETS), random_jets(1, WHOLE_JETS)
+    return partial(metrics.jet_scores, *samples, replicas=REPLICAS)
 
 
 def all_of_showers() -> Callable[[], object]:
     """The same of showers."""
-    return partial(metrics.shower_scores, simulated(0, WHOLE_SHOWERS), simulated(1, WHOLE_SHOWERS))
+    samples = simulated(0, WHOLE_SHOWERS), simulated(1, WHOLE_SHOWERS)
+    return partial(metrics.shower_scores, *samples, replicas=REPLICAS)
 
 
 def _seconds(make: Callable[[], Callable[[], object]]) -> float:

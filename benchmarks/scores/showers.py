@@ -62,7 +62,7 @@ class Hits:
 
     def dense(self, voxels: int, kind: type = np.float64) -> np.ndarray:
         """Energies (n, voxels) [MeV]."""
-        found = np.zeros((len(self), voxels), dtype=kind)
+        found: np.ndarray = np.zeros((len(self), voxels), dtype=kind)
         found[self.shower, self.voxel] = self.energy
         return found
 
@@ -182,7 +182,7 @@ def from_batch(batch: pa.RecordBatch, geometry: Geometry) -> Hits:
     """Hits of shower records; points in one voxel are added up, those outside all cells left out."""
     shower = np.repeat(np.arange(len(batch)), lengths_of(batch.column("points")))
     voxel = voxels_of(batch, geometry)
-    energy = points_of(batch, "energy").astype(np.float64)
+    energy: np.ndarray = points_of(batch, "energy").astype(np.float64)
     inside = (voxel >= 0) & (energy != 0)
     if not inside.all():
         shower, voxel, energy = shower[inside], voxel[inside], energy[inside]
@@ -190,7 +190,7 @@ def from_batch(batch: pa.RecordBatch, geometry: Geometry) -> Hits:
     if len(place) and not (np.diff(place) > 0).all():
         places, inverse = np.unique(place, return_inverse=True)
         energy = np.bincount(inverse, weights=energy)
-        shower, voxel = np.divmod(places, geometry.voxels)
+        shower, voxel = places // geometry.voxels, places % geometry.voxels
     return Hits(values_of(batch.column("incident_energy")).astype(np.float64), shower, voxel, energy)
 
 
