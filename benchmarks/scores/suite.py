@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -278,7 +278,8 @@ def shower_scores(
     """
     check_alike(reference, sample)
     geometry = reference.geometry
-    real, made = shower_features(reference), shower_features(sample, geometry.threshold)
+    sample = replace(sample, geometry=geometry)  # one threshold for both
+    real, made = shower_features(reference), shower_features(sample)
     check_showers(real, made, sample.name)
     separation = shower_histograms.separation_powers(real, made, geometry, key=seed, replicas=replicas)
     separation.append(_voxels(reference, sample, real, seed, replicas))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,13 @@ def test_prdc_takes_what_fits_and_says_so(toy_showers, monkeypatch: pytest.Monke
     scores = metrics.shower_scores(sample, sample, replicas=2)
     assert "of the first 60 showers" in scores.manifolds["recall"].note
     assert scores.manifolds["recall"].value is not None
+
+
+def test_the_references_threshold_holds_for_both(toy_showers) -> None:  # type: ignore[no-untyped-def]
+    real, made = toy_showers(showers=60), toy_showers(showers=60, seed=1)
+    unknown = replace(made, geometry=replace(made.geometry, threshold=None))
+    told, untold = (metrics.shower_scores(real, sample, replicas=2).to_data() for sample in (made, unknown))
+    assert told == untold
 
 
 def test_bad_showers_are_one_line(toy_showers) -> None:  # type: ignore[no-untyped-def]
