@@ -194,15 +194,13 @@ def _scaled(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _manifolds(real: np.ndarray, made: np.ndarray, seed: int) -> dict[str, Outcome]:
-    first, second = halves(real, generator("manifold halves", seed))
-
     def listed(found: Manifolds) -> list[Estimate]:
         return [found.precision, found.recall, found.density, found.coverage]
 
     return _parts(
         ("precision", "recall", "density", "coverage"),
         lambda: listed(manifolds(real, made, key=seed)),
-        lambda: listed(manifolds(first, second, key=seed)),
+        lambda: listed(manifolds(*halves(real, generator("manifold halves", seed)), key=seed)),
     )
 
 
@@ -359,11 +357,12 @@ def _voxel_manifolds(reference: ShowerSample, sample: ShowerSample, seed: int) -
 
 def log_voxels(sample: ShowerSample) -> np.ndarray:
     """log10 of the voxels (n, voxels) [MeV], empty ones taken as 0.1 MeV: CaloChallenge's features for PRDC."""
-    parts = []
+    found, start = np.empty((sample.showers, sample.geometry.voxels)), 0
     for hits in sample.chunks(sample.geometry.threshold):
         dense = hits.dense(sample.geometry.voxels)
-        parts.append(np.log10(np.where(dense > 0, dense, VOXEL_FLOOR)))
-    return np.concatenate(parts)
+        found[start : start + len(hits)] = np.log10(np.where(dense > 0, dense, VOXEL_FLOOR))
+        start += len(hits)
+    return found
 
 
 def _ild(reference: ShowerSample, sample: ShowerSample, seed: int) -> dict[str, Outcome]:
