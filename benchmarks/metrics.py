@@ -50,6 +50,7 @@ from hepfm.benchmarks.scores.shower_relations import (
     EnergyBin,
     conditional_response,
     correlation_difference,
+    correlation_floor,
     layer_correlations,
 )
 from hepfm.benchmarks.scores.showers import Hits, ShowerSample, check_alike, check_energies, read_showers
@@ -105,6 +106,7 @@ __all__ = [
     "connected_polynomials",
     "constituent_quantities",
     "correlation_difference",
+    "correlation_floor",
     "coverage_and_mmd",
     "defined",
     "dnn",

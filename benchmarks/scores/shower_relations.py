@@ -10,7 +10,7 @@ import numpy as np
 from hepfm.benchmarks.scores.outcome import enough
 from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
-from hepfm.core.statistics import REPLICAS, Estimate
+from hepfm.core.statistics import REPLICAS, SPLITS, Estimate, Floor
 
 FEWEST_SHOWERS = 50
 FEWEST_OF_ENERGY = 20
@@ -50,6 +50,29 @@ def correlation_difference(
         for _ in range(replicas)
     ]
     return Estimate(found, float(np.nanstd(drawn, ddof=1)))
+
+
+def correlation_floor(real: np.ndarray, sizes: tuple[int, int], *, key: object = 0, splits: int = SPLITS) -> Floor:
+    """What :func:`correlation_difference` shows between two disjoint parts of the real showers (n, L) of these sizes.
+
+    Where there are too few, both parts shrink alike, and the difference is multiplied by the root of the share.
+
+    Raises:
+        HepfmError: fewer than 50 showers, or no pair of layers with a correlation.
+    """
+    enough(len(real), FEWEST_SHOWERS, "real showers", "a floor", "layer correlations")
+    share = min(1.0, len(real) / sum(sizes))
+    left, right = max(2, int(sizes[0] * share)), max(2, int(sizes[1] * share))
+    draws = generator("correlation floor", key)
+    found = np.empty(splits)
+    for split in range(splits):
+        drawn = draws.permutation(len(real))
+        found[split] = _apart(real[drawn[:left]], real[drawn[left : left + right]])
+    if not np.isfinite(found).all():
+        raise HepfmError("no two layers have energies that vary in its parts", "layer correlations")
+    found *= np.sqrt(share)
+    upper = float(np.quantile(found, 0.95))
+    return Floor(float(found.mean()), float(found.std(ddof=1)), upper, (left, right), float(np.sqrt(share)))
 
 
 def _apart(reference: np.ndarray, sample: np.ndarray) -> float:

@@ -288,8 +288,8 @@ def shower_scores(
         lambda: shower_relations.correlation_difference(
             real.layer_energy, made.layer_energy, key=seed, replicas=replicas
         ),
-        lambda: shower_relations.correlation_difference(
-            *halves(real.layer_energy, generator("correlation halves", seed)), key=seed, replicas=2
+        lambda: shower_relations.correlation_floor(
+            real.layer_energy, (len(real), len(made)), key=seed, splits=max(2, replicas)
         ),
     )
     return ShowerScores(

@@ -28,6 +28,19 @@ def test_correlations_are_pearsons_and_a_constant_layer_has_none() -> None:
     assert broken.value > 5 * broken.error
 
 
+def test_the_floor_of_correlations_is_what_chance_gives() -> None:
+    draws = np.random.default_rng(3)
+    mixing = draws.normal(size=(5, 5))
+    real = draws.normal(size=(4_000, 5)) @ mixing
+    chance = [
+        metrics.correlation_difference(real, draws.normal(size=(1_000, 5)) @ mixing, replicas=2).value
+        for _ in range(60)
+    ]
+    floor = metrics.correlation_floor(real, (4_000, 1_000))
+    assert floor.value == pytest.approx(np.mean(chance), rel=0.2)
+    assert np.mean(np.array(chance) < floor.upper) > 0.8
+
+
 def test_without_any_correlation_there_is_no_difference_of_zero() -> None:
     with pytest.raises(HepfmError, match="no two layers"):
         metrics.correlation_difference(np.ones((60, 3)), np.ones((60, 3)))
