@@ -19,7 +19,7 @@ from hepfm.core.errors import HepfmError
 CHUNK_JETS = 10_000
 # Angles are known to about 1e-16: a tau or e2 below this is 0, so that its ratios are undefined instead of noise.
 TAU_ROUNDING = 1e-12
-PAIR_ELEMENTS = 1 << 21  # of one table of distances between the constituents of several jets (16 MB)
+PAIR_ELEMENTS = 1 << 17  # of one table of distances between the constituents of several jets: 1 MB stays in caches
 
 
 @dataclass(frozen=True)
