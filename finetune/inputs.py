@@ -135,6 +135,41 @@ class FeatureSet:
             mend = f"choose --features {' or '.join(smaller)}" if smaller else "build the corpus from another source"
             raise HepfmError(f"has no {', '.join(missing)}, which the {what} need", corpus.path, mend)
 
+    def read(self, batch: pa.RecordBatch, where: object, first: int = 0) -> JetInputs:
+        """Inputs of jet records; their order is kept.
+
+        Args:
+            batch: with the columns that :attr:`columns` names; constituents are pt-ordered, as in every corpus.
+            where: what the records are called in messages.
+            first: number of the first record in messages.
+
+        Raises:
+            HepfmError: a value that is not finite, or a jet without particles; names the first such record.
+        """
+        column = batch.column(POINTS)
+        offsets = offsets_of(column)
+        lengths = np.diff(offsets)
+        kept: np.ndarray | slice = slice(None)
+        if (lengths > self.max_length).any():
+            kept = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) < self.max_length
+            lengths = np.minimum(lengths, self.max_length)
+        if len(lengths) and not lengths.all():
+            empty = int(np.argmin(lengths))
+            raise HepfmError(
+                f"record {first + empty} has no constituents", where, "leave such jets out: hepfm corpus filter"
+            )
+        particles = _Particles(batch, kept, lengths, self.rescale)
+        found = np.empty((int(lengths.sum()), len(self.features)), dtype=np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is told below
+            for number, feature in enumerate(self.features):
+                values = _FORMULAS[feature.name](particles)
+                if feature.subtract is not None:
+                    values = _standardised(values, feature)
+                found[:, number] = values
+            vectors = particles.vectors
+        _check_finite(found, vectors, self, lengths, where, first)
+        return JetInputs(torch.from_numpy(found), torch.from_numpy(vectors), Layout.of(lengths))
+
     def contract(self) -> dict[str, Any]:
         """What an artifact has to say for others to make the same inputs."""
         return {
@@ -235,41 +270,6 @@ _FORMULAS: Mapping[str, Callable[[_Particles], np.ndarray]] = {
     "part_deta": lambda p: p.deta,
     "part_dphi": lambda p: p.point("dphi"),
 }
-
-
-def jet_inputs(batch: pa.RecordBatch, features: FeatureSet, where: object, first: int = 0) -> JetInputs:
-    """Inputs of jet records; their order is kept.
-
-    Args:
-        batch: with the columns that :attr:`FeatureSet.columns` names; constituents are pt-ordered, as in every corpus.
-        features: which.
-        where: what the records are called in messages.
-        first: number of the first record in messages.
-
-    Raises:
-        HepfmError: a value that is not finite, or a jet without particles; names the first such record.
-    """
-    column = batch.column(POINTS)
-    offsets = offsets_of(column)
-    lengths = np.diff(offsets)
-    kept: np.ndarray | slice = slice(None)
-    if (lengths > features.max_length).any():
-        kept = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) < features.max_length
-        lengths = np.minimum(lengths, features.max_length)
-    if len(lengths) and not lengths.all():
-        empty = int(np.argmin(lengths))
-        raise HepfmError(f"record {first + empty} has no constituents", where, "leave such jets out: hepfm corpus filter")
-    particles = _Particles(batch, kept, lengths, features.rescale)
-    found = np.empty((int(lengths.sum()), len(features.features)), dtype=np.float32)
-    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is told below
-        for number, feature in enumerate(features.features):
-            values = _FORMULAS[feature.name](particles)
-            if feature.subtract is not None:
-                values = _standardised(values, feature)
-            found[:, number] = values
-        vectors = particles.vectors
-    _check_finite(found, vectors, features, lengths, where, first)
-    return JetInputs(torch.from_numpy(found), torch.from_numpy(vectors), Layout.of(lengths))
 
 
 def _standardised(values: np.ndarray, feature: Feature) -> np.ndarray:

@@ -6,6 +6,7 @@ section 4). Buckets of similar length take them as rectangles.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +56,9 @@ class Pairs:
         """The pairs of a layout's sequences."""
         made = [
             _bucket_pairs(bucket, tokens.view(bucket.rows, bucket.length))
-            for bucket, tokens in zip(layout.buckets, layout.slots.split([b.slots for b in layout.buckets]), strict=True)
+            for bucket, tokens in zip(
+                layout.buckets, layout.slots.split([b.slots for b in layout.buckets]), strict=True
+            )
         ]
         first, second = (torch.cat([part[i] for part in made]) for i in (0, 1))
         return cls(first, second, tuple(part[2] for part in made))
@@ -123,7 +126,7 @@ class PairBias(nn.Module):
         super().__init__()
         sizes = (PAIR_FEATURES, *widths, heads)
         self.input_norm = BatchNorm(PAIR_FEATURES)
-        self.layers = nn.ModuleList(NormalisedLinear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(NormalisedLinear(a, b) for a, b in itertools.pairwise(sizes))
         self.activation = activation
 
     def forward(self, vectors: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, ...]:

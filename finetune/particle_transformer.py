@@ -6,6 +6,7 @@ The network is that of weaver-core's ``ParticleTransformer`` (version 1): same o
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -118,10 +119,7 @@ class ParticleTransformer(nn.Module):
         sizes = (config.features, *config.embed)
         self.input_norm = BatchNorm(config.features)
         self.embed = nn.Sequential(
-            *(
-                nn.Sequential(nn.LayerNorm(a), nn.Linear(a, b), nn.GELU())
-                for a, b in zip(sizes[:-1], sizes[1:], strict=True)
-            )
+            *(nn.Sequential(nn.LayerNorm(a), nn.Linear(a, b), nn.GELU()) for a, b in itertools.pairwise(sizes))
         )
         self.pair_bias = (
             PairBias(config.pair_embed, config.heads, config.pair_activation) if config.pair_embed else None
@@ -131,7 +129,7 @@ class ParticleTransformer(nn.Module):
         self.token = nn.Parameter(torch.zeros(config.width))
         self.final_norm = nn.LayerNorm(config.width)
         widths = (config.width, *config.head)
-        self.head_layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.head_layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.head_dropout = Dropout(config.dropout)
         self.head = nn.Linear(widths[-1], config.classes)
         self.initialise()
@@ -171,14 +169,19 @@ class ParticleTransformer(nn.Module):
             biases = tuple(
                 x.new_zeros(bucket.rows, self.config.heads, bucket.length, bucket.length)
                 if bucket.real is None
-                else x.new_zeros(bucket.real.shape).masked_fill(~bucket.real, -torch.inf).expand(
-                    -1, self.config.heads, bucket.length, -1
-                )
+                else x.new_zeros(bucket.real.shape)
+                .masked_fill(~bucket.real, -torch.inf)
+                .expand(-1, self.config.heads, bucket.length, -1)
                 for bucket in layout.buckets
             )
         for block in self.blocks:
             x = block(x, layout, biases)
         return x
+
+    @property
+    def embedding_width(self) -> int:
+        """Numbers of an embedding."""
+        return self.config.width
 
     def embedding(self, inputs: JetInputs) -> torch.Tensor:
         """What the class token found (n, width): what is before the head."""

@@ -34,7 +34,9 @@ def members(name: str, labels: Sequence[str]) -> tuple[str, ...]:
             return found
     shown = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
     raise HepfmError(
-        f"the head does not know '{name}'", "label", f"its {len(labels)} labels are {shown}; groups: {', '.join(GROUPS)}"
+        f"the head does not know '{name}'",
+        "label",
+        f"its {len(labels)} labels are {shown}; groups: {', '.join(GROUPS)}",
     )
 
 

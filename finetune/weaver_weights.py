@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -237,8 +237,3 @@ def _features(count: int, name: str, sophon: bool, where: Path) -> FeatureSet:
         known = ", ".join(f"{name} ({len(s.features)})" for name, s in FEATURE_SETS.items())
         raise HepfmError(f"reads {count} features, which no published configuration has", where, f"known: {known}")
     return fitting[0]
-
-
-def provenance_of(recognised: Recognised, origin: Mapping[str, Any]) -> dict[str, Any]:
-    """What an artifact keeps of where it came from."""
-    return {"imported": {**origin, "recognised": recognised.name}}

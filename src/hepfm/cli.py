@@ -60,6 +60,7 @@ COMMANDS = (
         "rate against distortion of several tokenizers",
     ),
     Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora"),
+    Command("finetune tag", "hepfm.finetune.tag", "TagConfig", "train a tagger on labelled jets"),
     Command("finetune generate", "hepfm.finetune.adapt", "AdaptConfig", "adapt a backbone to other token corpora"),
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),

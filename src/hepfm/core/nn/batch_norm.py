@@ -87,7 +87,7 @@ def _after(
 
 
 def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows, mean (C,) and biased covariance (C, C) of the rows (T, C) of all processes, in single precision at least."""
+    """Number, mean (C,) and biased covariance (C, C) of the rows (T, C) of all processes, in fp32 at least."""
     with torch.autocast(x.device.type, enabled=False):
         x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         channels = x.shape[1]

@@ -1,0 +1,214 @@
+"""``hepfm finetune tag``: a network that tells classes of jets apart, from a labelled corpus."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import nn
+from tyro.conf import Positional
+
+from hepfm.core.config import settings_of
+from hepfm.core.draws import key_of
+from hepfm.core.engine import launch
+from hepfm.core.engine.batches import Losses
+from hepfm.core.engine.config import FREE_SETTINGS, TrainingConfig
+from hepfm.core.engine.train import train
+from hepfm.core.errors import HepfmError
+from hepfm.core.progress import say
+from hepfm.core.runs import RunFolder
+from hepfm.finetune.inputs import FEATURE_SETS
+from hepfm.finetune.labelled import Classes, LabelledBatches, LabelledCorpora, LabelledJets
+from hepfm.finetune.sophon import ladder
+from hepfm.finetune.tagger import NETWORKS, Tagger, save_tagger
+
+FREE = FREE_SETTINGS | {"nproc"}
+Model = Literal["particle-transformer", "sophon", "deep-sets"]
+Features = Literal["default", "full", "kinpid", "kin", "sophon"]
+# Models that are another one's architecture in other sizes, and with other features.
+VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "particle-transformer": ("particle-transformer", {}, "full"),
+    "sophon": ("particle-transformer", {"head": (512,)}, "sophon"),
+    "deep-sets": ("deep-sets", {}, "full"),
+}
+assert get_args(Model) == tuple(VARIANTS)
+
+
+@dataclass(frozen=True)
+class TagConfig:
+    """Train a tagger from scratch on labelled jets. Run again after an interruption, it continues to the same ones."""
+
+    corpora: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CORPUS...")]
+    """Corpora of labelled jets, or one mixture of them (hepfm corpus mix): flat in pt and mass, say."""
+    out: Path
+    """Folder of the run."""
+    model: Model = "particle-transformer"
+    """particle-transformer (2.1 M parameters), sophon (the same with a hidden layer of 512 in its head and four-vectors
+    scaled to 500 GeV), or deep-sets (0.07 M)."""
+    features: Features = "default"
+    """full: 17 numbers of a particle; kinpid: without displacement, 13; kin: kinematics alone, 7; sophon: as full, on
+    four-vectors scaled to 500 GeV. By default the model's own, full or sophon."""
+    labels: tuple[str, ...] = ()
+    """Labels to tell apart, in this order; jets of others are left out. By default all of the corpus."""
+    ladder: Literal[0, 188, 162, 43, 17] = 0
+    """Merge JetClass-II's labels into so many classes; 0 leaves every label its own class."""
+    jets: int = 0
+    """Labelled training jets that are used, as many of each class; 0 for all. 200 include the 100 of the same seed."""
+    nproc: int = 1
+    """Processes on this machine; at most one per GPU."""
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(batch_records=512, betas=(0.9, 0.99)))
+
+
+class Classification(nn.Module):
+    """The cross entropy of jets' classes [nats], summed over jets.
+
+    Args:
+        network: jets to logits.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: LabelledJets) -> Losses:
+        logits = self.network(batch.inputs).float()
+        total = F.cross_entropy(logits, batch.targets, reduction="sum")
+        return Losses(total, {"accuracy": (logits.argmax(1) == batch.targets).sum()})
+
+
+def main(config: TagConfig) -> None:
+    """Train and write the artifact."""
+    launch.relaunch(config.nproc)
+    run = RunFolder(config.out)
+    if run.finished:
+        run.claim(config, FREE)
+        _done(run, "is finished already")
+        return
+    data = LabelledCorpora.open(config.corpora)
+    classes = data.classes(config.labels, ladder(config.ladder) if config.ladder else None)
+    tagger = begin(config, classes)
+    for corpus in data.corpora:
+        tagger.features.check(corpus)
+    if config.jets < 0:
+        raise HepfmError(f"must not be negative, is {config.jets}", "--jets")
+    training = data.batches("train", classes, tagger.features, config.training.seed, config.jets)
+    if training is None:
+        raise HepfmError("no corpus has a training split", ", ".join(map(str, config.corpora)))
+    validation, settings = _validation(data, classes, tagger, config.training)
+    launch.setup()
+    launch.on_main(lambda: run.claim(config, FREE))
+    _announce(tagger, data, training, settings)
+    figures = train(
+        Classification(tagger.network), training, validation, settings, run, _identity(tagger, data, config)
+    )
+    if launch.is_main():
+        provenance = {
+            "config": settings_of(config, without=("corpora", "out", "nproc")),
+            "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
+            "mixture": data.mixture.summary() if data.mixture else None,
+            "jets": training.reader.order.epoch_records(0),
+        }
+        metrics = {**figures, "steps": settings.steps, "parameters": parameters_of(tagger.network)}
+        tagger.network.cpu().eval()
+        save_tagger(
+            run.artifact, tagger, provenance=provenance, metrics=metrics, card=card(tagger, provenance, metrics)
+        )
+        _done(run, "finished")
+
+
+def begin(config: TagConfig, classes: Classes) -> Tagger:
+    """A new tagger: weights drawn by the seed."""
+    architecture, sizes, own = VARIANTS[config.model]
+    features = FEATURE_SETS[own if config.features == "default" else config.features]
+    config_type, build = NETWORKS[architecture]
+    torch.manual_seed(key_of("weights", config.training.seed))
+    network = build(config_type(features=len(features.features), classes=len(classes.names), **sizes))
+    return Tagger(network, architecture, classes.names, dict(classes.labels), features)
+
+
+def _validation(
+    data: LabelledCorpora, classes: Classes, tagger: Tagger, training: TrainingConfig
+) -> tuple[LabelledBatches | None, TrainingConfig]:
+    """Validation batches, if there is such a split, and the settings with no more records than there are."""
+    batches = data.batches("val", classes, tagger.features, 0)
+    if batches is None:
+        return None, training
+    records = min(training.validation_records, batches.reader.order.epoch_records(0))
+    return batches, dataclasses.replace(training, validation_records=records)
+
+
+def _identity(tagger: Tagger, data: LabelledCorpora, config: TagConfig) -> dict[str, Any]:
+    """What has to be the same for a run to be continued."""
+    return {
+        "objective": "classification",
+        "architecture": {"network": tagger.architecture, **dataclasses.asdict(tagger.network.config)},
+        "features": tagger.features.name,
+        "labels": tagger.labels,
+        "corpora": data.digests,
+        "jets": config.jets,
+    }
+
+
+def parameters_of(network: nn.Module) -> int:
+    """Number of parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _announce(tagger: Tagger, data: LabelledCorpora, training: LabelledBatches, settings: TrainingConfig) -> None:
+    if not launch.is_main():
+        return
+    jets = training.reader.order.epoch_records(0)
+    say(
+        f"tagger: {tagger.architecture}, {parameters_of(tagger.network):,} parameters, "
+        f"{len(tagger.features.features)} features ('{tagger.features.name}'), {len(tagger.classes)} classes"
+    )
+    say(
+        f"data: {jets:,} jets an epoch of {sum(corpus.split('train').records for corpus in data.corpora):,}; "
+        f"{settings.steps:,} steps are {settings.steps * settings.batch_records / jets:.2g} epochs"
+    )
+
+
+def card(tagger: Tagger, provenance: dict[str, Any], metrics: dict[str, Any]) -> str:
+    """Text that tells a reader what this tagger is, what it was trained on, and how to use it."""
+    rows = "\n".join(f"| {name} | {value:,.6g} |" for name, value in sorted(metrics.items()))
+    corpora = "\n".join(f"- corpus `{c['digest']}`: {c['records']:,} training jets" for c in provenance["corpora"])
+    mixture = provenance["mixture"]
+    mixed = f"\nThey are read by the weights of the mixture `{mixture['digest']}`.\n" if mixture else ""
+    names = ", ".join(tagger.classes[:20]) + (", ..." if len(tagger.classes) > 20 else "")
+    return f"""# Tagger of jets: {tagger.architecture}
+
+Tells {len(tagger.classes)} classes apart: {names}. It reads the feature set `{tagger.features.name}`
+({len(tagger.features.features)} numbers of a particle), which `config.json` describes.
+
+## Data
+
+{corpora}
+{mixed}
+{provenance["jets"]:,} jets an epoch.
+
+## Results
+
+| quantity | value |
+|---|---|
+{rows}
+
+Losses are in nats per jet; they and the accuracy are of training and validation batches.
+
+## Use
+
+    hepfm evaluate tagging THIS_FOLDER CORPUS --out REPORT
+
+`reference.npz` holds inputs and logits that loading replays.
+"""
+
+
+def _done(run: RunFolder, what: str) -> None:
+    if launch.is_main():
+        say(f"{run.path}: {what}")
+        sys.stdout.write(f"{run.artifact}\n")
