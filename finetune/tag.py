@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +24,15 @@ from hepfm.core.engine.train import train
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
-from hepfm.finetune.inputs import FEATURE_SETS
-from hepfm.finetune.labelled import Classes, LabelledBatches, LabelledCorpora, LabelledJets
+from hepfm.finetune.boosted_tagger import ARCHITECTURE, Substructure, TreesTagger, fit_trees, save_trees
+from hepfm.finetune.boosted_trees import FEATURES, BoostedTreesConfig
+from hepfm.finetune.inputs import FEATURE_SETS, FeatureSet
+from hepfm.finetune.labelled import Classes, InputReader, LabelledBatches, LabelledCorpora, LabelledJets
 from hepfm.finetune.sophon import ladder
 from hepfm.finetune.tagger import NETWORKS, Tagger, save_tagger
 
 FREE = FREE_SETTINGS | {"nproc"}
-Model = Literal["particle-transformer", "sophon", "deep-sets"]
+Model = Literal["particle-transformer", "sophon", "deep-sets", "boosted-trees"]
 Features = Literal["default", "full", "kinpid", "kin", "sophon"]
 # Models that are another one's architecture in other sizes, and with other features.
 VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -37,7 +40,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "sophon": ("particle-transformer", {"head": (512,)}, "sophon"),
     "deep-sets": ("deep-sets", {}, "full"),
 }
-assert get_args(Model) == tuple(VARIANTS)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class TagConfig:
     """Folder of the run."""
     model: Model = "particle-transformer"
     """particle-transformer (2.1 M parameters), sophon (the same with a hidden layer of 512 in its head and four-vectors
-    scaled to 500 GeV), or deep-sets (0.07 M)."""
+    scaled to 500 GeV), deep-sets (0.07 M), or boosted-trees on substructure (200 rounds; of the training settings only
+    the seed counts)."""
     features: Features = "default"
     """full: 17 numbers of a particle; kinpid: without displacement, 13; kin: kinematics alone, 7; sophon: as full, on
     four-vectors scaled to 500 GeV. By default the model's own, full or sophon."""
@@ -90,16 +93,21 @@ def main(config: TagConfig) -> None:
         run.claim(config, FREE)
         _done(run, "is finished already")
         return
-    data = LabelledCorpora.open(config.corpora)
-    classes = data.classes(config.labels, ladder(config.ladder) if config.ladder else None)
-    tagger = begin(config, classes)
-    for corpus in data.corpora:
-        tagger.features.check(corpus)
     if config.jets < 0:
         raise HepfmError(f"must not be negative, is {config.jets}", "--jets")
-    training = data.batches("train", classes, tagger.features, config.training.seed, config.jets)
-    if training is None:
-        raise HepfmError("no corpus has a training split", ", ".join(map(str, config.corpora)))
+    data = LabelledCorpora.open(config.corpora)
+    classes = data.classes(config.labels, ladder(config.ladder) if config.ladder else None)
+    if config.model == ARCHITECTURE:
+        _grow(config, run, data, classes)
+    else:
+        _train(config, run, data, classes)
+    _done(run, "finished")
+
+
+def _train(config: TagConfig, run: RunFolder, data: LabelledCorpora, classes: Classes) -> None:
+    """A network, by the engine."""
+    tagger = begin(config, classes)
+    training = _batches(config, data, classes, tagger.features)
     validation, settings = _validation(data, classes, tagger, config.training)
     launch.setup()
     launch.on_main(lambda: run.claim(config, FREE))
@@ -108,18 +116,56 @@ def main(config: TagConfig) -> None:
         Classification(tagger.network), training, validation, settings, run, _identity(tagger, data, config)
     )
     if launch.is_main():
-        provenance = {
-            "config": settings_of(config, without=("corpora", "out", "nproc")),
-            "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
-            "mixture": data.mixture.summary() if data.mixture else None,
-            "jets": training.reader.order.epoch_records(0),
-        }
+        provenance = _provenance(config, data, training)
         metrics = {**figures, "steps": settings.steps, "parameters": parameters_of(tagger.network)}
         tagger.network.cpu().eval()
-        save_tagger(
-            run.artifact, tagger, provenance=provenance, metrics=metrics, card=card(tagger, provenance, metrics)
-        )
-        _done(run, "finished")
+        text = card(tagger.architecture, tagger.classes, _reads(tagger.features), provenance, metrics)
+        save_tagger(run.artifact, tagger, provenance=provenance, metrics=metrics, card=text)
+
+
+def _grow(config: TagConfig, run: RunFolder, data: LabelledCorpora, classes: Classes) -> None:
+    """Boosted trees, in one process: nothing is kept of an interrupted run."""
+    if config.features != "default":
+        raise HepfmError("trees read substructure, not features of particles", "--features", "leave it out")
+    if config.nproc > 1:
+        raise HepfmError("trees grow in one process", "--nproc", "leave it out")
+    training = _batches(config, data, classes, Substructure())
+    run.claim(config, FREE)
+    say(
+        f"trees: {training.reader.order.epoch_records(0):,} jets of {len(classes.names)} classes, "
+        f"{len(FEATURES)} numbers each"
+    )
+    trees = fit_trees(BoostedTreesConfig(classes=len(classes.names)), training, config.training.seed)
+    provenance = _provenance(config, data, training)
+    metrics = {"trees": len(trees.starts) - 1, "rounds": trees.config.rounds}
+    text = card(
+        ARCHITECTURE, classes.names, f"{len(FEATURES)} numbers of a jet: {', '.join(FEATURES)}", provenance, metrics
+    )
+    tagger = TreesTagger(trees, classes.names, dict(classes.labels))
+    save_trees(run.artifact, tagger, provenance=provenance, metrics=metrics, card=text)
+
+
+def _batches(config: TagConfig, data: LabelledCorpora, classes: Classes, inputs: InputReader) -> LabelledBatches:
+    """Training batches, once every corpus can give what is read."""
+    for corpus in data.corpora:
+        inputs.check(corpus)
+    batches = data.batches("train", classes, inputs, config.training.seed, config.jets)
+    if batches is None:
+        raise HepfmError("no corpus has a training split", ", ".join(map(str, config.corpora)))
+    return batches
+
+
+def _provenance(config: TagConfig, data: LabelledCorpora, training: LabelledBatches) -> dict[str, Any]:
+    return {
+        "config": settings_of(config, without=("corpora", "out", "nproc")),
+        "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
+        "mixture": data.mixture.summary() if data.mixture else None,
+        "jets": training.reader.order.epoch_records(0),
+    }
+
+
+def _reads(features: FeatureSet) -> str:
+    return f"the feature set `{features.name}` ({len(features.features)} numbers of a particle)"
 
 
 def begin(config: TagConfig, classes: Classes) -> Tagger:
@@ -174,17 +220,18 @@ def _announce(tagger: Tagger, data: LabelledCorpora, training: LabelledBatches, 
     )
 
 
-def card(tagger: Tagger, provenance: dict[str, Any], metrics: dict[str, Any]) -> str:
+def card(
+    architecture: str, classes: Sequence[str], reads: str, provenance: dict[str, Any], metrics: dict[str, Any]
+) -> str:
     """Text that tells a reader what this tagger is, what it was trained on, and how to use it."""
     rows = "\n".join(f"| {name} | {value:,.6g} |" for name, value in sorted(metrics.items()))
     corpora = "\n".join(f"- corpus `{c['digest']}`: {c['records']:,} training jets" for c in provenance["corpora"])
     mixture = provenance["mixture"]
     mixed = f"\nThey are read by the weights of the mixture `{mixture['digest']}`.\n" if mixture else ""
-    names = ", ".join(tagger.classes[:20]) + (", ..." if len(tagger.classes) > 20 else "")
-    return f"""# Tagger of jets: {tagger.architecture}
+    names = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
+    return f"""# Tagger of jets: {architecture}
 
-Tells {len(tagger.classes)} classes apart: {names}. It reads the feature set `{tagger.features.name}`
-({len(tagger.features.features)} numbers of a particle), which `config.json` describes.
+Tells {len(classes)} classes apart: {names}. It reads {reads}; `config.json` describes it.
 
 ## Data
 

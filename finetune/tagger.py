@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,14 @@ from hepfm.core.config import from_dict
 from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
-from hepfm.core.progress import progress
 from hepfm.core.resolve import resolve
+from hepfm.finetune import boosted_tagger
 from hepfm.finetune.deep_sets import DeepSets, DeepSetsConfig
 from hepfm.finetune.inputs import FEATURE_SETS, FeatureSet, JetInputs
-from hepfm.finetune.labelled import LABEL, Classes
+from hepfm.finetune.judging import KIND, MEND, Judge
 from hepfm.finetune.particle_transformer import ParticleTransformer, ParticleTransformerConfig
-from hepfm.finetune.sophon import discriminant
-from hepfm.finetune.tagging_metrics import Scored
-from hepfm.ingest.corpus import Corpus, Split
+from hepfm.ingest.corpus import Corpus
 
-KIND = "tagger"
 # name of an architecture -> (its settings, its network)
 NETWORKS: dict[str, tuple[type[Any], Callable[[Any], nn.Module]]] = {
     "particle-transformer": (ParticleTransformerConfig, ParticleTransformer),
@@ -36,11 +33,10 @@ NETWORKS: dict[str, tuple[type[Any], Callable[[Any], nn.Module]]] = {
 BATCH_JETS = 256  # judged at a time
 REFERENCE_LENGTHS = (1, 12, 40)
 REFERENCE_TOLERANCE = 1e-4
-MEND = "get the artifact again"
 
 
 @dataclass(frozen=True)
-class Tagger:
+class Tagger(Judge):
     """A network that tells classes of jets apart.
 
     Attributes:
@@ -57,6 +53,9 @@ class Tagger:
     labels: dict[str, str]
     features: FeatureSet
 
+    def check(self, corpus: Corpus) -> None:
+        self.features.check(corpus)
+
     def scores(self, records: pa.RecordBatch, where: object = "records") -> np.ndarray:
         """Probabilities (n, classes) float32 of jet records.
 
@@ -68,15 +67,6 @@ class Tagger:
     def embedding(self, records: pa.RecordBatch, where: object = "records") -> np.ndarray:
         """What is before the head (n, width) float32 of jet records."""
         return self._run(records, where, self.network.embedding, self.network.embedding_width)
-
-    def __call__(self, signal: str | Sequence[str], against: str | Sequence[str]) -> Callable[[np.ndarray], np.ndarray]:
-        """A discriminant of scores (n, classes): ``tagger("X_bb", against="QCD")(tagger.scores(records))``.
-
-        Raises:
-            HepfmError: a label or group that this head does not know.
-        """
-        discriminant(np.ones((1, len(self.classes))), self.classes, signal, against)  # the names are looked at now
-        return lambda scores: discriminant(scores, self.classes, signal, against)
 
     @torch.no_grad()
     def _run(
@@ -91,46 +81,6 @@ class Tagger:
             inputs = self.features.read(records.take(pa.array(jets)), where)
             found[jets] = network(inputs.to(device)).float().cpu().numpy()
         return found
-
-    def judge(self, split: Split) -> Scored:
-        """Scores and classes of all jets of a split whose label is one of this tagger's.
-
-        Raises:
-            HepfmError: a corpus that lacks a feature, or none of whose labels this head knows.
-        """
-        corpus = split.corpus
-        self.features.check(corpus)
-        self.check_labels(corpus)
-        classes = Classes(self.classes, self.labels)
-        scores, truth = [], []
-        with progress(f"judge {split.name}", split.records, "jets") as task:
-            for block in split:
-                numbers = classes.numbers(block)
-                known = np.flatnonzero(numbers >= 0)
-                if len(known):
-                    scores.append(self.scores(block.take(pa.array(known)), corpus.path))
-                    truth.append(numbers[known])
-                task.advance(len(block))
-        if not scores:
-            raise HepfmError(f"its split '{split.name}' has no jet of a class that this head knows", corpus.path)
-        return Scored(np.concatenate(scores), np.concatenate(truth), self.classes)
-
-    def check_labels(self, corpus: Corpus) -> None:
-        """Refuse a corpus with labels that this head does not know.
-
-        Raises:
-            HepfmError: names the first.
-        """
-        if LABEL not in corpus.manifest.schema.names:
-            raise HepfmError("its records have no labels", corpus.path, "name a corpus of labelled jets")
-        counted = {label for entry in corpus.manifest.splits.values() for label, count in entry.labels.items() if count}
-        unknown = sorted(counted - self.labels.keys())
-        if unknown:
-            raise HepfmError(
-                f"has jets of label '{unknown[0]}', which this head does not know",
-                corpus.path,
-                f"it knows {', '.join(list(self.labels)[:12])}; leave the others out: hepfm corpus filter",
-            )
 
 
 def save_tagger(
@@ -158,8 +108,8 @@ def save_tagger(
     )
 
 
-def load_tagger(name: str | Path) -> tuple[Tagger, Artifact]:
-    """Load a tagger, on the CPU, and replay its reference outputs.
+def load_tagger(name: str | Path) -> tuple[Judge, Artifact]:
+    """Load a tagger, a network (on the CPU) or trees, and replay its reference outputs.
 
     Args:
         name: whatever :func:`hepfm.core.resolve.resolve` takes: a run, an artifact folder, a hub id, a URL.
@@ -168,6 +118,12 @@ def load_tagger(name: str | Path) -> tuple[Tagger, Artifact]:
         HepfmError: no tagger, a tensor that does not fit, or outputs that differ from those it was saved with.
     """
     artifact = read_artifact(resolve(name), KIND)
+    if artifact.architecture.get("network") == boosted_tagger.ARCHITECTURE:
+        return boosted_tagger.load_trees(artifact), artifact
+    return _load_network(artifact), artifact
+
+
+def _load_network(artifact: Artifact) -> Tagger:
     try:
         sizes = dict(artifact.architecture)
         architecture = sizes.pop("network")
@@ -185,7 +141,7 @@ def load_tagger(name: str | Path) -> tuple[Tagger, Artifact]:
     network.load_state_dict(artifact.weights())
     tagger = Tagger(network.eval(), architecture, classes, labels, features)
     _replay(tagger, artifact)
-    return tagger, artifact
+    return tagger
 
 
 def _differs(features: FeatureSet, artifact: Artifact) -> bool:
