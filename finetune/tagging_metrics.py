@@ -163,7 +163,7 @@ def measure(
         counts = np.bincount(draws.integers(0, jets, jets), minlength=jets)
         for name, figure in figures.items():
             replicated[name].append(figure(counts))
-    errors = {name: _spread(drawn) for name, drawn in replicated.items()}
+    errors = {name: spread(drawn) for name, drawn in replicated.items()}
 
     def estimate(name: str) -> Estimate:
         return Estimate(values[name], errors[name])
@@ -191,7 +191,7 @@ def measure(
     )
 
 
-def _spread(drawn: Sequence[float]) -> float:
+def spread(drawn: Sequence[float]) -> float:
     """Standard deviation over replicas; NaN where one has no finite value."""
     values = np.array(drawn)
     return float(values.std(ddof=1)) if len(values) > 1 and np.isfinite(values).all() else math.nan
@@ -205,7 +205,7 @@ class _Accuracy:
         return float(np.average(self.right, weights=counts))
 
 
-class _Order:
+class RocOrder:
     """Signal and background by falling score: what a ROC curve is made of.
 
     Jets of equal score are passed together.
@@ -226,7 +226,7 @@ class _Order:
         return signal, every[self.last] - signal
 
 
-def _area(order: _Order, counts: np.ndarray | None) -> float:
+def area(order: RocOrder, counts: np.ndarray | None) -> float:
     """Area under the ROC curve; NaN without signal or background."""
     signal, background = (np.concatenate([[0.0], part]) for part in order.passed(counts))
     total = signal[-1] * background[-1]
@@ -245,19 +245,21 @@ class _MeanAuc:
         for one in present:
             others = [jets[other] for other in present if other != one]
             if len(present) > MOST_PAIRWISE:
-                self.orders.append(_Order(scored.scores[:, one], everyone, scored.truth == one))
+                self.orders.append(RocOrder(scored.scores[:, one], everyone, scored.truth == one))
                 continue
             for other in others:
                 both = np.concatenate([jets[one], other])
-                self.orders.append(_Order(scored.scores[both, one], both, scored.truth[both] == one))
+                self.orders.append(RocOrder(scored.scores[both, one], both, scored.truth[both] == one))
 
     def __call__(self, counts: np.ndarray | None) -> float:
-        return float(np.mean([_area(order, counts) for order in self.orders]))
+        return float(np.mean([area(order, counts) for order in self.orders]))
 
 
-class _RejectionAt:
+class RejectionAt:
+    """Background over what passes of it, where a share ``efficiency`` of the signal does."""
+
     def __init__(self, ratio: np.ndarray, jets: np.ndarray, is_signal: np.ndarray, efficiency: float) -> None:
-        self.order, self.efficiency = _Order(ratio, jets, is_signal), efficiency
+        self.order, self.efficiency = RocOrder(ratio, jets, is_signal), efficiency
         self.jets = (int(is_signal.sum()), int((~is_signal).sum()))
 
     def __call__(self, counts: np.ndarray | None) -> float:
@@ -275,7 +277,7 @@ def _rejections(
     present: np.ndarray,
     background: str | None,
     efficiencies: Sequence[float] | Mapping[str, float],
-) -> dict[object, _RejectionAt]:
+) -> dict[object, RejectionAt]:
     """By (signal, background, efficiency): rejections by the ratio S / (S + B) of their two scores."""
     name = background if background is not None else _default_background(scored.classes)
     if name is None:
@@ -283,7 +285,7 @@ def _rejections(
     number = scored.number(name)
     if number not in present:
         raise HepfmError(f"no jet of the background '{name}' was judged", "labels", "judge jets of it too")
-    found: dict[object, _RejectionAt] = {}
+    found: dict[object, RejectionAt] = {}
     for signal in (int(other) for other in present if other != number):
         jets = np.flatnonzero((scored.truth == signal) | (scored.truth == number))
         of_signal, of_background = (scored.scores[jets, column].astype(np.float64) for column in (signal, number))
@@ -295,7 +297,7 @@ def _rejections(
         else:
             points = efficiencies
         for efficiency in points:
-            found[title, name, efficiency] = _RejectionAt(ratio, jets, scored.truth[jets] == signal, efficiency)
+            found[title, name, efficiency] = RejectionAt(ratio, jets, scored.truth[jets] == signal, efficiency)
     return found
 
 
@@ -334,7 +336,7 @@ def reliability(scored: Scored) -> Reliability:
 
 def roc(score: np.ndarray, is_signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Signal and background efficiency (k,), from no jet to all."""
-    signal, background = _Order(score, np.arange(len(score)), is_signal).passed(None)
+    signal, background = RocOrder(score, np.arange(len(score)), is_signal).passed(None)
     return (
         np.concatenate([[0.0], signal / max(signal[-1], 1.0)]),
         np.concatenate([[0.0], background / max(background[-1], 1.0)]),

@@ -77,6 +77,12 @@ COMMANDS = (
         "EvaluateTokenizerConfig",
         "what a tokenizer keeps of jets or showers",
     ),
+    Command(
+        "evaluate tagging",
+        "hepfm.benchmarks.tagging.command",
+        "EvaluateTaggingConfig",
+        "a tagger on labelled jets, under the published tables",
+    ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
     Command(
         "evaluate profiles",
