@@ -217,7 +217,7 @@ def _check(weights: Mapping[str, torch.Tensor], config: ParticleTransformerConfi
 def _labels(classes: int, labels: Sequence[str], where: Path) -> tuple[str, ...]:
     if not labels:
         if classes not in PUBLISHED_LABELS:
-            raise HepfmError(f"has {classes} outputs and does not say what they are", where, "--labels A,B,...")
+            raise HepfmError(f"has {classes} outputs and does not say what they are", where, "--labels A B ...")
         return PUBLISHED_LABELS[classes]
     if len(labels) != classes or len(set(labels)) != len(labels):
         raise HepfmError(f"has {classes} outputs, {len(set(labels))} different labels are named", "--labels")
