@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def test_the_command_judges_prints_and_writes(
     assert report["accuracy"]["error"] >= 0
     page = (out / "index.html").read_text()
     assert "Reliability of the highest score" in page
-    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert not re.search(r"(src|href)=\"http", page)  # it opens without a network
     monkeypatch.setattr(sys, "argv", [*command, "--discriminants", "Tbl:QCD"])
     with pytest.raises(SystemExit):
         cli.main()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -14,11 +17,14 @@ from hepfm.benchmarks.synthetic import random_jets
 from hepfm.benchmarks.weaver import SETTINGS
 from hepfm.core.errors import HepfmError
 from hepfm.finetune.inputs import FEATURE_SETS
+from hepfm.finetune.sophon import LABELS as SOPHON
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.formats.jetclass import write_jetclass
 from hepfm.ingest.sources.jetclass import JetClassSource
+from hepfm.ingest.sources.jetclass2 import JetClass2Source
 
 FULL = FEATURE_SETS["full"]
+REAL_JETCLASS2 = Path(__file__).resolve().parents[2] / "../shared/data/jetclass2/JetClassII_example.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -36,17 +42,17 @@ def jets_of(path: Path) -> pa.RecordBatch:
     return source.read(path, 0, source.entries(path))
 
 
-def formulas(path: Path, entry: int, scale: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The YAML's formulas, by hand and in double precision, on the file's own branches of one jet."""
+def branches_of(path: Path) -> dict[str, Any]:
+    """A file's own branches, jet by jet."""
     import uproot
 
     with uproot.open(path) as file:
-        tree = file["tree"]
-        row = {
-            name: np.asarray(tree[name].array(entry_start=entry, entry_stop=entry + 1)[0], dtype=np.float64)
-            for name in tree.keys()  # noqa: SIM118 (a tree is no dictionary)
-            if name.startswith(("part_", "jet_"))
-        }
+        return {name: branch.array() for name, branch in file["tree"].items() if name.startswith(("part_", "jet_"))}
+
+
+def formulas(branches: Mapping[str, Any], entry: int, scale: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The YAML's formulas, by hand and in double precision, on a file's own branches of one jet."""
+    row = {name: np.asarray(values[entry], dtype=np.float64) for name, values in branches.items()}
     keep = slice(0, 128)
     part = {name: values[keep] for name, values in row.items() if name.startswith("part_")}
     factor = 500 / row["jet_pt"] if scale else 1.0
@@ -70,12 +76,26 @@ def formulas(path: Path, entry: int, scale: bool) -> tuple[np.ndarray, np.ndarra
 
 @pytest.mark.parametrize("name", ["full", "sophon"])
 def test_features_are_the_published_formulas(name: str, root_file: Path) -> None:
-    records = jets_of(root_file)
+    check_formulas(name, jets_of(root_file), branches_of(root_file))
+
+
+def test_features_of_real_jets_are_the_published_formulas() -> None:
+    if not REAL_JETCLASS2.exists():
+        pytest.skip(f"{REAL_JETCLASS2} is not there")
+    source = JetClass2Source()
+    records = source.read(REAL_JETCLASS2, 0, 100)
+    table = pq.read_table(REAL_JETCLASS2)
+    columns = {name: table[name].to_pylist() for name in table.column_names if name.startswith(("part_", "jet_"))}
+    check_formulas("sophon", records, columns)
+    assert records.column("label").to_pylist() == [SOPHON[number] for number in columns["jet_label"]]
+
+
+def check_formulas(name: str, records: pa.RecordBatch, branches: Mapping[str, Any]) -> None:
     inputs = FEATURE_SETS[name].read(records, "jets")
     offsets = inputs.layout.offsets.numpy()
     phi = records.column("phi").to_numpy()
     for entry in range(len(records)):
-        expected, vectors = formulas(root_file, entry, name == "sophon")
+        expected, vectors = formulas(branches, entry, name == "sophon")
         mine = slice(offsets[entry], offsets[entry + 1])
         np.testing.assert_allclose(inputs.features[mine], expected, rtol=0, atol=2e-5)
         px, py, pz, energy = inputs.vectors[mine].double().numpy().T
