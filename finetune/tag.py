@@ -29,10 +29,11 @@ from hepfm.finetune.boosted_trees import FEATURES, BoostedTreesConfig
 from hepfm.finetune.inputs import FEATURE_SETS, FeatureSet
 from hepfm.finetune.labelled import Classes, InputReader, LabelledBatches, LabelledCorpora, LabelledJets
 from hepfm.finetune.sophon import ladder
-from hepfm.finetune.tagger import NETWORKS, Tagger, save_tagger
+from hepfm.finetune.tagger import NETWORKS, Tagger, load_tagger, save_tagger
 
 FREE = FREE_SETTINGS | {"nproc"}
 Model = Literal["particle-transformer", "sophon", "deep-sets", "boosted-trees"]
+Protocol = Literal["full", "frozen"]
 Features = Literal["default", "full", "kinpid", "kin", "sophon"]
 # Models that are another one's architecture in other sizes, and with other features.
 VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -44,7 +45,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @dataclass(frozen=True)
 class TagConfig:
-    """Train a tagger from scratch on labelled jets. Run again after an interruption, it continues to the same ones."""
+    """Train a tagger on labelled jets, from scratch or from another. Run again after an interruption, it continues to the
+    same weights."""
 
     corpora: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CORPUS...")]
     """Corpora of labelled jets, or one mixture of them (hepfm corpus mix): flat in pt and mass, say."""
@@ -52,8 +54,14 @@ class TagConfig:
     """Folder of the run."""
     model: Model = "particle-transformer"
     """particle-transformer (2.1 M parameters), sophon (the same with a hidden layer of 512 in its head and four-vectors
-    scaled to 500 GeV), deep-sets (0.07 M), or boosted-trees on substructure (200 rounds; of the training settings only
+    scaled to 500 GeV), deep-sets (0.08 M), or boosted-trees on substructure (200 rounds; of the training settings only
     the seed counts)."""
+    tagger: str = ""
+    """Pretrained tagger to start from, a run, an artifact folder, a hub id or a URL: its network and features with a new
+    head, whatever --model says."""
+    protocol: Protocol = "full"
+    """Of a pretrained tagger: full trains all weights, frozen the head alone (no gradients, no optimizer states for the
+    rest; batch norms keep their statistics)."""
     features: Features = "default"
     """full: 17 numbers of a particle; kinpid: without displacement, 13; kin: kinematics alone, 7; sophon: as full, on
     four-vectors scaled to 500 GeV. By default the model's own, full or sophon."""
@@ -72,17 +80,34 @@ class Classification(nn.Module):
     """The cross entropy of jets' classes [nats], summed over jets.
 
     Args:
-        network: jets to logits.
+        network: jets to logits, by way of an embedding.
+        frozen: train what follows the embedding alone.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any, frozen: bool = False) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.frozen = network, frozen
+        if frozen:
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(is_head(name))
 
     def forward(self, batch: LabelledJets) -> Losses:
-        logits = self.network(batch.inputs).float()
+        logits = self._logits(batch.inputs).float()
         total = F.cross_entropy(logits, batch.targets, reduction="sum")
         return Losses(total, {"accuracy": (logits.argmax(1) == batch.targets).sum()})
+
+    def _logits(self, inputs: Any) -> torch.Tensor:
+        if not self.frozen:
+            return self.network(inputs)
+        self.network.eval()  # neither dropout nor batch statistics in what does not learn
+        with torch.no_grad():
+            embedding = self.network.embedding(inputs)
+        return self.network.classify(embedding)
+
+
+def is_head(name: str) -> bool:
+    """Does a parameter belong to what follows the embedding?"""
+    return name.startswith("head")
 
 
 def main(config: TagConfig) -> None:
@@ -97,7 +122,9 @@ def main(config: TagConfig) -> None:
         raise HepfmError(f"must not be negative, is {config.jets}", "--jets")
     data = LabelledCorpora.open(config.corpora)
     classes = data.classes(config.labels, ladder(config.ladder) if config.ladder else None)
-    if config.model == ARCHITECTURE:
+    if config.protocol == "frozen" and not config.tagger:
+        raise HepfmError("a network that nothing was learned by cannot be frozen", "--protocol", "name a --tagger")
+    if config.model == ARCHITECTURE and not config.tagger:
         _grow(config, run, data, classes)
     else:
         _train(config, run, data, classes)
@@ -106,17 +133,22 @@ def main(config: TagConfig) -> None:
 
 def _train(config: TagConfig, run: RunFolder, data: LabelledCorpora, classes: Classes) -> None:
     """A network, by the engine."""
-    tagger = begin(config, classes)
+    tagger, parent = begin(config, classes)
     training = _batches(config, data, classes, tagger.features)
     validation, settings = _validation(data, classes, tagger, config.training)
     launch.setup()
     launch.on_main(lambda: run.claim(config, FREE))
     _announce(tagger, data, training, settings)
     figures = train(
-        Classification(tagger.network), training, validation, settings, run, _identity(tagger, data, config)
+        Classification(tagger.network, config.protocol == "frozen"),
+        training,
+        validation,
+        settings,
+        run,
+        {**_identity(tagger, data, config), "parent": parent, "protocol": config.protocol},
     )
     if launch.is_main():
-        provenance = _provenance(config, data, training)
+        provenance = {**_provenance(config, data, training), "parent": parent}
         metrics = {**figures, "steps": settings.steps, "parameters": parameters_of(tagger.network)}
         tagger.network.cpu().eval()
         text = card(tagger.architecture, tagger.classes, _reads(tagger.features), provenance, metrics)
@@ -157,7 +189,7 @@ def _batches(config: TagConfig, data: LabelledCorpora, classes: Classes, inputs:
 
 def _provenance(config: TagConfig, data: LabelledCorpora, training: LabelledBatches) -> dict[str, Any]:
     return {
-        "config": settings_of(config, without=("corpora", "out", "nproc")),
+        "config": settings_of(config, without=("corpora", "tagger", "out", "nproc")),
         "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
         "mixture": data.mixture.summary() if data.mixture else None,
         "jets": training.reader.order.epoch_records(0),
@@ -168,14 +200,36 @@ def _reads(features: FeatureSet) -> str:
     return f"the feature set `{features.name}` ({len(features.features)} numbers of a particle)"
 
 
-def begin(config: TagConfig, classes: Classes) -> Tagger:
-    """A new tagger: weights drawn by the seed."""
+def begin(config: TagConfig, classes: Classes) -> tuple[Tagger, str]:
+    """The tagger to be trained, what is new in it drawn by the seed; and the hash of the one that it comes from, if any.
+
+    Raises:
+        HepfmError: a pretrained tagger that is no network, or another feature set than its own.
+    """
+    if config.tagger:
+        return _from_pretrained(config, classes)
     architecture, sizes, own = VARIANTS[config.model]
     features = FEATURE_SETS[own if config.features == "default" else config.features]
     config_type, build = NETWORKS[architecture]
     torch.manual_seed(key_of("weights", config.training.seed))
     network = build(config_type(features=len(features.features), classes=len(classes.names), **sizes))
-    return Tagger(network, architecture, classes.names, dict(classes.labels), features)
+    return Tagger(network, architecture, classes.names, dict(classes.labels), features), ""
+
+
+def _from_pretrained(config: TagConfig, classes: Classes) -> tuple[Tagger, str]:
+    parent, artifact = load_tagger(config.tagger)
+    if not isinstance(parent, Tagger):
+        raise HepfmError("is no network, which could go on learning", artifact.path, "name a network")
+    if config.features not in ("default", parent.features.name):
+        raise HepfmError(
+            f"reads '{parent.features.name}', not '{config.features}'", artifact.path, "leave --features out"
+        )
+    torch.manual_seed(key_of("weights", config.training.seed))
+    _, build = NETWORKS[parent.architecture]
+    network = build(dataclasses.replace(parent.network.config, classes=len(classes.names)))
+    learned = {name: value for name, value in parent.network.state_dict().items() if not is_head(name)}
+    network.load_state_dict({**network.state_dict(), **learned})
+    return Tagger(network, parent.architecture, classes.names, dict(classes.labels), parent.features), artifact.hash
 
 
 def _validation(

@@ -55,6 +55,29 @@ def test_a_baseline_learns_and_judges(model: str, corpus: Path, tmp_path: Path) 
     assert (run / "artifact" / "config.json").read_bytes() == before
 
 
+def test_a_pretrained_tagger_goes_on_with_a_new_head_frozen_or_whole(corpus: Path, tmp_path: Path) -> None:
+    parent = small_tagger()
+    artifact = save_tagger(tmp_path / "parent", parent, provenance={}, metrics={}, card="")
+    before = artifact.weights()
+    training = dataclasses.replace(QUICK, steps=3)
+    for protocol in ("frozen", "full"):
+        run = tmp_path / protocol
+        options = {"labels": ("Hbb", "QCD"), "tagger": str(artifact.path), "protocol": protocol, "training": training}
+        main(TagConfig((corpus,), run, **options))  # type: ignore[arg-type]
+        tagger, found = load_tagger(run)
+        assert tagger.classes == ("Hbb", "QCD")
+        assert found.provenance["parent"] == artifact.hash
+        changed = {
+            name
+            for name, value in found.weights().items()
+            if value.shape != before[name].shape or not torch.equal(value, before[name])
+        }
+        if protocol == "frozen":
+            assert changed == {"head.weight", "head.bias"}
+        else:
+            assert {"embed.0.1.weight", "pair_bias.input_norm.running_mean", "token"} < changed
+
+
 def small_tagger() -> Tagger:
     torch.manual_seed(0)
     config = ParticleTransformerConfig(classes=3, embed=(16, 16), pair_embed=(8,), heads=2, blocks=1)
@@ -105,6 +128,7 @@ def test_a_corpus_with_a_label_that_the_head_does_not_know_is_refused(corpus: Pa
         (["--labels", "QCD", "Hbb", "--jets", "1000"], "records of class 'QCD', 500 are asked for"),
         (["--labels", "QCD", "Hbb", "--model", "boosted-trees", "--features", "kin"], "--features"),
         (["--labels", "QCD", "Hbb", "--steps", "0"], "--steps"),
+        (["--labels", "QCD", "Hbb", "--protocol", "frozen"], "cannot be frozen"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(
