@@ -45,8 +45,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @dataclass(frozen=True)
 class TagConfig:
-    """Train a tagger on labelled jets, from scratch or from another. Run again after an interruption, it continues to the
-    same weights."""
+    """Train a tagger on labelled jets, from scratch or from another one. Run again after an interruption, it continues
+    to the same weights."""
 
     corpora: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="CORPUS...")]
     """Corpora of labelled jets, or one mixture of them (hepfm corpus mix): flat in pt and mass, say."""
@@ -57,8 +57,8 @@ class TagConfig:
     scaled to 500 GeV), deep-sets (0.08 M), or boosted-trees on substructure (200 rounds; of the training settings only
     the seed counts)."""
     tagger: str = ""
-    """Pretrained tagger to start from, a run, an artifact folder, a hub id or a URL: its network and features with a new
-    head, whatever --model says."""
+    """Pretrained tagger to start from, a run, an artifact folder, a hub id or a URL: its network and features with a
+    new head, whatever --model says."""
     protocol: Protocol = "full"
     """Of a pretrained tagger: full trains all weights, frozen the head alone (no gradients, no optimizer states for the
     rest; batch norms keep their statistics)."""
@@ -201,7 +201,7 @@ def _reads(features: FeatureSet) -> str:
 
 
 def begin(config: TagConfig, classes: Classes) -> tuple[Tagger, str]:
-    """The tagger to be trained, what is new in it drawn by the seed; and the hash of the one that it comes from, if any.
+    """The tagger to be trained, what is new in it drawn by the seed; and the hash of its parent, if it has one.
 
     Raises:
         HepfmError: a pretrained tagger that is no network, or another feature set than its own.
