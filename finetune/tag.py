@@ -112,6 +112,7 @@ def is_head(name: str) -> bool:
 
 def main(config: TagConfig) -> None:
     """Train and write the artifact."""
+    config.training.check(config.nproc)
     launch.relaunch(config.nproc)
     run = RunFolder(config.out)
     if run.finished:
