@@ -6,6 +6,8 @@ var(W x + b) = diag(W cov(x) W^T). So layer and norm become one linear map, whos
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -91,9 +93,23 @@ def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     with torch.autocast(x.device.type, enabled=False):
         x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         channels = x.shape[1]
-        rows, total, products = x.new_tensor(float(len(x))), x.sum(0), x.mT @ x
+        rows, total, products = x.new_tensor(float(len(x))), x.sum(0), _Gram.apply(x)
         if dist.is_initialized() and dist.get_world_size() > 1:
             sums = all_reduce(torch.cat([rows[None], total, products.flatten()]))
             rows, total, products = sums[0], sums[1 : channels + 1], sums[channels + 1 :].view(channels, channels)
         mean = total / rows
         return rows.detach(), mean, products / rows - torch.outer(mean, mean)
+
+
+class _Gram(torch.autograd.Function):
+    """x^T x of rows x (T, C), with one product in its backward pass instead of two."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.mT @ x
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        return x @ (gradient + gradient.mT)
