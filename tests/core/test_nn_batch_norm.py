@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -84,3 +88,22 @@ def test_dropout_gives_gradients_to_what_it_kept() -> None:
     kept = Dropout(0.5)(x)
     kept.sum().backward()
     assert torch.equal(x.grad != 0, kept != 0)
+
+
+@pytest.mark.slow
+def test_two_processes_share_their_statistics_and_gradients(tmp_path: Path) -> None:
+    script = Path(__file__).with_name("batch_norm_process.py")
+    started = [
+        subprocess.Popen([sys.executable, str(script), str(tmp_path), str(rank), str(world)])
+        for world in (1, 2)
+        for rank in range(world)
+    ]
+    assert [process.wait(120) for process in started] == [0, 0, 0]
+    whole, first, second = (torch.load(tmp_path / f"{name}.pt") for name in ("1-0", "2-0", "2-1"))
+    for name in ("out", "x"):
+        torch.testing.assert_close(torch.cat([first[name], second[name]]), whole[name])
+    for name in ("weight", "scale"):
+        torch.testing.assert_close(first[name] + second[name], whole[name])
+    for name in ("mean", "variance"):
+        torch.testing.assert_close(first[name], whole[name])
+        assert torch.equal(first[name], second[name])
