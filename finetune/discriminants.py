@@ -12,7 +12,7 @@ from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.statistics import REPLICAS, Estimate
 from hepfm.finetune.sophon import discriminant, members
-from hepfm.finetune.tagging_metrics import Rejection, RejectionAt, RocOrder, Scored, area, spread
+from hepfm.finetune.tagging_metrics import PassedShare, Rejection, RocOrder, Scored, area, spread
 
 EFFICIENCIES = (0.3, 0.5)
 
@@ -96,7 +96,7 @@ def measure_discriminant(
         )
     is_signal = truth[jets] == 1
     order = RocOrder(values[jets], jets, is_signal)
-    cuts = [RejectionAt(values[jets], jets, is_signal, efficiency) for efficiency in efficiencies]
+    cuts = [PassedShare(values[jets], jets, is_signal, efficiency) for efficiency in efficiencies]
     figures = [lambda counts: area(order, counts), *cuts]
     draws = generator("discriminant bootstrap", wanted.name, key)
     every = len(scored.truth)
@@ -109,10 +109,9 @@ def measure_discriminant(
     found = [figure(None) for figure in figures]
     errors = [spread(column) for column in drawn.T]
     signal, background = "+".join(wanted.signal), "+".join(wanted.background)
-    limit = counts[1] / -math.log(0.05)
     rejections = tuple(
-        Rejection(signal, background, efficiency, value, error, 0.0 if math.isfinite(value) else limit, counts)
-        for efficiency, value, error in zip(efficiencies, found[1:], errors[1:], strict=True)
+        Rejection.of(signal, background, efficiency, share, error, counts)
+        for efficiency, share, error in zip(efficiencies, found[1:], errors[1:], strict=True)
     )
     return MeasuredDiscriminant(wanted.name, counts, Estimate(found[0], errors[0]), rejections)
 

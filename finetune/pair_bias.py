@@ -60,8 +60,8 @@ class Pairs:
                 layout.buckets, layout.slots.split([b.slots for b in layout.buckets]), strict=True
             )
         ]
-        first, second = (torch.cat([part[i] for part in made]) for i in (0, 1))
-        return cls(first, second, tuple(part[2] for part in made))
+        first, second, buckets = zip(*made, strict=True)
+        return cls(torch.cat(first), torch.cat(second), buckets)
 
 
 def _bucket_pairs(bucket: Bucket, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, BucketPairs]:

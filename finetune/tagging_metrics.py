@@ -70,7 +70,7 @@ class Rejection:
         signal, background: names of the classes.
         efficiency: of the signal.
         value: infinite where no background jet passes.
-        error: of the bootstrap; NaN where a replica has no background.
+        error: of the bootstrap, value^2 times that of the share that passes; NaN where no background jet passes.
         lower_limit: at 95% confidence, where no background jet passes; else 0.
         jets: (2,) signal and background jets.
     """
@@ -82,6 +82,15 @@ class Rejection:
     error: float
     lower_limit: float
     jets: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls, signal: str, background: str, efficiency: float, share: float, error: float, jets: tuple[int, int]
+    ) -> Rejection:
+        """From the share of the background that passes, and its error."""
+        if share == 0:
+            return cls(signal, background, efficiency, math.inf, math.nan, jets[1] / POISSON_LIMIT, jets)
+        return cls(signal, background, efficiency, 1 / share, error / share**2, 0.0, jets)
 
 
 @dataclass(frozen=True)
@@ -174,17 +183,7 @@ def measure(
         auc=estimate("auc"),
         auc_kind="one against one" if len(present) <= MOST_PAIRWISE else "one against the rest",
         rejections=tuple(
-            Rejection(
-                signal,
-                background_name,
-                efficiency,
-                values[name],
-                errors[name],
-                0.0 if math.isfinite(values[name]) else figure.jets[1] / POISSON_LIMIT,
-                figure.jets,
-            )
-            for name, figure in wanted.items()
-            for signal, background_name, efficiency in (name,)
+            Rejection.of(*name, values[name], errors[name], figure.jets) for name, figure in wanted.items()
         ),
         calibration_error=estimate("calibration"),
         reliability=reliability(scored),
@@ -255,8 +254,8 @@ class _MeanAuc:
         return float(np.mean([area(order, counts) for order in self.orders]))
 
 
-class RejectionAt:
-    """Background over what passes of it, where a share ``efficiency`` of the signal does."""
+class PassedShare:
+    """Share of the background that passes where a share ``efficiency`` of the signal does."""
 
     def __init__(self, ratio: np.ndarray, jets: np.ndarray, is_signal: np.ndarray, efficiency: float) -> None:
         self.order, self.efficiency = RocOrder(ratio, jets, is_signal), efficiency
@@ -268,8 +267,7 @@ class RejectionAt:
             return math.nan
         # The threshold that just passes the wanted share; a rounding error must not ask for one jet more.
         at = int(np.searchsorted(signal, self.efficiency * signal[-1] * (1 - 1e-12)))
-        passed = background[at]
-        return float(background[-1] / passed) if passed else math.inf
+        return float(background[at] / background[-1])
 
 
 def _rejections(
@@ -277,7 +275,7 @@ def _rejections(
     present: np.ndarray,
     background: str | None,
     efficiencies: Sequence[float] | Mapping[str, float],
-) -> dict[object, RejectionAt]:
+) -> dict[tuple[str, str, float], PassedShare]:
     """By (signal, background, efficiency): rejections by the ratio S / (S + B) of their two scores."""
     name = background if background is not None else _default_background(scored.classes)
     if name is None:
@@ -285,7 +283,7 @@ def _rejections(
     number = scored.number(name)
     if number not in present:
         raise HepfmError(f"no jet of the background '{name}' was judged", "labels", "judge jets of it too")
-    found: dict[object, RejectionAt] = {}
+    found: dict[tuple[str, str, float], PassedShare] = {}
     for signal in (int(other) for other in present if other != number):
         jets = np.flatnonzero((scored.truth == signal) | (scored.truth == number))
         of_signal, of_background = (scored.scores[jets, column].astype(np.float64) for column in (signal, number))
@@ -297,7 +295,7 @@ def _rejections(
         else:
             points = efficiencies
         for efficiency in points:
-            found[title, name, efficiency] = RejectionAt(ratio, jets, scored.truth[jets] == signal, efficiency)
+            found[title, name, efficiency] = PassedShare(ratio, jets, scored.truth[jets] == signal, efficiency)
     return found
 
 

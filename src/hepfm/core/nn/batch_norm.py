@@ -67,7 +67,8 @@ class NormalisedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor, input_norm: BatchNorm | None = None) -> torch.Tensor:
         """With ``input_norm``, x is normalised by it first (in the same product)."""
-        weight, bias = self.linear.weight, self.linear.bias
+        weight: torch.Tensor = self.linear.weight
+        bias: torch.Tensor = self.linear.bias
         if not self.training:
             if input_norm is not None:
                 weight, bias = _after(weight, bias, *input_norm.affine(input_norm.running_mean, input_norm.running_var))
