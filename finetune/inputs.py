@@ -275,7 +275,9 @@ _FORMULAS: Mapping[str, Callable[[_Particles], np.ndarray]] = {
 def _standardised(values: np.ndarray, feature: Feature) -> np.ndarray:
     shifted = (values - np.float32(feature.subtract)) * np.float32(feature.multiply)
     # Infinite values stay so, to be found: the logarithm of an energy of 0 is no large negative number.
-    return np.where(np.isfinite(shifted), np.clip(shifted, *np.float32(feature.clip)), shifted)
+    return np.where(
+        np.isfinite(shifted), np.clip(shifted, np.float32(feature.clip[0]), np.float32(feature.clip[1])), shifted
+    )
 
 
 def _check_finite(
