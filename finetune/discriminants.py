@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,7 +97,7 @@ def measure_discriminant(
     is_signal = truth[jets] == 1
     order = RocOrder(values[jets], jets, is_signal)
     cuts = [PassedShare(values[jets], jets, is_signal, efficiency) for efficiency in efficiencies]
-    figures = [lambda counts: area(order, counts), *cuts]
+    figures: list[Callable[[np.ndarray | None], float]] = [lambda counts: area(order, counts), *cuts]
     draws = generator("discriminant bootstrap", wanted.name, key)
     every = len(scored.truth)
     drawn = np.array(

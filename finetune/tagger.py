@@ -17,10 +17,11 @@ from hepfm.core.config import from_dict
 from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
+from hepfm.core.records import lengths_of
 from hepfm.core.resolve import resolve
 from hepfm.finetune import boosted_tagger
 from hepfm.finetune.deep_sets import DeepSets, DeepSetsConfig
-from hepfm.finetune.inputs import FEATURE_SETS, FeatureSet, JetInputs
+from hepfm.finetune.inputs import FEATURE_SETS, POINTS, FeatureSet, JetInputs
 from hepfm.finetune.judging import KIND, MEND, Judge
 from hepfm.finetune.particle_transformer import ParticleTransformer, ParticleTransformerConfig
 from hepfm.ingest.corpus import Corpus
@@ -75,7 +76,7 @@ class Tagger(Judge):
         device = next(self.network.parameters()).device
         found = np.empty((len(records), width), dtype=np.float32)
         # Jets of similar length share a batch: less padding in attention.
-        order = np.argsort(pa.compute.list_value_length(records.column("constituents")).to_numpy(), kind="stable")
+        order = np.argsort(lengths_of(records.column(POINTS)), kind="stable")
         for start in range(0, len(records), BATCH_JETS):
             jets = order[start : start + BATCH_JETS]
             inputs = self.features.read(records.take(pa.array(jets)), where)

@@ -154,10 +154,10 @@ def _renamed(key: str) -> str | None:
     if match := re.fullmatch(r"(blocks|cls_blocks)\.(\d{1,3})\.(.+)", key):
         block = f"{_STACKS[match[1]]}.{match[2]}"
         # Before weaver-core 0.5 attention was torch's, whose input projection is spelled differently.
-        part = match[3].replace("in_proj_", "in_proj.")
-        if part in _SCALES:
-            return f"{block}.{_SCALES[part]}"
-        inner, _, kind = part.rpartition(".")
+        weight = match[3].replace("in_proj_", "in_proj.")
+        if weight in _SCALES:
+            return f"{block}.{_SCALES[weight]}"
+        inner, _, kind = weight.rpartition(".")
         return f"{block}.{_BLOCK[inner]}.{kind}" if inner in _BLOCK else None
     return None
 
