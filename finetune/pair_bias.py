@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hepfm.core.nn.attention import HALF
 from hepfm.core.nn.batch_norm import BatchNorm, NormalisedLinear
 from hepfm.core.nn.ragged import Bucket, Layout
 
@@ -136,7 +137,8 @@ class PairBias(nn.Module):
             x = pair_features(vectors.float(), pairs)
         for number, layer in enumerate(self.layers):
             x = layer(x if not number else F.gelu(x), None if number else self.input_norm)
-        return _Spread.apply(F.gelu(x) if self.activation else x, pairs.buckets)
+        x = F.gelu(x) if self.activation else x
+        return _Spread.apply(x.float() if x.dtype in HALF else x, pairs.buckets)  # attention takes no half precision
 
 
 class _Spread(torch.autograd.Function):

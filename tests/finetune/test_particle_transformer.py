@@ -80,8 +80,8 @@ def test_a_training_step_is_weavers_without_dropout(tmp_path: Path) -> None:
         parameter.data.copy_(parameter.grad)
     gradients = dict(read_network(read_checkpoint(saved(theirs, tmp_path / "gradients.pt"))).network.named_parameters())
     for name, parameter in ours.named_parameters():
-        scale = float(gradients[name].norm()) + 1e-3
-        assert float((parameter.grad - gradients[name]).norm()) < 1e-3 * scale, name
+        scale = float(gradients[name].detach().norm()) + 1e-3
+        assert float((parameter.grad - gradients[name].detach()).norm()) < 1e-3 * scale, name
     after = read_network(read_checkpoint(saved(theirs, tmp_path / "after.pt"))).network
     for name, buffer in after.named_buffers():
         torch.testing.assert_close(dict(ours.named_buffers())[name], buffer, rtol=1e-4, atol=1e-4)
@@ -145,14 +145,19 @@ def test_gradients_reach_every_weight_and_dropout_changes_nothing_in_eval() -> N
     assert torch.equal(before, network(inputs))
 
 
-def test_bfloat16_autocast_is_close(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_bfloat16_autocast_is_close_and_trains(dropout: float) -> None:
     torch.manual_seed(0)
-    network = ParticleTransformer(ParticleTransformerConfig(embed=(16, 16), pair_embed=(8,), heads=2, blocks=1)).eval()
+    sizes = ParticleTransformerConfig(embed=(16, 16), pair_embed=(8,), heads=2, blocks=1, dropout=dropout)
+    network = ParticleTransformer(sizes).eval()
     inputs = random_inputs([5, 9, 1])
     with torch.no_grad():
         exact = network(inputs)
         with torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(network(inputs).float(), exact, rtol=0.1, atol=0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        network.train()(inputs).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
 @pytest.mark.parametrize(
