@@ -124,7 +124,9 @@ def test_features_are_those_that_weaver_makes_of_the_file(root_file: Path, tmp_p
     from weaver.utils.dataset import SimpleIterDataset
 
     settings = shutil.copy(SETTINGS, tmp_path)
-    dataset = SimpleIterDataset({"jets": [str(root_file)]}, str(settings), for_training=False)
+    # In steps of its default, a hundredth of the file, it gives some of so few jets twice.
+    whole = {"for_training": False, "fetch_by_files": True, "fetch_step": 1}
+    dataset = SimpleIterDataset({"jets": [str(root_file)]}, str(settings), **whole)
     (batch,) = [inputs for inputs, *_ in DataLoader(dataset, batch_size=1000)]
     mask = batch["pf_mask"][:, 0].bool()
     inputs = FULL.read(jets_of(root_file), "jets")
