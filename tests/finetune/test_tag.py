@@ -178,10 +178,10 @@ def test_two_processes_train_to_the_same_weights_as_one(corpus: Path, tmp_path: 
             *CLASSES,
             "--nproc",
             str(processes),
-            "--training.steps=4",
-            "--training.batch-records=32",
+            "--steps=4",
+            "--batch-records=32",
         ]
-        command += [f"--training.zero-stage={zero_stage}", "--training.validation-records=8", "--out", str(out)]
+        command += [f"--zero-stage={zero_stage}", "--validation-records=8", "--out", str(out)]
         subprocess.run(command, check=True, capture_output=True)
         found.append(read_artifact(out / "artifact").weights())
     for name, value in found[0].items():
