@@ -163,7 +163,7 @@ def measure(
         "calibration": _CalibrationError(scored),
     }
     wanted = _rejections(scored, present, background, efficiencies)
-    figures |= wanted
+    figures.update(wanted.items())
     values = {name: figure(None) for name, figure in figures.items()}
     draws = generator("tagging bootstrap", key)
     jets = len(scored.truth)
