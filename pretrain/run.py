@@ -27,12 +27,15 @@ from hepfm.pretrain.data import TokenBatches, TokenCorpora, length_counts, lengt
 from hepfm.pretrain.next_token import NextToken
 from hepfm.pretrain.presets import PresetName, preset
 
-FREE = FREE_SETTINGS | {"nproc"}
+FREE = FREE_SETTINGS | {"nproc", "gpus"}
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Pretrain a backbone on token corpora. Run again after an interruption, it continues to the same weights."""
+    """Pretrain a backbone on token corpora. Run again after an interruption, it continues to the same weights.
+
+    ``hepfm pretrain --plan`` tells beforehand what it will need and take (--help there too).
+    """
 
     tokens: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")]
     """Token corpora, all of one tokenizer; several are mixed as one set. Or one mixture (hepfm corpus mix)."""
@@ -44,6 +47,8 @@ class PretrainConfig:
     """Constituents that are kept of a jet, the leading ones; how many jets this cuts is counted and told."""
     nproc: int = 1
     """Processes on this machine; at most one per GPU."""
+    gpus: int = 0
+    """GPUs that each machine must have; 0: train on what there is, be it the CPU."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
 
@@ -89,7 +94,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning]) -> Non
         return
     data = TokenCorpora.open(config.tokens)
     start = begin(data)
-    launch.setup()
+    launch.setup({"settings": settings_of(config, without=("nproc", "gpus"))}, getattr(config, "gpus", 0))
     launch.on_main(lambda: run.claim(config, FREE))
     lengths = launch.on_main(lambda: _lengths(data, start.max_length))
     _announce(start.backbone, lengths, config.training)
@@ -101,6 +106,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning]) -> Non
         training,
         run,
         _identity(data, start),
+        start.backbone.flops_per_token(lengths["mean_sequence"]),
     )
     if launch.is_main():
         _write(run, start, data, config, lengths, figures)
@@ -173,7 +179,7 @@ def _write(
         "flops_per_token": backbone.flops_per_token(lengths["mean_sequence"]),
     }
     provenance = {
-        "config": settings_of(config, without=("tokens", "backbone", "out", "nproc")),
+        "config": settings_of(config, without=("tokens", "backbone", "out", "nproc", "gpus")),
         "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
         "mixture": data.mixture.summary() if data.mixture else None,
         "tokenizer": data.tokenizer.hash,

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from hepfm.core.nn.attention import Rotation, attend
 from hepfm.core.nn.cache import Cache
@@ -139,6 +140,7 @@ class Transformer(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.final_norm = _norm(config) if config.final_norm else nn.Identity()
+        self.recompute = False  # keep only the blocks' inputs for the backward pass; set by the engine
         self.initialise()
 
     def initialise(self, std: float | None = None) -> None:
@@ -164,7 +166,8 @@ class Transformer(nn.Module):
             return attend(qkv, layout, self.config.causal, rotation)
 
         for block in self.blocks:
-            x = block(x, mix)
+            again = self.recompute and torch.is_grad_enabled()
+            x = checkpoint(block, x, mix, use_reentrant=False) if again else block(x, mix)
         return self.final_norm(x)
 
     def new_cache(self, rows: int, max_length: int) -> Cache:
