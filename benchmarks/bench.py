@@ -18,6 +18,7 @@ from hepfm.benchmarks.corpus_scale import corpus_scale
 from hepfm.benchmarks.metrics_speed import metrics_speed
 from hepfm.benchmarks.simulate_jets import simulate_jets
 from hepfm.benchmarks.simulate_showers import simulate_showers
+from hepfm.benchmarks.tag_speed import tag_infer, tag_train
 from hepfm.benchmarks.tokenizer_speed import tokenizer_apply, tokenizer_fit
 from hepfm.benchmarks.workload import Workload, measure
 from hepfm.core.errors import HepfmError
@@ -30,6 +31,8 @@ BENCHMARKS: dict[str, Callable[[], AbstractContextManager[Workload]]] = {
     "metrics": metrics_speed,
     "simulate-jets": simulate_jets,
     "simulate-showers": simulate_showers,
+    "tag-infer": tag_infer,
+    "tag-train": tag_train,
     "tokenizer-apply": tokenizer_apply,
     "tokenizer-fit": tokenizer_fit,
 }
@@ -37,7 +40,7 @@ BENCHMARKS: dict[str, Callable[[], AbstractContextManager[Workload]]] = {
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Measure a speed: corpus-build, corpus-read, corpus-scale, metrics, simulate-jets, simulate-showers,
+    """Measure a speed: corpus-build, corpus-read, corpus-scale, metrics, simulate-jets, simulate-showers, tag-infer, tag-train,
     tokenizer-apply, tokenizer-fit."""
 
     name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]

@@ -61,6 +61,7 @@ COMMANDS = (
     ),
     Command("pretrain --plan", "hepfm.pretrain.plan", "PlanConfig", "memory, tokens/s and days, before training"),
     Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora"),
+    Command("finetune tag", "hepfm.finetune.tag", "TagConfig", "train a tagger on labelled jets"),
     Command("finetune generate", "hepfm.finetune.adapt", "AdaptConfig", "adapt a backbone to other token corpora"),
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
@@ -76,6 +77,12 @@ COMMANDS = (
         "hepfm.benchmarks.tokenizers.command",
         "EvaluateTokenizerConfig",
         "what a tokenizer keeps of jets or showers",
+    ),
+    Command(
+        "evaluate tagging",
+        "hepfm.benchmarks.tagging.command",
+        "EvaluateTaggingConfig",
+        "a tagger on labelled jets, under the published tables",
     ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
     Command(

@@ -24,9 +24,10 @@ from hepfm.core.torch_files import Checkpoint, read_checkpoint
 LOADERS = {
     "tokenizer": "hepfm.tokenize.registry:load_tokenizer",
     "backbone": "hepfm.pretrain.backbone:load_backbone",
+    "tagger": "hepfm.finetune.tagger:load_tagger",
 }
 # Figures that say most about a model of either kind.
-HEADLINES = ("validation_loss", "codebook_use", "jet_mass_w1_gev")
+HEADLINES = ("validation_loss", "validation_accuracy", "codebook_use", "jet_mass_w1_gev")
 
 
 def load(name: str | Path) -> Any:
@@ -72,7 +73,8 @@ def list_models(config: ListConfig) -> None:
 class ImportConfig:
     """Turn a checkpoint of somebody else's code into an artifact. Nothing in it is run, and their code is not needed.
 
-    Read are the tokenizers and generators of OmniJet-alpha (VQVAENormFormer, VQVAEMLP, GPT) for jets and showers.
+    Read are the tokenizers and generators of OmniJet-alpha (VQVAENormFormer, VQVAEMLP, GPT) for jets and showers, and
+    the weights (.pt) of weaver-core's ParticleTransformer: Particle Transformer on JetClass, Sophon, or your own.
     """
 
     path: Annotated[Positional[Path], tyro.conf.arg(metavar="PATH")]
@@ -81,6 +83,13 @@ class ImportConfig:
     """Folder of the artifact: new."""
     tokenizer: str = ""
     """Of a generator: the tokenizer whose tokens it reads, as a run, an artifact folder, a hub id or a URL."""
+    labels: tuple[str, ...] = ()
+    """Of a tagger: labels of its outputs, in order; by default those of JetClass for 10 and of JetClass-II for 188."""
+    features: str = ""
+    """Of a tagger: the feature set that it reads (full, kinpid, kin, sophon); by default the published one."""
+    pair_activation: bool = True
+    """Of a tagger: whether a GELU follows the embedding of pairs, which no file tells: it does in the published models,
+    which set use_pre_activation_pair=False; weaver-core's own default is without."""
     licence: str = "unknown"
     """Licence of the weights, kept in the artifact; checkpoints do not state one."""
 
@@ -106,9 +115,18 @@ def import_model(config: ImportConfig) -> None:
 
 
 def _import(checkpoint: Checkpoint, config: ImportConfig, origin: dict[str, Any]) -> Any:
+    from hepfm.finetune import weaver_import as taggers
     from hepfm.pretrain import omnijet as generators
     from hepfm.tokenize import omnijet as tokenizers
 
+    if taggers.recognises(checkpoint):
+        if config.tokenizer:
+            raise HepfmError("is for a generator, this is a tagger", "--tokenizer", "leave it out")
+        return taggers.import_tagger(
+            checkpoint, config.out, origin, config.labels, config.features, config.pair_activation
+        )
+    if config.labels or config.features:
+        raise HepfmError("is for a tagger, this is none", "--labels" if config.labels else "--features", "leave it out")
     if tokenizers.recognises(checkpoint):
         if config.tokenizer:
             raise HepfmError("is for a generator, this is a tokenizer", "--tokenizer", "leave it out")
@@ -119,7 +137,8 @@ def _import(checkpoint: Checkpoint, config: ImportConfig, origin: dict[str, Any]
     raise HepfmError(
         f"is not recognised: its state_dict has {', '.join(map(repr, names[:4]))}, ... ({len(names)} in all)",
         checkpoint.path,
-        f"known: OmniJet-alpha tokenizers (with '{tokenizers.CODEBOOK}') and generators ('{generators.EMBEDDING}')",
+        f"known: OmniJet-alpha tokenizers (with '{tokenizers.CODEBOOK}') and generators ('{generators.EMBEDDING}'), "
+        f"and weaver-core's Particle Transformers ('{taggers.TOKEN}')",
     )
 
 

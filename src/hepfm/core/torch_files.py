@@ -85,17 +85,18 @@ class Checkpoint:
 
     @property
     def state(self) -> dict[str, StoredTensor]:
-        """The state dict, by name.
+        """The state dict, by name: Lightning's, or the whole file where it holds nothing but tensors.
 
         Raises:
             HepfmError: there is none, or something in it is no tensor.
         """
-        state = self.content.get("state_dict")
+        bare = all(isinstance(value, StoredTensor) for value in self.content.values())
+        state = self.content if bare else self.content.get("state_dict")
         if not isinstance(state, dict) or not state:
             raise HepfmError(
                 f"has no state_dict (it has {', '.join(sorted(map(repr, self.content)))[:500]})",
                 self.path,
-                "name a Lightning checkpoint",
+                "name a Lightning checkpoint or a file of weights alone",
             )
         for name, tensor in state.items():
             if not isinstance(name, str) or not isinstance(tensor, StoredTensor):

@@ -7,6 +7,7 @@ is left is hidden by causality or by a key mask and never influences a result.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from hepfm.core.nn.ragged import Layout
 
 HALF = (torch.bfloat16, torch.float16)
 ROPE_BASE = 10_000.0
+Dropout = Callable[[torch.Tensor], torch.Tensor]
 
 
 def attend(qkv: torch.Tensor, layout: Layout, causal: bool, rotation: Rotation | None = None) -> torch.Tensor:
@@ -148,3 +150,71 @@ def _turned(qkv: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     if qkv.dtype in HALF:
         turned[:, :2] = exact
     return turned
+
+
+def attend_with_bias(
+    qkv: torch.Tensor, layout: Layout, biases: Sequence[torch.Tensor], dropout: Dropout | None = None
+) -> torch.Tensor:
+    """Attention of each sequence over itself, scaled by 1/sqrt(d), with a bias on the scores of every pair of tokens.
+
+    Args:
+        qkv: (T, 3, heads, d) queries, keys and values of the packed tokens.
+        layout: which token belongs to which sequence.
+        biases: (rows, heads, length, length) of each bucket, -inf where the key is padding.
+        dropout: of the attention weights, if any.
+
+    Returns:
+        (T, heads, d).
+    """
+    exact = qkv.float() if qkv.dtype in HALF else qkv
+    with torch.autocast(qkv.device.type, enabled=False):
+        parts = _Split.apply(exact, layout)
+        mixed = [
+            _mixed(query, key, value, bias, dropout)
+            for query, key, value, bias in zip(parts[::3], parts[1::3], parts[2::3], biases, strict=True)
+        ]
+        return _Join.apply(layout, *mixed).to(qkv.dtype)
+
+
+def _mixed(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor, dropout: Dropout | None
+) -> torch.Tensor:
+    if not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(query, key, value, bias)
+    # With a bias that learns, torch's fused kernels do not apply; this is a pass less than its plain form.
+    rows, heads, length, channels = query.shape
+    query, key, value = (part.reshape(rows * heads, length, channels) for part in (query, key, value))
+    scores = torch.baddbmm(bias.reshape(rows * heads, length, length), query, key.mT, alpha=channels**-0.5)
+    weights = scores.softmax(-1)
+    mixed = torch.bmm(weights if dropout is None else dropout(weights), value)
+    return mixed.view(rows, heads, length, channels)
+
+
+def attend_from(own: torch.Tensor, seen: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """Attention of one further token a sequence over itself and the sequence's tokens, scaled by 1/sqrt(d).
+
+    Args:
+        own: (n, 3, heads, d) query, key and value of the further tokens.
+        seen: (T, 2, heads, d) keys and values of the packed tokens.
+        layout: which token belongs to which sequence.
+
+    Returns:
+        (n, heads, d); of a sequence without tokens the further token's own value.
+    """
+    mixed = own[:, 2]
+    if not layout.buckets:
+        return mixed
+    parts = _Split.apply(seen, layout)
+    slots = layout.slots.split([bucket.slots for bucket in layout.buckets])
+    offsets = layout.offsets.long()
+    sequences = [
+        torch.searchsorted(offsets, tokens[:: bucket.length].contiguous(), right=True) - 1
+        for bucket, tokens in zip(layout.buckets, slots, strict=True)
+    ]
+    found = []
+    for bucket, mine, key, value in zip(layout.buckets, sequences, parts[::2], parts[1::2], strict=True):
+        query, own_key, own_value = own.index_select(0, mine)[:, :, :, None].unbind(1)
+        real = None if bucket.real is None else F.pad(bucket.real, (1, 0), value=True)
+        keys, values = torch.cat([own_key, key], 2), torch.cat([own_value, value], 2)
+        found.append(F.scaled_dot_product_attention(query, keys, values, real)[:, :, 0])
+    return mixed.index_copy(0, torch.cat(sequences), torch.cat(found))

@@ -1,0 +1,134 @@
+"""``hepfm evaluate tagging``: a tagger on labelled jets, as tables like the published ones, JSON and a page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from hepfm.benchmarks.report import sections
+from hepfm.benchmarks.tagging.pictures import pictures
+from hepfm.benchmarks.tagging.published import Benchmark, benchmark_of
+from hepfm.benchmarks.tagging.tables import discriminant_table, result_table
+from hepfm.core.config import command_line
+from hepfm.core.errors import HepfmError
+from hepfm.core.files import write_json, write_text
+from hepfm.core.statistics import REPLICAS
+from hepfm.core.versions import versions
+from hepfm.finetune.discriminants import Discriminant, measure_discriminant
+from hepfm.finetune.tagger import load_tagger
+from hepfm.finetune.tagging_metrics import EFFICIENCIES, Measured, Scored, measure
+from hepfm.ingest.corpus import Corpus
+
+REPORT, PAGE = "report.json", "index.html"
+PAIR_EFFICIENCIES = (0.3, 0.5)  # quoted where there is one signal
+
+
+@dataclass(frozen=True)
+class EvaluateTaggingConfig:
+    """Judge labelled jets with a tagger: accuracy, AUC, background rejection at the field's working points,
+    calibration, all with bootstrap errors, in the layout of the published tables."""
+
+    tagger: Annotated[Positional[str], tyro.conf.arg(metavar="TAGGER")]
+    """The tagger: a run, an artifact folder, a hub id or a URL."""
+    corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
+    """Labelled jets; what it was trained on must not be among them."""
+    out: Path | None = None
+    """Folder of the page (index.html) and of report.json; an earlier report there is replaced."""
+    split: str = "test"
+    """Split that is judged."""
+    background: str = ""
+    """Class that the others are told apart from; by default QCD, or gluon jets for quarks."""
+    discriminants: tuple[str, ...] = ()
+    """Further taggers, as SIGNAL+...:BACKGROUND+... of labels or Sophon's groups: X_bb:QCD, X_bb+X_cc:QCD."""
+    replicas: int = REPLICAS
+    """Replicas of the bootstrap."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+def main(config: EvaluateTaggingConfig) -> None:
+    """Judge, print tables, write the report."""
+    if config.replicas < 2:
+        raise HepfmError(f"must be at least 2, is {config.replicas}", "--replicas")
+    _check_out(config.out)
+    tagger, artifact = load_tagger(config.tagger)
+    asked = [Discriminant.parse(text, tagger.classes) for text in config.discriminants]
+    corpus = Corpus.open(config.corpus)
+    scored = tagger.judge(corpus.split(config.split))
+    benchmark = benchmark_of(scored.classes)
+    measured = _measure(config, scored, benchmark)
+    found = [measure_discriminant(each, scored, key=config.seed, replicas=config.replicas) for each in asked]
+    name = str(artifact.architecture.get("network", "tagger"))
+    tables = [result_table(name, measured, benchmark)]
+    if found:
+        tables.append(discriminant_table(found))
+    sys.stdout.write("\n".join(table.markdown() for table in tables))
+    if config.out is None:
+        return
+    provenance = {
+        "tagger": {"hash": artifact.hash, "network": name},
+        "corpus": {"digest": corpus.digest, "split": config.split, "jets judged": measured.jets},
+        "command": command_line(),
+        "versions": versions(),
+    }
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    data = {"date": date, "provenance": provenance, **as_data(measured), "discriminants": [asdict(f) for f in found]}
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_json(config.out / REPORT, _finite(data))
+    part = {
+        "title": f"{measured.jets:,} jets of {len(scored.classes)} classes",
+        "text": "Errors are standard deviations over bootstrap replicas of the jets.",
+        "notes": [],
+        "tables": tables,
+        "wide": [],
+        "plots": pictures(scored, measured),
+    }
+    write_text(config.out / PAGE, sections("Tagging", date, [part], (), provenance))
+    sys.stdout.write(f"\n{config.out / PAGE}\n")
+
+
+def _check_out(out: Path | None) -> None:
+    if out is None or not out.exists():
+        return
+    if not out.is_dir():
+        raise HepfmError("is a file, not a folder", out, "name another --out")
+    if any(out.iterdir()) and not (out / REPORT).exists():
+        raise HepfmError("holds something that is no report", out, "name another --out")
+
+
+def _measure(config: EvaluateTaggingConfig, scored: Scored, benchmark: Benchmark | None) -> Measured:
+    background = config.background or (benchmark.background if benchmark else None)
+    efficiencies: Any = EFFICIENCIES
+    if len(scored.classes) == 2:
+        efficiencies = PAIR_EFFICIENCIES
+    return measure(scored, background or None, efficiencies, key=config.seed, replicas=config.replicas)
+
+
+def as_data(measured: Measured) -> dict[str, Any]:
+    """Everything measured, as plain data."""
+    return {
+        "jets": measured.jets,
+        "accuracy": asdict(measured.accuracy),
+        "auc": {**asdict(measured.auc), "kind": measured.auc_kind},
+        "rejections": [asdict(item) for item in measured.rejections],
+        "calibration_error": asdict(measured.calibration_error),
+        "reliability": {name: values.tolist() for name, values in vars(measured.reliability).items()},
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The data with null for what is not finite, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value

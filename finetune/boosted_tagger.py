@@ -1,0 +1,119 @@
+"""Boosted trees as a tagger and as an artifact."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hepfm.core.artifacts import Artifact, write_artifact
+from hepfm.core.config import from_dict
+from hepfm.core.draws import generator
+from hepfm.core.errors import HepfmError
+from hepfm.finetune.boosted_trees import FEATURES, BoostedTreesConfig, Trees, substructure
+from hepfm.finetune.judging import KIND, MEND, Judge
+from hepfm.finetune.labelled import LabelledBatches
+from hepfm.ingest.corpus import Corpus
+
+ARCHITECTURE = "boosted-trees"
+NEEDS = tuple(f"constituents.{name}" for name in ("pt", "deta", "dphi"))
+BATCH_JETS = 4_096
+REFERENCE_JETS = 32
+
+
+@dataclass(frozen=True)
+class Substructure:
+    """Substructure of jets, as batches of labelled records take it."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of records that are read."""
+        return list(NEEDS)
+
+    def check(self, corpus: Corpus) -> None:
+        """Refuse a corpus without constituents.
+
+        Raises:
+            HepfmError: it holds no jets, or lacks quantities; names them.
+        """
+        if corpus.manifest.kind != "jets":
+            raise HepfmError(f"holds {corpus.manifest.kind}, not jets", corpus.path, "name a corpus of jets")
+        missing = [name for name in NEEDS if name not in corpus.manifest.provides]
+        if missing:
+            raise HepfmError(f"has no {', '.join(missing)}, which substructure needs", corpus.path)
+
+    def read(self, batch: pa.RecordBatch, where: object, first: int = 0) -> Any:
+        """Values (n, k) of jet records."""
+        return substructure(batch, where)
+
+    def contract(self) -> dict[str, Any]:
+        """What an artifact says of them."""
+        return {"features": list(FEATURES), "units": {"pt": "GeV", "mass": "GeV", "softdrop_mass": "GeV"}}
+
+
+@dataclass(frozen=True)
+class TreesTagger(Judge):
+    """Trees that tell classes of jets apart."""
+
+    trees: Trees
+    classes: tuple[str, ...]
+    labels: dict[str, str]
+
+    def check(self, corpus: Corpus) -> None:
+        Substructure().check(corpus)
+
+    def scores(self, records: pa.RecordBatch, where: object = "records") -> np.ndarray:
+        """Probabilities (n, classes) of jet records."""
+        return self.trees.probabilities(substructure(records, where))
+
+
+def fit_trees(config: BoostedTreesConfig, batches: LabelledBatches, seed: int) -> Trees:
+    """Grow trees on every jet of an epoch."""
+    jets = batches.reader.order.epoch_records(0)
+    inputs, targets = [], []
+    for start in range(0, jets, BATCH_JETS):
+        batch = batches.batch(start, min(start + BATCH_JETS, jets))
+        inputs.append(batch.inputs)
+        targets.append(batch.targets.numpy())
+    return Trees.fit(config, np.concatenate(inputs), np.concatenate(targets), seed)
+
+
+def save_trees(
+    path: Path, tagger: TreesTagger, *, provenance: dict[str, Any], metrics: dict[str, Any], card: str
+) -> Artifact:
+    """Write trees as an artifact."""
+    inputs = generator("boosted trees reference").normal(0.3, 1.0, (REFERENCE_JETS, len(FEATURES)))
+    inputs[::5, ::3] = np.nan
+    return write_artifact(
+        path,
+        kind=KIND,
+        architecture={"network": ARCHITECTURE, **asdict(tagger.trees.config)},
+        contract={**Substructure().contract(), "classes": list(tagger.classes), "labels": tagger.labels},
+        provenance=provenance,
+        weights=tagger.trees.weights(),
+        metrics=metrics,
+        reference={"inputs": inputs, "probabilities": tagger.trees.probabilities(inputs)},
+        card=card,
+    )
+
+
+def load_trees(artifact: Artifact) -> TreesTagger:
+    """The trees of an artifact, their reference replayed.
+
+    Raises:
+        HepfmError: arrays that are no trees, or outputs that differ from those they were saved with.
+    """
+    sizes = {name: value for name, value in artifact.architecture.items() if name != "network"}
+    trees = Trees.from_weights(from_dict(BoostedTreesConfig, sizes, artifact.path), artifact.weights(), artifact.path)
+    reference = artifact.reference()
+    try:
+        same = np.array_equal(trees.probabilities(reference["inputs"]), reference["probabilities"])
+        tagger = TreesTagger(trees, tuple(artifact.contract["classes"]), dict(artifact.contract["labels"]))
+    except (KeyError, ValueError, IndexError) as error:
+        raise HepfmError(f"its reference cannot be replayed: {error!r}", artifact.path, MEND) from error
+    if not same:
+        raise HepfmError("does not give its reference outputs", artifact.path, "report it with your version of hepfm")
+    return tagger
