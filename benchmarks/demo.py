@@ -30,6 +30,7 @@ from hepfm.ingest.sources.registry import source
 from hepfm.ingest.workers import Workers
 from hepfm.pretrain import run as pretrain
 from hepfm.tokenize import apply, fit
+from hepfm.tokenize.registry import load_tokenizer
 
 ResultT = TypeVar("ResultT")
 
@@ -132,11 +133,13 @@ def _independent(config: DemoConfig, artifact: Artifact, tokens: Corpus) -> Cons
     """Jets from independently drawn tokens of the frequencies in training."""
     train = tokens.split("train")
     flat = np.concatenate([batch.column("tokens").flatten().to_numpy() for batch in train])
-    jets = generate.Jets(artifact.path)
-    drawn = independent_tokens(
-        flat, train.records, artifact.contract["codes"], config.generated, jets.max_length, config.seed
+    contract = artifact.contract
+    drawn, offsets = independent_tokens(
+        flat, train.records, contract["codes"], config.generated, int(contract["max_length"]), config.seed
     )
-    return jets.constituents_of(*drawn)
+    decoded = load_tokenizer(artifact.inner("tokenizer")).decode(drawn, offsets)
+    order = np.lexsort((-decoded["pt"], np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))))
+    return Constituents(*(decoded[name][order] for name in ("pt", "deta", "dphi")), offsets)
 
 
 def _report(config: DemoConfig, corpus: Corpus, artifact: Artifact, generated: Path, baseline: Constituents) -> Path:

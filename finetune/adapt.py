@@ -55,7 +55,7 @@ def main(config: AdaptConfig) -> None:
             int(artifact.contract["max_length"]),
             artifact.hash,
             dropout=config.condition_dropout,
-            sample=told and told.sample,
+            sample=told.sample if told else None,
             data=data,
         )
 

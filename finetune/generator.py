@@ -81,7 +81,7 @@ class Generator:
         """Records ``first`` to ``stop - 1``, a bounded number at a time; each depends on its number and the seed."""
         for begin in range(first, stop, CHUNK_RECORDS):
             count = min(CHUNK_RECORDS, stop - begin)
-            told = self.teller and self.teller.values(begin, count)
+            told = self.teller.values(begin, count) if self.teller else None
             sampled = generate(
                 self.backbone,
                 count,

@@ -137,7 +137,7 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
         task=task,
         continuous=continuous,
         dropout=config.condition_dropout,
-        sample=told and told.sample,
+        sample=told.sample if told else None,
     )
 
 

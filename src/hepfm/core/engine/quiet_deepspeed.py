@@ -40,7 +40,7 @@ def allow_async_io() -> None:
     Raises:
         HepfmError: it cannot be built here.
     """
-    from deepspeed.ops.op_builder import AsyncIOBuilder
+    from deepspeed.ops.op_builder import AsyncIOBuilder  # type: ignore[attr-defined]
 
     builder = AsyncIOBuilder()
     try:
