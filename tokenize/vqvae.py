@@ -56,21 +56,20 @@ class VQVAETokenizer(FeatureTokenizer):
 
     def encode_latents(self, features: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (T, Q) and latents (T, latent) float32 of features (T, F) of records ``offsets``."""
-        parts = []
+        ids = torch.empty(len(features), len(self.streams), dtype=torch.int64)
+        latents = torch.empty(len(features), self.network.config.latent_for(features.shape[1]))
         with reproducibly():
             for first, stop in groups(offsets):
-                points = torch.from_numpy(features[offsets[first] : offsets[stop]])
+                here = slice(offsets[first], offsets[stop])
+                points = torch.from_numpy(features[here])
                 lengths = np.diff(offsets[first : stop + 1])
                 # In order of length attention moves nothing. What it takes is a tensor of torch's own, which is
                 # aligned: the last digit of a matrix product can depend on that.
                 order = torch.from_numpy(tokens_by_length(lengths))
                 found = self.network.encode(points.index_select(0, order), Layout.of(np.sort(lengths)))
-                parts.append(tuple(torch.empty_like(part).index_copy_(0, order, part) for part in found))
-        if not parts:
-            latent = self.network.config.latent_for(features.shape[1])
-            return np.zeros((0, len(self.streams)), dtype=np.int64), np.zeros((0, latent), dtype=np.float32)
-        ids, latents = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-        return ids, latents
+                for whole, part in zip((ids, latents), found, strict=True):
+                    whole[here].index_copy_(0, order, part)
+        return ids.numpy(), latents.numpy()
 
     def decode_features(self, tokens: Tokens, conditions: np.ndarray) -> np.ndarray:
         """Features (T, F) of token ids (T, Q) of records with conditions (n, C)."""

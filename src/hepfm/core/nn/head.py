@@ -101,7 +101,9 @@ def _summed(
             p.copy_(slope)
         of_target, top = p.gather(1, target), p.amax(1, keepdim=True)
         torch.softmax(p, -1, out=p)
-        total += (top - p.amax(1, keepdim=True).log() - of_target).sum()  # ln of the sum of exponentials, - the target's
+        total += (
+            top - p.amax(1, keepdim=True).log() - of_target
+        ).sum()  # ln of the sum of exponentials, - the target's
         if wanted:
             p.scatter_add_(1, target, -torch.ones_like(of_target))
             doffsets.addmv_(p.T, ones[: len(part)])
