@@ -113,13 +113,20 @@ class VQVAETokenizer(FeatureTokenizer):
 
 @contextmanager
 def reproducibly() -> Iterator[None]:
-    """One thread: how sums are split over threads changes their last digit, and so an id where two codes tie."""
+    """One thread: how sums are split over threads changes their last digit, and so an id where two codes tie.
+
+    Without oneDNN, which is no faster here and keeps what it compiled for each of the last 1,024 shapes: groups hardly
+    have a shape twice, and what is kept leaves gaps in memory that later groups do not fit into.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    # Not by flags(), which sets precisions too, and warns of one.
+    onednn, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
     try:
         with torch.inference_mode():
             yield
     finally:
+        torch.backends.mkldnn.set_flags(_enabled=onednn, _fp32_precision=None)
         torch.set_num_threads(threads)
 
 

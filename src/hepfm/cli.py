@@ -152,9 +152,6 @@ def main() -> None:
     """Entry point: bad input is one line on stderr and exit code 2, never a traceback."""
     # GNU OpenMP's threads spin at barriers; beside other work on the same cores that costs more than half the speed.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    # oneDNN keeps what it compiled for the last 1,024 shapes. Ragged batches hardly have a shape twice, and what is kept
-    # leaves gaps in memory that the next batch does not fit into: 64 are those of one batch.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in HELP:
         sys.stdout.write(usage())
