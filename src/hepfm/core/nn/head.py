@@ -64,7 +64,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
     ) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            total, *gradients = _summed(x, weight, bias, targets, wanted=any(ctx.needs_input_grad))
+            total, gradients = _summed(x, weight, bias, targets, wanted=any(ctx.needs_input_grad))
         ctx.save_for_backward(*gradients)
         return total
 
@@ -76,7 +76,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _summed(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor, wanted: bool
-) -> tuple[torch.Tensor | None, ...]:
+) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
     """The summed cross entropy and, if ``wanted``, its gradients by x, weight and bias (None without one).
 
     One chunk's logits, their softmax and its difference to the targets follow one another in the same memory.
@@ -115,9 +115,9 @@ def _summed(
             else:
                 dweight += slope.T @ part
     if not wanted:
-        return (total,)
+        return total, ()
     dbias = None if bias is None else doffsets[:classes].to(bias.dtype)
-    return total, dx, dweight[:classes].to(weight.dtype), dbias
+    return total, (dx, dweight[:classes].to(weight.dtype), dbias)
 
 
 def _columns(classes: int) -> int:
