@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -40,8 +40,8 @@ BENCHMARKS: dict[str, Callable[[], AbstractContextManager[Workload]]] = {
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Measure a speed: corpus-build, corpus-read, corpus-scale, metrics, simulate-jets, simulate-showers, tag-infer, tag-train,
-    tokenizer-apply, tokenizer-fit."""
+    """Measure a speed: corpus-build, corpus-read, corpus-scale, metrics, simulate-jets, simulate-showers, tag-infer,
+    tag-train, tokenizer-apply, tokenizer-fit."""
 
     name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
     """What to measure."""
@@ -54,7 +54,11 @@ def main(config: BenchConfig) -> None:
     if config.name not in BENCHMARKS:
         raise HepfmError(f"no benchmark '{config.name}'", "", f"there is: {', '.join(BENCHMARKS)}")
     with BENCHMARKS[config.name]() as workload:
-        result = measure(config.name, workload)
+        report(measure(config.name, workload), config.json)
+
+
+def report(result: dict[str, Any], path: Path | None) -> None:
+    """Print a result; write it to a file, if one is named."""
     for name, rate in result["rates"].items():
         sys.stdout.write(f"{name:32} {rate:14,.0f} {result['unit']}  +- {result['spread'][name]:.0%}\n")
     for name, ratio in result["ratios"].items():
@@ -63,5 +67,5 @@ def main(config: BenchConfig) -> None:
         sys.stdout.write(f"{name:32} {figure:14,.3g}\n")
     for note in result["notes"]:
         sys.stdout.write(f"note: {note}\n")
-    if config.json is not None:
-        write_json(config.json, result)
+    if path is not None:
+        write_json(path, result)

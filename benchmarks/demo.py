@@ -139,7 +139,8 @@ def _independent(config: DemoConfig, artifact: Artifact, tokens: Corpus) -> Cons
     )
     decoded = load_tokenizer(artifact.inner("tokenizer")).decode(drawn, offsets)
     order = np.lexsort((-decoded["pt"], np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))))
-    return Constituents(*(decoded[name][order] for name in ("pt", "deta", "dphi")), offsets)
+    pt, deta, dphi = (decoded[name][order] for name in ("pt", "deta", "dphi"))
+    return Constituents(pt, deta, dphi, offsets)
 
 
 def _report(config: DemoConfig, corpus: Corpus, artifact: Artifact, generated: Path, baseline: Constituents) -> Path:

@@ -82,11 +82,11 @@ def _in_slots(coder: Coder, x: Tensor, layout: Layout) -> Tensor:
     assert isinstance(body, Transformer)
     hidden = coder.stem(x)
     for block in body.blocks:
-        hidden = block(hidden, partial(_attend, mask=mask_of(layout)))
+        hidden = block(hidden, partial(attend_masked, mask=mask_of(layout)))
     return coder.skip(x) + coder.head(body.final_norm(hidden))
 
 
-def _attend(qkv: Tensor, mask: Tensor) -> Tensor:
+def attend_masked(qkv: Tensor, mask: Tensor) -> Tensor:
     """Masked attention (S, heads, d) of the slots' queries, keys and values (S, 3, heads, d); none of it is copied."""
     query, key, value = qkv.unflatten(0, (-1, LONGEST)).permute(2, 0, 3, 1, 4)
     return F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(0, 1)

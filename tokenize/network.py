@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from hepfm.core.nn.fused import RMSNorm
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import MLP, Transformer, TransformerConfig
 from hepfm.tokenize.quantizers import Learned, make_quantizer
@@ -139,7 +140,7 @@ class PointMLP(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         shape = _transformer(config)
-        self.norms = nn.ModuleList(nn.RMSNorm(config.width, eps=1e-6) for _ in range(config.blocks + 1))
+        self.norms = nn.ModuleList(RMSNorm(config.width, eps=1e-6) for _ in range(config.blocks + 1))
         self.blocks = nn.ModuleList(MLP(shape) for _ in range(config.blocks))
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:

@@ -57,21 +57,20 @@ class VQVAETokenizer(FeatureTokenizer):
 
     def encode_latents(self, features: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids (T, Q) and latents (T, latent) float32 of features (T, F) of records ``offsets``."""
-        parts = []
+        ids = torch.empty(len(features), len(self.streams), dtype=torch.int64)
+        latents = torch.empty(len(features), self.network.config.latent_for(features.shape[1]))
         with reproducibly():
             for first, stop in groups(offsets):
-                points = torch.from_numpy(features[offsets[first] : offsets[stop]])
+                here = slice(offsets[first], offsets[stop])
+                points = torch.from_numpy(features[here])
                 lengths = np.diff(offsets[first : stop + 1])
                 # In order of length attention moves nothing. What it takes is a tensor of torch's own, which is
                 # aligned: the last digit of a matrix product can depend on that.
                 order = torch.from_numpy(tokens_by_length(lengths))
                 found = self.network.encode(points.index_select(0, order), Layout.of(np.sort(lengths)))
-                parts.append(tuple(torch.empty_like(part).index_copy_(0, order, part) for part in found))
-        if not parts:
-            latent = self.network.config.latent_for(features.shape[1])
-            return np.zeros((0, len(self.streams)), dtype=np.int64), np.zeros((0, latent), dtype=np.float32)
-        ids, latents = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
-        return ids, latents
+                for whole, part in zip((ids, latents), found, strict=True):
+                    whole[here].index_copy_(0, order, part)
+        return ids.numpy(), latents.numpy()
 
     def decode_features(self, tokens: Tokens, conditions: np.ndarray) -> np.ndarray:
         """Features (T, F) of token ids (T, Q) of records with conditions (n, C)."""
@@ -118,13 +117,20 @@ class VQVAETokenizer(FeatureTokenizer):
 
 @contextmanager
 def reproducibly() -> Iterator[None]:
-    """One thread: how sums are split over threads changes their last digit, and so an id where two codes tie."""
+    """One thread: how sums are split over threads changes their last digit, and so an id where two codes tie.
+
+    Without oneDNN, which is no faster here and keeps what it compiled for each of the last 1,024 shapes: groups hardly
+    have a shape twice, and what is kept leaves gaps in memory that later groups do not fit into.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    # Not by flags(), which sets precisions too, and warns of one.
+    onednn, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
     try:
         with torch.inference_mode():
             yield
     finally:
+        torch.backends.mkldnn.set_flags(_enabled=onednn, _fp32_precision=None)
         torch.set_num_threads(threads)
 
 

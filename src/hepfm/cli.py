@@ -109,6 +109,12 @@ COMMANDS = (
         "PretrainingPaysConfig",
         "objectives probed frozen, against random weights",
     ),
+    Command(
+        "bench pretrain-step",
+        "hepfm.benchmarks.pretrain_step",
+        "PretrainStepConfig",
+        "training steps of backbones, packed against padded",
+    ),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )

@@ -121,3 +121,20 @@ def test_half_precision_is_close_to_single() -> None:
     half = attend(qkv.bfloat16(), layout, True, rotation)
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), attend(qkv, layout, True, rotation), atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 3e-2)])
+def test_short_and_long_sequences_in_the_precision_of_training(
+    causal: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    lengths = [1, 128, 0, 33, 2, 128, 40, 1]
+    qkv = torch.randn(sum(lengths), 3, 2, 16).to(dtype).requires_grad_()
+    slopes = torch.randn(sum(lengths), 2, 16).to(dtype)
+    exact = qkv.detach().double().requires_grad_()
+    mixed, expected = attend(qkv, Layout.of(np.array(lengths)), causal), plain(exact, lengths, causal)
+    torch.testing.assert_close(mixed.double(), expected, atol=tolerance, rtol=tolerance)
+    (gradient,) = torch.autograd.grad(mixed, qkv, slopes)
+    (wanted,) = torch.autograd.grad(expected, exact, slopes.double())
+    assert float((gradient - wanted).norm() / wanted.norm()) < tolerance

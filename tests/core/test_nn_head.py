@@ -53,3 +53,38 @@ def test_bf16_autocast_sums_in_single_precision() -> None:
     loss.backward()
     assert x.grad is not None
     torch.testing.assert_close(loss, layer(x, targets), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("classes", [1, 16, 17, 32, 500])
+def test_padding_of_the_vocabulary_is_not_seen(classes: int) -> None:
+    torch.manual_seed(0)
+    layer = Head(8, classes, bias=True)
+    x, targets = torch.randn(9, 8, requires_grad=True), torch.randint(0, classes, (9,))
+    loss, expected = layer(x, targets), F.cross_entropy(layer(x), targets, reduction="sum")
+    torch.testing.assert_close(loss, expected)
+    assert layer.bias is not None
+    inputs = (x, layer.weight, layer.bias)
+    for given, wanted in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(given, wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_a_target_thought_impossible_has_its_loss() -> None:
+    x, weight = torch.ones(3, 1), torch.tensor([[300.0], [0.0], [-300.0]], requires_grad=True)
+    loss = linear_cross_entropy(x, weight, None, torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(loss, torch.tensor(900.0))
+    loss.backward()
+    torch.testing.assert_close(weight.grad, torch.tensor([[2.0], [-1.0], [-1.0]]))
+
+
+def test_bf16_gradients_are_close_and_the_bias_is_summed_exactly() -> None:
+    torch.manual_seed(0)
+    layer = Head(64, 50, bias=True)
+    x, targets = torch.randn(3000, 64, requires_grad=True), torch.randint(0, 50, (3000,))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = layer(x, targets)
+    assert layer.bias is not None
+    inputs = (x, layer.weight, layer.bias)
+    given = torch.autograd.grad(half, inputs)
+    expected = torch.autograd.grad(F.cross_entropy(layer(x), targets, reduction="sum"), inputs)
+    for mine, wanted in zip(given, expected, strict=True):
+        assert float((mine - wanted).norm() / wanted.norm()) < 0.02

@@ -80,8 +80,19 @@ def test_nearest_is_nearest_whatever_the_memory(monkeypatch: pytest.MonkeyPatch)
     latent, codebook = torch.randn(500, 4), torch.randn(37, 4)
     expected = torch.cdist(latent, codebook).argmin(1)
     assert torch.equal(nearest(latent, codebook), expected)
-    monkeypatch.setattr("hepfm.tokenize.codebook.DISTANCE_ELEMENTS", 100)
+    for elements in ("DISTANCE_ELEMENTS", "CACHED_ELEMENTS"):
+        monkeypatch.setattr(f"hepfm.tokenize.codebook.{elements}", 100)
     assert torch.equal(nearest(latent, codebook), expected)
+
+
+@pytest.mark.parametrize("codes", [1, 63, 64, 65, 200])
+def test_nearest_of_any_number_of_codes(codes: int) -> None:
+    latent, codebook = torch.randn(300, 3, dtype=torch.float64), torch.randn(codes, 3, dtype=torch.float64)
+    assert torch.equal(nearest(latent, codebook), torch.cdist(latent, codebook).argmin(1))
+    assert nearest(latent[:0], codebook).shape == (0,)
+    assert nearest(torch.zeros_like(latent), torch.ones_like(codebook)).max() == 0  # the first of equals
+    for broken in (torch.nan, torch.inf):
+        assert nearest(torch.full_like(latent, broken), codebook).max() < codes
 
 
 def test_every_point_gets_a_token_of_the_smallest_type(tokenizer: VQVAETokenizer) -> None:

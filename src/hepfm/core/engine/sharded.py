@@ -58,6 +58,8 @@ def build(objective: nn.Module, config: TrainingConfig, universal: bool = False)
         config=_deepspeed_config(config, universal),
         dist_init_required=False,
     )
+    if config.zero_stage == 0 and launch.world() == 1:
+        engine.enable_backward_allreduce = False  # it would copy all gradients there and back to sum over one process
     _broadcast_buffers(engine.module)
     if config.compile:
         engine.compile()

@@ -14,12 +14,13 @@ from torch.utils.checkpoint import checkpoint
 
 from hepfm.core.nn.attention import Rotation, attend
 from hepfm.core.nn.cache import Cache
+from hepfm.core.nn.fused import RMSNorm, swiglu
 from hepfm.core.nn.ragged import Layout
 
 Mix = Callable[[torch.Tensor], torch.Tensor]  # (T, 3, heads, d) -> (T, heads, d)
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "swiglu": F.silu,
+    "swiglu": swiglu,
     "gelu": F.gelu,
     "relu": F.relu,
     "silu": F.silu,
@@ -97,17 +98,12 @@ class MLP(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.gated = config.mlp == "swiglu"
         self.activation = ACTIVATIONS[config.mlp]
-        self.up = nn.Linear(config.width, config.hidden * (2 if self.gated else 1), bias=config.bias)
+        self.up = nn.Linear(config.width, config.hidden * (2 if config.mlp == "swiglu" else 1), bias=config.bias)
         self.down = nn.Linear(config.hidden, config.width, bias=config.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        hidden = self.up(x)
-        if self.gated:
-            gate, value = hidden.chunk(2, dim=-1)
-            return self.down(self.activation(gate) * value)
-        return self.down(self.activation(hidden))
+        return self.down(self.activation(self.up(x)))
 
 
 class Block(nn.Module):
@@ -202,5 +198,5 @@ class Transformer(nn.Module):
 
 def _norm(config: TransformerConfig) -> nn.Module:
     if config.norm == "rmsnorm":
-        return nn.RMSNorm(config.width, eps=1e-6)
+        return RMSNorm(config.width, eps=1e-6)
     return nn.LayerNorm(config.width, eps=1e-5)
