@@ -1,61 +1,96 @@
-"""``hepfm generate``: jets from a backbone, decoded by its tokenizer, in a format that others read."""
+"""``hepfm generate``: jets or showers from a backbone, decoded by its tokenizer, in a format that others read."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import tyro
 from tyro.conf import Positional
 
-from hepfm.core import records
-from hepfm.core.engine import launch
+from hepfm.core.config import settings_of
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import atomic_path
-from hepfm.core.observables import Constituents, jet_mass, jet_pt
 from hepfm.core.progress import progress, say
-from hepfm.finetune.sampler import Drawing, generate
-from hepfm.ingest.formats.batches import jet_batch
-from hepfm.ingest.formats.jetclass import write_jetclass
-from hepfm.pretrain.backbone import load_backbone
-from hepfm.tokenize.registry import load_tokenizer
+from hepfm.finetune.asked import Asked, range_of
+from hepfm.finetune.decoded import ShowerRecords
+from hepfm.finetune.generator import Generator
+from hepfm.finetune.sampler import Drawing
+from hepfm.finetune.writers import FormatName, Output, check_format, write
 
-CHUNK_JETS = 16_384
-SCHEMA = records.schema("jets", ("pt", "deta", "dphi"), ("pt", "pt_constituents", "eta", "phi", "mass"))
+NAMES = ("label", "data_set", "particle")
+NUMBERS = ("jet_pt", "jet_mass", "jet_eta", "jet_softdrop_mass", "incident_energy")
 
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Generate jets with a backbone. The same seed gives the same jets, whatever --batch is.
+    """Generate jets or showers with a backbone. The same seed gives the same records, whatever --batch is.
 
-    Jets lie at eta = phi = 0: deta and dphi are about that axis, and constituents are massless. Every jet has at least
-    one constituent.
+    What the backbone is told and is not asked for here is drawn as it came in training, together with what is asked.
+    Jets lie at phi = 0 and at eta = 0 unless the backbone is told eta: deta and dphi are about that axis, and
+    constituents are massless. Of a shower each cell comes once. Every record has at least one point.
     """
 
     model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")]
     """Backbone: a run, an artifact folder, a hub id or a URL."""
     out: Path
-    """File to write."""
+    """File to write; of corpus a folder."""
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1000
-    """Number of jets."""
-    format: Literal["jetclass", "parquet"] = "jetclass"
-    """jetclass: ROOT file in the layout of JetClass; parquet: jet records in GeV and rad."""
+    """Number of records."""
+    format: FormatName = "auto"
+    """Of jets jetclass (default), aspenopenjets, parquet, corpus; of showers showerdata (default), calochallenge,
+    ildgrid, showerclouds, parquet, corpus. Units: GeV and rad; of showers mm and MeV, unless the format has others."""
+    label: tuple[str, ...] = ()
+    """Class, or several."""
+    data_set: tuple[str, ...] = ()
+    """Data set that it is to be like, by the name it had in training."""
+    particle: tuple[str, ...] = ()
+    """PDG id of the incident particle."""
+    jet_pt: tuple[float, ...] = ()
+    """Jet pt [GeV]: one number, or least and largest."""
+    jet_mass: tuple[float, ...] = ()
+    """Jet mass [GeV], likewise."""
+    jet_eta: tuple[float, ...] = ()
+    """Jet pseudorapidity, likewise."""
+    jet_softdrop_mass: tuple[float, ...] = ()
+    """Soft-drop mass [GeV], likewise."""
+    incident_energy: tuple[float, ...] = ()
+    """Energy of the incident particle [GeV], likewise."""
+    direction: tuple[float, float, float] | None = None
+    """Direction of the incident particle, a unit vector."""
     seed: int = 0
-    """Another seed, other jets."""
+    """Another seed, other records."""
     batch: int = 256
-    """Jets generated at a time."""
+    """Records generated at a time."""
     temperature: float = 1.0
     """Logits are divided by it; 0 takes the most probable token."""
     top_k: int | None = None
     """Draw from the k most probable tokens only."""
     top_p: float | None = None
     """Draw from the most probable tokens that together have this probability only."""
+    min_length: int = 1
+    """Least points of a record."""
+    max_length: int | None = None
+    """Most points of a record; by default what the backbone was trained with."""
+
+    @property
+    def asked(self) -> Asked:
+        """What the records are to be.
+
+        Raises:
+            HepfmError: something that is no range, or no unit vector.
+        """
+        names = {name: tuple(getattr(self, name)) for name in NAMES if getattr(self, name)}
+        ranges = {name: range_of(name, getattr(self, name)) for name in NUMBERS if getattr(self, name)}
+        if self.direction is not None:
+            length = sum(part**2 for part in self.direction) ** 0.5
+            if not abs(length - 1) < 1e-3:
+                raise HepfmError(f"has length {length:g}", "--direction", "give a unit vector")
+            ranges |= {f"direction_{axis}": (part, part) for axis, part in zip("xyz", self.direction, strict=True)}
+        return Asked(names, ranges)
 
 
 def main(config: GenerateConfig) -> None:
@@ -66,86 +101,25 @@ def main(config: GenerateConfig) -> None:
     if config.out.exists():
         raise HepfmError("exists already", config.out, "name another --out, or remove it")
     drawing = Drawing(config.temperature, config.top_k, config.top_p)
-    jets = Jets(config.model)
-    WRITERS[config.format](config.out, jets.batches(config.n, config.seed, config.batch, drawing))
-    say(
-        f"{config.n:,} jets, {jets.constituents:,} constituents; {jets.hit_maximum:,} jets reached the maximum of "
-        f"{jets.max_length} constituents and were ended there"
+    generator = Generator(
+        config.model, config.asked, config.seed, drawing, config.batch, config.min_length, config.max_length
     )
+    made = generator.records
+    form = check_format(config.format, made.kind, made.schema)
+    if generator.teller and generator.teller.told():
+        say(generator.teller.told())
+    with progress("generate", config.n, made.kind) as task:
+
+        def batches(first: int, stop: int) -> Iterator[pa.RecordBatch]:
+            return generator.batches(first, stop, task)
+
+        identity = {"model": generator.artifact.hash, **settings_of(config, without=("model", "out", "batch"))}
+        write(form, config.out, Output(made.kind, made.schema, made.labels, made.geometry, config.n, batches, identity))
+    points = "constituents" if made.kind == "jets" else "hits"
+    say(
+        f"{config.n:,} {made.kind}, {generator.points:,} {points}; {generator.hit_maximum:,} {made.kind} reached the "
+        f"maximum of {generator.max_length} {points} and were ended there"
+    )
+    if isinstance(made, ShowerRecords):
+        say(f"{made.merged:,} hits were merged into another of their cell, {made.below:,} left out below the threshold")
     sys.stdout.write(f"{config.out}\n")
-
-
-class Jets:
-    """Jets from a backbone and the tokenizer it carries.
-
-    Args:
-        model: backbone, as a run, an artifact folder, a hub id or a URL.
-
-    Attributes:
-        max_length: largest number of constituents.
-        constituents: how many have been generated.
-        hit_maximum: how many jets were ended by ``max_length``.
-    """
-
-    def __init__(self, model: str | Path) -> None:
-        backbone, artifact = load_backbone(model)
-        self.backbone = backbone.to(launch.device())
-        self.tokenizer = load_tokenizer(artifact.inner("tokenizer"))
-        self.max_length = int(artifact.contract["max_length"])
-        self.constituents = self.hit_maximum = 0
-
-    def constituents_of(self, tokens: np.ndarray, offsets: np.ndarray) -> Constituents:
-        """Decoded constituents, each jet's ordered by falling pt."""
-        decoded = self.tokenizer.decode(tokens, offsets)
-        jet = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-        order = np.lexsort((-decoded["pt"], jet))
-        pt, deta, dphi = (decoded[name][order] for name in ("pt", "deta", "dphi"))
-        return Constituents(pt, deta, dphi, offsets)
-
-    def batches(self, n: int, seed: int, batch: int, drawing: Drawing) -> Iterator[pa.RecordBatch]:
-        """``n`` jets as records, a bounded number at a time."""
-        with progress("generate", n, "jets") as task:
-            for first in range(0, n, CHUNK_JETS):
-                count = min(CHUNK_JETS, n - first)
-                sampled = generate(
-                    self.backbone,
-                    count,
-                    seed,
-                    max_length=self.max_length,
-                    batch=batch,
-                    drawing=drawing,
-                    first=first,
-                    task=task,
-                )
-                self.constituents += len(sampled.tokens)
-                self.hit_maximum += sampled.hit_maximum
-                yield to_records(self.constituents_of(sampled.tokens, sampled.offsets), first)
-
-
-def to_records(jets: Constituents, first: int) -> pa.RecordBatch:
-    """Jet records at eta = phi = 0; ``source_entry`` counts the jets from ``first``."""
-    pt = jet_pt(jets)
-    columns = {
-        "pt": pt,
-        "pt_constituents": pt,
-        "eta": np.zeros(len(jets)),
-        "phi": np.zeros(len(jets)),
-        "mass": jet_mass(jets),
-        "source_file": np.zeros(len(jets)),
-        "source_entry": first + np.arange(len(jets)),
-    }
-    points = {"pt": jets.pt, "deta": jets.deta, "dphi": jets.dphi}
-    return jet_batch(SCHEMA, (), jets.offsets, points, columns)
-
-
-def write_parquet(path: Path, batches: Iterator[pa.RecordBatch]) -> None:
-    """Write jet records, units in the schema's metadata; the file appears when it is complete."""
-    with atomic_path(path) as partial, pq.ParquetWriter(partial, SCHEMA) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-
-
-WRITERS: dict[str, Callable[[Path, Iterator[pa.RecordBatch]], object]] = {
-    "jetclass": write_jetclass,
-    "parquet": write_parquet,
-}

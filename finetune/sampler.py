@@ -41,7 +41,7 @@ class Steps(Protocol):
 
     def new_cache(self, rows: int, max_length: int) -> Cache: ...
 
-    def step(self, inputs: torch.Tensor, cache: Cache) -> torch.Tensor: ...
+    def step(self, inputs: torch.Tensor, cache: Cache, begin: torch.Tensor | None = None) -> torch.Tensor: ...
 
 
 SMALLEST_TEMPERATURE = 1e-3  # logits divided by less overflow; 0 is the limit
@@ -109,6 +109,8 @@ def generate(
     drawing: Drawing = Drawing(),
     min_length: int = 1,
     first: int = 0,
+    begin: torch.Tensor | None = None,
+    ids: tuple[int, int] | None = None,
     task: Task | None = None,
 ) -> Sampled:
     """Generate ``n`` sequences.
@@ -126,12 +128,15 @@ def generate(
         batch: sequences in flight.
         drawing: temperature and the like.
         min_length: least tokens of a sample, at least 1.
+        begin: (n, width) what is added to the start token of each sample, see
+            :meth:`hepfm.pretrain.backbone.Backbone.beginning`.
+        ids: first and number of the ids that may come; by default all. Samples count from the first.
         first: number of the first sample; n at once, or in parts with ``first``, are the same samples.
         task: progress to advance by one a sample; by default its own.
     """
     if n < 0 or batch < 1 or not 1 <= min_length <= max_length:
         raise ValueError(f"n {n}, batch {batch}, min_length {min_length}, max_length {max_length}")
-    rows = _Rows(backbone, n, first, min(batch, max(n, 1)), min_length, max_length)
+    rows = _Rows(backbone, n, first, min(batch, max(n, 1)), min_length, max_length, begin, ids)
     key = key_of("generate", seed)
     with _progress(task, n) as shown:
         while rows.busy:
@@ -153,7 +158,17 @@ def _progress(task: Task | None, n: int) -> Iterator[Task]:
 class _Rows:
     """The rows in flight. A row that ends is handed the next sample; at the end, idle rows are given up."""
 
-    def __init__(self, backbone: Steps, n: int, first: int, batch: int, min_length: int, max_length: int) -> None:
+    def __init__(
+        self,
+        backbone: Steps,
+        n: int,
+        first: int,
+        batch: int,
+        min_length: int,
+        max_length: int,
+        begin: torch.Tensor | None,
+        ids: tuple[int, int] | None,
+    ) -> None:
         rows = grains(batch)
         self.backbone, self.first, self.n = backbone, first, n
         self.min_length, self.max_length = min_length, max_length
@@ -165,6 +180,10 @@ class _Rows:
         self.last: np.ndarray = np.full(rows, backbone.start, dtype=np.int64)
         self.begun = 0
         self.hit_maximum = 0
+        self.begin = begin
+        self.least, codes = ids or (0, backbone.start)
+        others = [*range(self.least), *range(self.least + codes, backbone.start)]
+        self.never = torch.tensor([backbone.start, *others], device=self.device)
         self.done: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._begin(np.arange(rows) < batch)
 
@@ -174,8 +193,12 @@ class _Rows:
 
     def logits(self) -> torch.Tensor:
         """Logits (rows, vocabulary) of the next token, those that may not come at -inf."""
-        logits = self.backbone.step(torch.from_numpy(self.last).to(self.device), self.cache).float()
-        logits[:, self.backbone.start] = -torch.inf
+        begin = None
+        if self.begin is not None and not self.length.all():
+            begin = self.begin[torch.from_numpy(np.maximum(self.number - self.first, 0)).to(self.begin.device)]
+        last = torch.from_numpy(self.last).to(self.device)
+        logits = self.backbone.step(last, self.cache, begin).float()
+        logits.index_fill_(1, self.never, -torch.inf)
         logits[torch.from_numpy(self.length < self.min_length).to(self.device), self.backbone.stop] = -torch.inf
         return logits
 
@@ -201,7 +224,7 @@ class _Rows:
     def _collect(self, ended: np.ndarray) -> None:
         lengths = self.length[ended]
         filled = np.arange(self.max_length) < lengths[:, None]
-        self.done.append((self.number[ended], lengths, self.tokens[ended][filled]))
+        self.done.append((self.number[ended], lengths, self.tokens[ended][filled] - np.uint32(self.least)))
 
     def _begin(self, free: np.ndarray) -> None:
         rows = np.flatnonzero(free)

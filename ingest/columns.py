@@ -47,6 +47,21 @@ def _points(column: pa.ListArray, quantities: list[str], name: str, where: Path)
     return pa.ListArray.from_arrays(column.offsets, points, type=pa.list_(item.with_type(points.type)))
 
 
+def conform(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The columns of ``schema``: null where the batch lacks one, cast where its type is another."""
+    arrays = []
+    for field in schema:
+        at = batch.schema.get_field_index(field.name)
+        if at < 0:
+            arrays.append(pa.nulls(len(batch), field.type))
+        elif pa.types.is_dictionary(field.type):
+            arrays.append(batch.column(at))  # its names are brought under one list by relabel
+        else:
+            column = batch.column(at)
+            arrays.append(column if column.type.equals(field.type) else column.cast(field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
 def relabel(batch: pa.RecordBatch, labels: tuple[str, ...]) -> pa.RecordBatch:
     """The label column with its indices into ``labels``, which holds all of its names."""
     at = batch.schema.get_field_index("label")

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import digest_of, read_json, write_text
@@ -111,7 +112,14 @@ class Mixture:
         """The split of all corpora that have it, in the order of the entries."""
         return [corpus.split(name) for corpus in self.corpora if name in corpus.splits()]
 
-    def reader(self, split: str, seed: int, columns: Sequence[str] | None = None, window: int = 16) -> Reader:
+    def reader(
+        self,
+        split: str,
+        seed: int,
+        columns: Sequence[str] | None = None,
+        window: int = 16,
+        schema: pa.Schema | None = None,
+    ) -> Reader:
         """Records of a split in the order of this mixture: ``train`` by weight, others once each.
 
         Args:
@@ -119,6 +127,7 @@ class Mixture:
             seed: of the order.
             columns: what to read, as in :class:`hepfm.ingest.reader.Reader`.
             window: blocks that are shuffled together.
+            schema: in place of ``columns``, as in :class:`hepfm.ingest.reader.Reader`.
 
         Raises:
             HepfmError: no corpus has the split, or none of its records belongs to the mixture.
@@ -129,7 +138,7 @@ class Mixture:
         weights = self.weights(split)
         if weights is not None and not weights.any():
             raise HepfmError(f"no record of split '{split}' belongs to it", self.path, "take more labels or corpora")
-        return Reader(splits, seed, columns, window, weights)
+        return Reader(splits, seed, columns, window, weights, schema)
 
     def weights(self, split: str) -> np.ndarray | None:
         """How often the records of a split come in an epoch on average.
@@ -199,7 +208,6 @@ def define(entries: Sequence[Entry], out: Path, epoch_records: int, flat: FlatWe
     kinds = {corpus.manifest.kind for corpus in corpora}
     if len(kinds) > 1:
         raise HepfmError(f"corpora of {' and '.join(sorted(kinds))} cannot be mixed", out)
-    _check_tokenizers(corpora)
     if flat is not None and any(entry.share is not None or entry.labels for entry in entries):
         raise HepfmError("flat reweighting sets how often each record comes", out, "name corpora without '='")
     for number, entry in enumerate(entries):
@@ -231,16 +239,6 @@ def _is_mixture(path: Path) -> bool:
     except (HepfmError, OSError):
         return False
     return isinstance(data, dict) and data.get("kind") == KIND
-
-
-def _check_tokenizers(corpora: Sequence[Corpus]) -> None:
-    """Ids of two tokenizers are not the same thing."""
-    first = corpora[0]
-    for corpus in corpora:
-        if (corpus.manifest.tokens or {}).get("tokenizer") != (first.manifest.tokens or {}).get("tokenizer"):
-            raise HepfmError(
-                f"was made by another tokenizer than {first.path}", corpus.path, "apply one tokenizer to all corpora"
-            )
 
 
 def _overlap(first: Entry, second: Entry) -> bool:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.threads import at_once, in_background, renewed_in_forks, threads
-from hepfm.ingest.columns import project, relabel
+from hepfm.ingest.columns import conform, project, relabel
 from hepfm.ingest.corpus import Split
 from hepfm.ingest.gather import Joined, Scratch, gather_from
 from hepfm.ingest.order import Order, Window
@@ -87,6 +87,8 @@ class Reader:
         columns: what to read of each record: columns, or quantities by dotted name (``constituents.pt``); None for all.
         window: blocks that are shuffled together.
         weights: mean number of times that a record comes in an epoch: one number a split, or one a record.
+        schema: in place of ``columns``: what is read of each record, in these types; a column that a split lacks is
+            null there.
 
     Attributes:
         records: records of an epoch without weights.
@@ -103,10 +105,12 @@ class Reader:
         columns: Sequence[str] | None = None,
         window: int = 16,
         weights: Sequence[float] | np.ndarray | None = None,
+        schema: pa.Schema | None = None,
     ) -> None:
         if not splits:
             raise HepfmError("there is nothing to read", "reader", "name a split that holds records")
         self.splits, self.columns = tuple(splits), None if columns is None else tuple(columns)
+        self._wanted = schema
         self.labels = tuple(dict.fromkeys(name for split in splits for name in split.corpus.manifest.labels))
         self._block_split = np.repeat(np.arange(len(splits)), [len(split) for split in splits])
         self._first_block = np.cumsum([0, *(len(split) for split in splits)])
@@ -148,6 +152,15 @@ class Reader:
         with self._lock:
             parts = [self._window_lengths(window)[first:last] for window, first, last in self._ranges(start, stop)]
         return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+
+    def blocks(self) -> Iterator[pa.RecordBatch]:
+        """All records by their number, block by block."""
+        return (self._block(number) for number in range(len(self.order.block_records)))
+
+    def at(self, records: np.ndarray) -> pa.RecordBatch:
+        """The records of these numbers (n,), counted through the splits, in this order; at least one."""
+        with self._lock:
+            return gather_from(self._block, *self.order.rows(records))
 
     def _ranges(self, start: int, stop: int) -> Iterator[tuple[Window, int, int]]:
         """The windows that positions ``[start, stop)`` lie in, each with the range of its own positions."""
@@ -242,7 +255,11 @@ class Reader:
             return opened
         number = self._block_split[block]
         split = self.splits[number]
-        batch = project(split.read(block - int(self._first_block[number])), self.columns, split.corpus.path)
+        batch = split.read(block - int(self._first_block[number]))
+        if self._wanted is None:
+            batch = project(batch, self.columns, split.corpus.path)
+        else:
+            batch = conform(batch, self._wanted)
         return self._opened.put((block,), relabel(batch, self.labels))
 
     def _schema(self) -> pa.Schema:

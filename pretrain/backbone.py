@@ -1,8 +1,10 @@
-"""Backbones: a causal transformer over the codes of a tokenizer, with a start and a stop token; as artifacts too."""
+"""Backbones: a transformer over a jet's tokens or features, causal with a start and a stop token, or bidirectional with
+registers; as artifacts too."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from hepfm.core.nn.head import Head
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import Transformer, TransformerConfig
 from hepfm.core.resolve import resolve
+from hepfm.pretrain.conditions import Condition, ConditionEmbedding, ConditionValues
+from hepfm.pretrain.features import FeatureEmbedding
+from hepfm.pretrain.masking import View
 
 KIND = "backbone"
 REFERENCE_LENGTHS = (1, 9, 24)
@@ -36,56 +41,134 @@ class BackboneConfig:
         transformer: the blocks.
         tied: whether head and embedding share one matrix.
         head_bias: whether the head has a bias.
+        objective: what it is pretrained on (see :mod:`hepfm.pretrain.objectives`).
+        features: columns of a constituent that it reads in place of a token id; 0: it reads token ids.
+        registers: learned tokens before each jet in the bidirectional pass (Darcet et al., arXiv:2309.16588).
+        conditions: what it is told of a record.
     """
 
     codes: int
     transformer: TransformerConfig = field(default_factory=TransformerConfig)
     tied: bool = False
     head_bias: bool = False
+    objective: str = "next-token"
+    features: int = 0
+    registers: int = 0
+    conditions: tuple[Condition, ...] = ()
+
+    @property
+    def predicts_next(self) -> bool:
+        """Whether it has a head for the next token."""
+        return self.objective in ("next-token", "joint")
+
+    @property
+    def cannot_generate(self) -> str:
+        """Why it cannot generate; empty if it can."""
+        if not self.predicts_next:
+            return f"it was pretrained to predict masked constituents ({self.objective}), not the next token"
+        return "it reads continuous features, not the tokens that it predicts" if self.features else ""
 
 
 class Backbone(nn.Module):
-    """Token ids in, logits over the next token out.
+    """Token ids in, logits over the next token out; or all constituents of a jet in, features of each out.
 
-    A jet c1..cn is read as [start, c1, ..., cn] and its targets are [c1, ..., cn, stop].
+    A jet c1..cn is read as [start, c1, ..., cn] and its targets are [c1, ..., cn, stop]. What the backbone is told of
+    it is added to the embedding of its first token. :meth:`encode` reads it as [registers, c1, ..., cn], and each sees
+    all; nothing is told there. What predicts no next token has no ``head``.
     """
+
+    head: Head
+    registers: nn.Parameter
+    begin: nn.Parameter
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
         self.start, self.stop = config.codes, config.codes + 1
         width = config.transformer.width
-        self.embedding = nn.Embedding(self.vocabulary, width)
+        reads = FeatureEmbedding(config.features, width) if config.features else nn.Embedding(self.vocabulary, width)
+        self.embedding: nn.Embedding | FeatureEmbedding = reads
         nn.init.normal_(self.embedding.weight, std=INITIAL_STD)
         self.transformer = Transformer(config.transformer)
         self.transformer.initialise(INITIAL_STD)
-        tied = self.embedding.weight if config.tied else None
-        self.head = Head(width, self.vocabulary, config.head_bias, tied)
+        if config.predicts_next:
+            tied = self.embedding.weight if config.tied else None
+            self.head = Head(width, self.vocabulary, config.head_bias, tied)
+        if config.registers:
+            self.registers = nn.Parameter(torch.empty(config.registers, width))
+            self.registers.no_weight_decay = True  # type: ignore[attr-defined]
+            nn.init.normal_(self.registers, std=INITIAL_STD)
+        if config.features and config.predicts_next:
+            self.begin = nn.Parameter(INITIAL_STD * torch.randn(1, width))  # stands for the start token
+            self.begin.no_weight_decay = True  # type: ignore[attr-defined]
+        # Last, so that a seed gives the other weights with and without conditions.
+        self.told = ConditionEmbedding(config.conditions, width) if config.conditions else None
 
     @property
     def vocabulary(self) -> int:
         """Number of tokens: codes, start and stop."""
         return self.config.codes + 2
 
-    def hidden(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """Features (T, width) of packed token ids (T,)."""
-        return self.transformer(self.embedding(inputs), layout)
+    def beginning(self, conditions: ConditionValues | None, sequences: int) -> torch.Tensor | None:
+        """What is added (sequences, width) to the first token of each sequence; None if the backbone is told nothing.
 
-    def forward(self, inputs: torch.Tensor, layout: Layout) -> torch.Tensor:
+        Without ``conditions`` all of them are unknown.
+        """
+        if self.told is None:
+            return None
+        if conditions is None:
+            conditions = ConditionValues.unknown(self.config.conditions, sequences).to(next(self.parameters()).device)
+        return self.told(conditions)
+
+    def hidden(self, inputs: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
+        """Features (T, width) of packed token ids (T,); each sequence has at least one."""
+        return self.read(self.embedding(inputs), layout, conditions)
+
+    def read(self, x: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
+        """Features (T, width) of packed embeddings (T, width), what is told added to the first of each sequence."""
+        begin = self.beginning(conditions, layout.sequences)
+        if begin is not None:
+            x = x.index_add(0, layout.offsets[:-1].long(), begin.to(x.dtype))
+        return self.transformer(x, layout)
+
+    def forward(self, inputs: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
         """Logits (T, vocabulary) of the token after each of the packed token ids (T,)."""
-        return self.head(self.hidden(inputs, layout))
+        return self.head(self.hidden(inputs, layout, conditions))
 
-    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, layout: Layout) -> torch.Tensor:
+    def loss(
+        self,
+        inputs: torch.Tensor,
+        targets: torch.Tensor,
+        layout: Layout,
+        conditions: ConditionValues | None = None,
+    ) -> torch.Tensor:
         """Sum over the packed tokens (T,) of -ln p(target) [nats]."""
-        return self.head(self.hidden(inputs, layout), targets)
+        return self.head(self.hidden(inputs, layout, conditions), targets)
+
+    def embed(self, codes: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+        """Constituents (C, width) as it reads them: their codes (C,) or their features (C, F)."""
+        return self.embedding(codes if features is None or not self.config.features else features)
+
+    def encode(self, view: View, codes: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+        """Features (T, width) of registers and the constituents in view, each of which sees all of its jet."""
+        seen = self.embed(codes[view.seen], None if features is None else features[view.seen])
+        if self.config.registers:
+            seen = torch.cat([self.registers.to(seen.dtype), seen])
+        return self.transformer(seen[view.index], view.layout, causal=False)
 
     def new_cache(self, rows: int, max_length: int) -> Cache:
         """An empty KV cache for ``rows`` sequences of at most ``max_length`` tokens, start included."""
         return self.transformer.new_cache(rows, max_length)
 
-    def step(self, inputs: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """Logits (rows, vocabulary) after one more token id of each row (rows,)."""
-        return self.head(self.transformer.step(self.embedding(inputs), cache))
+    def step(self, inputs: torch.Tensor, cache: Cache, begin: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (rows, vocabulary) after one more token id of each row (rows,).
+
+        ``begin`` (rows, width) is added to rows that begin, see :meth:`beginning`.
+        """
+        x = self.embedding(inputs)
+        if begin is not None:
+            x = torch.where(cache.lengths[:, None] == 0, x + begin.to(x.dtype), x)
+        return self.head(self.transformer.step(x, cache))
 
     @property
     def parameters_count(self) -> int:
@@ -98,9 +181,8 @@ class Backbone(nn.Module):
         N counts the parameters in matrix products (the embedding is a look-up, the head counts even when tied); that
         causality halves the second term is left out, as is usual (nanoGPT, llm-foundry, torchtitan).
         """
-        transformer = self.config.transformer
-        products = sum(p.numel() for p in self.transformer.parameters() if p.ndim > 1) + self.head.weight.numel()
-        return 6 * products + 12 * transformer.blocks * transformer.width * length
+        products = products_of(self.transformer) + self.head.weight.numel()
+        return 6 * products + 12 * self.config.transformer.blocks * self.config.transformer.width * length
 
     def weights(self) -> dict[str, torch.Tensor]:
         """State dict in which each tensor comes once."""
@@ -135,6 +217,24 @@ class Backbone(nn.Module):
                 raise HepfmError(f"tensor '{name}' has shape {shapes}", where, MEND)
 
 
+def products_of(module: nn.Module) -> int:
+    """Parameters of a network that enter matrix products."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
+
+
+def retold(backbone: Backbone, conditions: tuple[Condition, ...]) -> Backbone:
+    """The same backbone that is told these conditions: what it is told already, with at least its names, and more.
+
+    With what it knew it computes what it did; what is new changes nothing until it has learned.
+    """
+    made = Backbone(replace(backbone.config, conditions=conditions)).train(backbone.training)
+    own = {name: value for name, value in backbone.state_dict().items() if not name.startswith("told.")}
+    made.load_state_dict(own, strict=False)
+    if made.told is not None and backbone.told is not None:
+        made.told.take(backbone.told)
+    return made
+
+
 def save_backbone(
     path: Path,
     backbone: Backbone,
@@ -144,6 +244,8 @@ def save_backbone(
     metrics: dict[str, Any],
     card: str,
     tokenizer: Path,
+    further: Sequence[Path] = (),
+    sample: ConditionValues | None = None,
 ) -> Artifact:
     """Write a backbone as an artifact, its tokenizer inside.
 
@@ -155,7 +257,11 @@ def save_backbone(
         metrics: measured results.
         card: text of README.md.
         tokenizer: folder of the tokenizer artifact.
+        further: of further ones, whose ids come after it in the vocabulary.
+        sample: what the backbone was told of some records in training; :func:`condition_sample` reads it.
     """
+    told = {} if sample is None else {"sample_names": sample.names.numpy(), "sample_numbers": sample.numbers.numpy()}
+    inner = {"tokenizer": tokenizer} | {f"tokenizer_{number}": path for number, path in enumerate(further, 2)}
     return write_artifact(
         path,
         kind=KIND,
@@ -164,9 +270,9 @@ def save_backbone(
         provenance=provenance,
         weights=backbone.weights(),
         metrics=metrics,
-        reference=_reference(backbone),
+        reference=_reference(backbone) | told,
         card=card,
-        inner={"tokenizer": tokenizer},
+        inner=inner,
     )
 
 
@@ -190,36 +296,91 @@ def load_backbone(name: str | Path) -> tuple[Backbone, Artifact]:
     return backbone, artifact
 
 
+def condition_sample(artifact: Artifact) -> ConditionValues | None:
+    """What the backbone of an artifact was told of some records in training; None if it is told nothing."""
+    reference = artifact.reference()
+    if "sample_names" not in reference:
+        return None
+    return ConditionValues(torch.from_numpy(reference["sample_names"]), torch.from_numpy(reference["sample_numbers"]))
+
+
+def load_generator(name: str | Path) -> tuple[Backbone, Artifact]:
+    """:func:`load_backbone`, of one that can generate.
+
+    Raises:
+        HepfmError: it cannot; says why.
+    """
+    backbone, artifact = load_backbone(name)
+    if reason := backbone.config.cannot_generate:
+        raise HepfmError(
+            f"cannot generate: {reason}",
+            artifact.path,
+            "name a backbone of --objective next-token, or of joint with --input tokens",
+        )
+    return backbone, artifact
+
+
 def _reference(backbone: Backbone) -> dict[str, np.ndarray]:
-    """Random sequences of codes and the logits after each token."""
-    draws = generator("backbone reference", backbone.config.codes)
+    """Random jets, and what the backbone makes of them: logits after each token, features of each constituent."""
+    config, draws = backbone.config, generator("backbone reference", backbone.config.codes)
     lengths = np.array(REFERENCE_LENGTHS)
-    inputs = draws.integers(0, backbone.config.codes, lengths.sum())
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    inputs[offsets[:-1]] = backbone.start
-    return {"inputs": inputs, "offsets": offsets, "logits": _logits(backbone, inputs, offsets)}
+    inputs = draws.integers(0, config.codes, lengths.sum())
+    known: dict[str, np.ndarray] = {"offsets": offsets}
+    if config.objective != "next-token":
+        known["codes"] = inputs.copy()
+    if isinstance(backbone.embedding, FeatureEmbedding):
+        columns = draws.normal(size=(lengths.sum(), config.features)).astype(np.float32)
+        known["features"] = backbone.embedding.physical(columns)
+    if not config.cannot_generate:
+        inputs[offsets[:-1]] = backbone.start
+        known["inputs"] = inputs
+    if config.conditions:
+        told = {
+            condition.name: draws.uniform(condition.low, condition.high, len(lengths))
+            if condition.is_number
+            else draws.integers(0, len(condition.names), len(lengths))
+            for condition in config.conditions
+        }
+        values = ConditionValues.of_columns(config.conditions, told, len(lengths))
+        known |= {"told_names": values.names.numpy(), "told_numbers": values.numbers.numpy()}
+    return {**known, **_outputs(backbone, known)}
 
 
 @torch.no_grad()
-def _logits(backbone: Backbone, inputs: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    device = backbone.embedding.weight.device
-    layout = Layout.of(np.diff(offsets)).to(device)
+def _outputs(backbone: Backbone, known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Logits (T, vocabulary) and hidden features (T, width), whichever the reference has inputs for."""
+    device = next(backbone.parameters()).device
+    lengths = np.diff(known["offsets"])
+    given = {name: torch.from_numpy(known[name]).to(device) for name in known.keys() & {"inputs", "codes", "features"}}
     was_training = backbone.training
-    logits = backbone.eval()(torch.from_numpy(inputs).to(device), layout)
+    backbone.eval()
+    found: dict[str, torch.Tensor] = {}
+    if "inputs" in given:
+        told = None
+        if backbone.config.conditions:
+            told = ConditionValues(*(torch.from_numpy(known[name]) for name in ("told_names", "told_numbers")))
+        found["logits"] = backbone(given["inputs"], Layout.of(lengths).to(device), told and told.to(device))
+    if "codes" in given:
+        view = View.of(lengths, backbone.config.registers).to(device)
+        found["hidden"] = backbone.encode(view, given["codes"], given.get("features"))
     backbone.train(was_training)
-    return logits.float().cpu().numpy()
+    return {name: value.float().cpu().numpy() for name, value in found.items()}
 
 
 def _replay(backbone: Backbone, artifact: Artifact) -> None:
     reference = artifact.reference()
     try:
-        found = _logits(backbone, reference["inputs"], reference["offsets"])
-        difference = float(np.abs(found - reference["logits"]).max())
+        found = _outputs(backbone, reference)
+        differences = {name: float(np.abs(value - reference[name]).max()) for name, value in found.items()}
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise HepfmError(f"its reference cannot be replayed: {error}", artifact.path, MEND) from error
-    if not difference <= REFERENCE_TOLERANCE * max(1.0, float(np.abs(reference["logits"]).max())):
-        raise HepfmError(
-            f"does not give its reference outputs: logits differ by {difference:.2g}",
-            artifact.path,
-            "report it with your versions of torch and hepfm",
-        )
+    for name, difference in differences.items():
+        if not difference <= REFERENCE_TOLERANCE * max(1.0, float(np.abs(reference[name]).max())):
+            raise HepfmError(
+                f"does not give its reference outputs: {name} differ by {difference:.2g}",
+                artifact.path,
+                "report it with your versions of torch and hepfm",
+            )
+    if not differences:
+        raise HepfmError("its reference holds nothing to replay", artifact.path, MEND)

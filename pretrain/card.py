@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hepfm.pretrain.backbone import Backbone
+from hepfm.pretrain.backbone import Backbone, BackboneConfig
 
 
 def card(backbone: Backbone, provenance: dict[str, Any], metrics: dict[str, Any]) -> str:
@@ -17,9 +17,9 @@ def card(backbone: Backbone, provenance: dict[str, Any], metrics: dict[str, Any]
     mixture = provenance["mixture"]
     mixed = f"\nThey are read by the weights of the mixture `{mixture['digest']}`.\n" if mixture else ""
     parent = f"\nIt continues from the backbone with hash `{provenance['parent']}`.\n" if provenance["parent"] else ""
-    return f"""# Backbone over jet tokens
+    return f"""# Backbone over jet {"features" if backbone.config.features else "tokens"}
 
-A causal transformer that predicts the next token of a jet: {metrics["parameters"]:,} parameters,
+{_what(backbone.config, provenance["objective"])}: {metrics["parameters"]:,} parameters,
 {blocks.blocks} blocks, width {blocks.width}, {backbone.config.codes:,} codes.
 Tokens are those of the tokenizer in `tokenizer/` (hash `{provenance["tokenizer"]}`).
 {parent}
@@ -30,18 +30,52 @@ Tokens are those of the tokenizer in `tokenizer/` (hash `{provenance["tokenizer"
 {lengths["jets"]:,} jets an epoch with {lengths["mean"]:.1f} constituents on average. {lengths["cut_jets"]:,} of them
 had more than {provenance["max_length"]} and were cut there; these have no stop token.
 
-## Results
+{_told(backbone)}## Results
 
 {_table(metrics)}
 
-Losses are in nats per real token, the stop token included; they compare only under the same tokenizer.
+Losses are per term: nats per real token, the stop token included, for the next token; per masked constituent for
+masked objectives. They compare only under the same tokenizer and objective; the accuracy of a probe compares always.
 
 ## Use
 
-    hepfm generate THIS_FOLDER -n 1000 --format jetclass --out jets.root
+    {_use(backbone.config)}
 
-`reference.npz` holds inputs and logits that loading replays. Its settings are in `config.json`.
+`reference.npz` holds inputs and outputs that loading replays. Its settings are in `config.json`.
 """
+
+
+def _told(backbone: Backbone) -> str:
+    """What it is told of a record, and what training had of it."""
+    if not backbone.config.conditions:
+        return ""
+    rows = "\n".join(f"| {known.name} | {known.seen} |" for known in backbone.config.conditions)
+    return f"""## What it is told of a record
+
+`hepfm generate` takes these by name; what is not asked for is drawn as in training.
+
+| condition | in training |
+|---|---|
+{rows}
+
+"""
+
+
+def _what(config: BackboneConfig, task: dict[str, Any]) -> str:
+    """What the network is, and what it learned by."""
+    ways = {
+        "next-token": "A causal transformer that predicts the next token of a jet",
+        "joint": "A transformer that predicts the next token of a jet (causal) and masked constituents (bidirectional)",
+    }
+    known = ways.get(config.objective, "A transformer that predicts masked constituents of a jet")
+    masks = f", {task['mask_fraction']:.0%} masked, target {task['target']}" if task["mask_fraction"] else ""
+    return f"{known} (objective {config.objective}{masks})"
+
+
+def _use(config: BackboneConfig) -> str:
+    if config.cannot_generate:
+        return "backbone, artifact = hepfm.pretrain.backbone.load_backbone(THIS_FOLDER)  # it cannot generate"
+    return "hepfm generate THIS_FOLDER -n 1000 --format jetclass --out jets.root"
 
 
 def _table(metrics: dict[str, Any]) -> str:

@@ -1,133 +1,78 @@
-"""Token corpora as batches for the engine: packed inputs and targets, and what is cut, counted beforehand."""
+"""Token corpora that a backbone is trained on: one tokenizer or several side by side, weights, source corpora."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
-import torch
 
 from hepfm.core.artifacts import Artifact, read_artifact
 from hepfm.core.errors import HepfmError
-from hepfm.core.nn.ragged import Layout
-from hepfm.core.progress import progress
-from hepfm.core.records import offsets_of
-from hepfm.ingest.corpus import Corpus
+from hepfm.core.records import LABEL_TYPE
+from hepfm.ingest.corpus import Corpus, Split
 from hepfm.ingest.held_out import check_held_out
 from hepfm.ingest.mixture import Mixture
-from hepfm.ingest.order import Order
 from hepfm.ingest.reader import Reader
+from hepfm.pretrain.batches import (
+    COLUMN,
+    LABEL,
+    FeatureSource,
+    IdRange,
+    TokenBatch,
+    TokenBatches,
+    pack,
+    terms,
+)
+from hepfm.pretrain.condition_columns import ConditionColumns
+from hepfm.pretrain.conditions import Condition
+from hepfm.pretrain.lengths import length_counts, length_statistics
 
-COLUMN = "tokens"
+__all__ = [
+    "COLUMN",
+    "LABEL",
+    "FeatureSource",
+    "TokenBatch",
+    "TokenBatches",
+    "TokenCorpora",
+    "length_counts",
+    "length_statistics",
+    "pack",
+    "terms",
+]
 
-
-@dataclass(frozen=True)
-class TokenBatch:
-    """Sequences of token ids, packed.
-
-    Attributes:
-        inputs: (T,) int64, what is read.
-        targets: (T,) int64, what comes next.
-        layout: which token belongs to which sequence.
-    """
-
-    inputs: torch.Tensor
-    targets: torch.Tensor
-    layout: Layout
-
-    def to(self, device: torch.device | str) -> TokenBatch:
-        """The same batch on another device."""
-        inputs, targets = (part.to(device, non_blocking=True) for part in (self.inputs, self.targets))
-        return TokenBatch(inputs, targets, self.layout.to(device))
-
-
-def terms(lengths: np.ndarray, max_length: int) -> np.ndarray:
-    """Terms of the loss (n,) of jets with so many constituents: one each and one for the stop.
-
-    A jet with more than ``max_length`` constituents keeps its leading ``max_length`` and has no stop, because it
-    does not stop there.
-    """
-    return np.where(lengths > max_length, max_length, lengths + 1)
-
-
-def pack(codes: np.ndarray, offsets: np.ndarray, vocabulary_codes: int, max_length: int) -> TokenBatch:
-    """Inputs [start, c1, ..., cn] and targets [c1, ..., cn, stop] of jets with codes c1..cn.
-
-    Args:
-        codes: (N,) codes of all jets, one after another.
-        offsets: (n + 1,) jet i owns ``codes[offsets[i]:offsets[i + 1]]``.
-        vocabulary_codes: number of codes; start and stop come after them.
-        max_length: constituents that are kept of a jet, see :func:`terms`.
-    """
-    start, stop = vocabulary_codes, vocabulary_codes + 1
-    lengths = np.diff(offsets)
-    kept = terms(lengths, max_length)
-    layout = Layout.of(kept)
-    position = layout.positions.numpy()
-    source = np.repeat(offsets[:-1], kept) + position  # index of the code that is this token's target
-    padded = np.append(codes.astype(np.int64), stop)
-    targets = np.where(position < np.repeat(lengths, kept), padded[np.minimum(source, len(codes))], stop)
-    inputs = np.where(position == 0, start, padded[np.maximum(source - 1, 0)])
-    return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets), layout)
-
-
-class TokenBatches:
-    """Batches of token corpora, in reading order (the engine's ``Batches``).
-
-    Args:
-        reader: of token records.
-        codes: codes of the tokenizer.
-        max_length: constituents that are kept of a jet, see :func:`terms`.
-    """
-
-    def __init__(self, reader: Reader, codes: int, max_length: int) -> None:
-        self.reader, self.codes, self.max_length = reader, codes, max_length
-
-    def batch(self, start: int, stop: int) -> TokenBatch:
-        """Records [start, stop) of the reading order.
-
-        Raises:
-            HepfmError: a token that the tokenizer does not have; names the record.
-        """
-        taken = self.reader.take(start, stop)
-        column = taken.batch.column(COLUMN)
-        codes, offsets = column.flatten().to_numpy(), offsets_of(column)
-        if len(codes) and int(codes.max()) >= self.codes:
-            record = int(np.searchsorted(offsets, int(codes.argmax()), side="right")) - 1
-            raise HepfmError(
-                f"record {int(taken.keys[record, 1])} has token {int(codes.max())}, its tokenizer {self.codes} codes",
-                ", ".join(str(split.corpus.path) for split in self.reader.splits),
-                "make the token corpus again",
-            )
-        return pack(codes, offsets, self.codes, self.max_length)
-
-    def tokens(self, start: int, stop: int) -> int:
-        """Terms of the loss in records [start, stop)."""
-        return int(terms(self.reader.lengths(start, stop), self.max_length).sum())
+VocabularyName = Literal["one", "joined"]
 
 
 @dataclass(frozen=True)
 class TokenCorpora:
-    """One or several token corpora of one tokenizer.
+    """One or several token corpora.
 
     Attributes:
         corpora: as opened.
-        codes: codes of the tokenizer.
-        tokenizer: its artifact, the copy inside the first corpus.
+        tokenizers: artifacts of their tokenizers, each once: the copies inside the corpora.
+        ranges: of each corpus, its tokenizer's ids in the vocabulary: tokenizers stand one after another.
+        names: what each corpus is called as a data set: its folder's name.
+        codes: codes of the vocabulary: of all tokenizers together.
         mixture: how often each record comes, if a mixture was named.
     """
 
     corpora: tuple[Corpus, ...]
+    tokenizers: tuple[Artifact, ...]
+    ranges: tuple[IdRange, ...]
+    names: tuple[str, ...]
     codes: int
-    tokenizer: Artifact
     mixture: Mixture | None = None
 
     @classmethod
-    def open(cls, paths: Sequence[Path]) -> TokenCorpora:
+    def open(cls, paths: Sequence[Path], vocabulary: VocabularyName = "one") -> TokenCorpora:
         """Open token corpora, or the one mixture file that stands for them.
+
+        Args:
+            paths: token corpora, or a mixture.
+            vocabulary: ``one``: all are of one tokenizer; ``joined``: those of several tokenizers stand side by side.
 
         Raises:
             HepfmError: none given, one that holds no tokens, two of different tokenizers, one that holds out what
@@ -143,37 +88,148 @@ class TokenCorpora:
         mixture = Mixture.open(files[0]) if files else None
         corpora = mixture.corpora if mixture else tuple(Corpus.open(path) for path in paths)
         made = [_tokens_entry(corpus) for corpus in corpora]
-        first = made[0]["tokenizer"]
-        for corpus, entry in zip(corpora, made, strict=True):
-            if entry["tokenizer"] != first:
-                raise HepfmError(
-                    f"was made by tokenizer {entry['tokenizer'][:12]}, {corpora[0].path} by {first[:12]}",
-                    corpus.path,
-                    "apply one tokenizer to all corpora",
-                )
         if not mixture:  # which was looked at when it was defined
             check_held_out(corpora, [()] * len(corpora))
-        tokenizer = read_artifact(corpora[0].path / "tokenizer", "tokenizer")
-        if tokenizer.hash != first:
+        hashes = list(dict.fromkeys(str(entry["tokenizer"]) for entry in made))
+        if len(hashes) > 1 and vocabulary == "one":
+            other = next(n for n, entry in enumerate(made) if entry["tokenizer"] != hashes[0])
             raise HepfmError(
-                f"is tokenizer {tokenizer.hash[:12]}, the corpus was made by {first[:12]}",
-                tokenizer.path,
-                "restore the corpus from a copy",
+                f"was made by tokenizer {hashes[1][:12]}, {corpora[0].path} by {hashes[0][:12]}",
+                corpora[other].path,
+                "apply one tokenizer to all corpora, or read them side by side: --vocabulary joined",
             )
-        return cls(corpora, int(made[0]["codes"]), tokenizer, mixture)
+        owners = [next(n for n, entry in enumerate(made) if entry["tokenizer"] == known) for known in hashes]
+        tokenizers = tuple(_tokenizer(corpora[n], hash) for n, hash in zip(owners, hashes, strict=True))
+        first, ranges = 0, {}
+        for hash, owner in zip(hashes, owners, strict=True):
+            ranges[hash] = IdRange(first, int(made[owner]["codes"]))
+            first += ranges[hash].codes
+        return cls(
+            corpora, tokenizers, tuple(ranges[entry["tokenizer"]] for entry in made), _names(corpora), first, mixture
+        )
 
-    def batches(self, split: str, max_length: int, seed: int) -> TokenBatches:
-        """The batches of a split of all corpora that have it; weighted if it is a mixture's training split.
+    @property
+    def tokenizer(self) -> Artifact:
+        """The tokenizer; the first where there are several."""
+        return self.tokenizers[0]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in all corpora: what labels of batches are indices of."""
+        return tuple(dict.fromkeys(name for corpus in self.corpora for name in corpus.manifest.labels))
+
+    def reader(self, split: str, seed: int, columns: Sequence[str] = (COLUMN,)) -> Reader:
+        """Records of a split of all corpora that have it; weighted if it is a mixture's training split.
+
+        A column that a corpus lacks is null in its records.
 
         Raises:
-            HepfmError: no corpus has it.
+            HepfmError: no corpus has the split.
         """
+        schema = self._schema(columns)
         if self.mixture:
-            return TokenBatches(self.mixture.reader(split, seed, columns=[COLUMN]), self.codes, max_length)
-        splits = [corpus.split(split) for corpus in self.corpora if split in corpus.splits()]
+            return self.mixture.reader(split, seed, schema=schema)
+        splits = [corpus.split(split) for corpus in self._with(split)]
         if not splits:
             raise HepfmError(f"no corpus has a split '{split}'", ", ".join(str(c.path) for c in self.corpora))
-        return TokenBatches(Reader(splits, seed, columns=[COLUMN]), self.codes, max_length)
+        return Reader(splits, seed, schema=schema)
+
+    def batches(
+        self,
+        split: str,
+        max_length: int,
+        seed: int,
+        labels: bool = False,
+        features: Callable[[Sequence[Split]], FeatureSource] | None = None,
+        conditions: Sequence[Condition] = (),
+        dropout: float = 0.0,
+    ) -> TokenBatches:
+        """The batches of a split of all corpora that have it; weighted if it is a mixture's training split.
+
+        Args:
+            split: its name.
+            max_length: constituents that are kept of a jet.
+            seed: of the order, and of what is left unknown.
+            labels: whether batches have labels.
+            features: makes, of the splits, what gives the continuous features; None for batches without.
+            conditions: what the backbone is told of each record.
+            dropout: how often a condition is left unknown, see
+                :class:`hepfm.pretrain.condition_columns.ConditionColumns`.
+
+        Raises:
+            HepfmError: no corpus has the split, labels are wanted and none has them, or features of several tokenizers.
+        """
+        columns = dict.fromkeys([COLUMN, *(known.column for known in conditions if known.column)])
+        if labels and not self.labels:
+            raise HepfmError(
+                "has no labels", ", ".join(str(corpus.path) for corpus in self.corpora), "leave --probe out"
+            )
+        if features and len(self.tokenizers) > 1:
+            raise HepfmError(
+                "continuous features are those of one tokenizer", self.corpora[0].path, "leave out --vocabulary joined"
+            )
+        reader = self.reader(split, seed, tuple(columns | ({LABEL: None} if labels else {})))
+        number = {corpus.digest: n for n, corpus in enumerate(self.corpora)}
+        here = [number[part.corpus.digest] for part in reader.splits]
+        told = [self.names[n] for n in here]
+        return TokenBatches(
+            reader,
+            self.codes,
+            max_length,
+            features and features(reader.splits),
+            [self.ranges[n] for n in here],
+            ConditionColumns(reader, conditions, told, dropout, seed) if conditions else None,
+        )
+
+    def _with(self, split: str) -> list[Corpus]:
+        return [corpus for corpus in self.corpora if split in corpus.splits()]
+
+    def _schema(self, columns: Sequence[str]) -> pa.Schema:
+        """The columns with the widest type of any corpus."""
+        fields = []
+        for name in columns:
+            known = [c.manifest.schema.field(name) for c in self.corpora if name in c.manifest.schema.names]
+            if name == "label":
+                fields.append(pa.field("label", LABEL_TYPE))
+                continue
+            absent = [] if known else [pa.field(name, pa.float32())]
+            fields.append(max(known + absent, key=lambda found: _bits(found.type)))
+        return pa.schema(fields, metadata={"kind": "tokens"})
+
+    def in_vocabulary_of(self, tokenizers: Sequence[tuple[Artifact, IdRange]]) -> TokenCorpora:
+        """The same corpora in the vocabulary of a backbone that reads these tokenizers.
+
+        Raises:
+            HepfmError: a corpus was made by none of them.
+        """
+        ranges = {tokenizer.hash: ids for tokenizer, ids in tokenizers}
+        made = [str(_tokens_entry(corpus)["tokenizer"]) for corpus in self.corpora]
+        for corpus, hash in zip(self.corpora, made, strict=True):
+            if hash not in ranges:
+                raise HepfmError(
+                    f"was made by tokenizer {hash[:12]}, the backbone reads tokenizer "
+                    f"{' and '.join(known[:12] for known in ranges)}",
+                    corpus.path,
+                    f"apply the backbone's to its source: hepfm tokenizer apply {tokenizers[0][0].path} ...",
+                )
+        codes = max(ids.first + ids.codes for ids in ranges.values())
+        own = tuple(ranges[hash] for hash in made)
+        return replace(self, tokenizers=tuple(known for known, _ in tokenizers), ranges=own, codes=codes)
+
+    def data_sets(self) -> list[dict[str, Any]]:
+        """Of each corpus what generation has to know: name, tokenizer and its ids, labels, geometry."""
+        entries = {}
+        places = {tokenizer.hash: place for place, tokenizer in enumerate(self.tokenizers, 1)}
+        for corpus, name, ids in zip(self.corpora, self.names, self.ranges, strict=True):
+            place = places[str((corpus.manifest.tokens or {})["tokenizer"])]
+            entries[name] = {
+                "name": name,
+                "tokenizer": "tokenizer" if place == 1 else f"tokenizer_{place}",
+                "first": ids.first,
+                "codes": ids.codes,
+                "geometry": corpus.manifest.geometry,
+            }
+        return list(entries.values())
 
     @property
     def digests(self) -> list[str]:
@@ -181,7 +237,34 @@ class TokenCorpora:
         return [corpus.digest for corpus in self.corpora] + ([self.mixture.digest] if self.mixture else [])
 
 
-def _tokens_entry(corpus: Corpus) -> dict[str, str]:
+def _bits(kind: pa.DataType) -> int:
+    inner = kind.value_type if pa.types.is_list(kind) else kind
+    return int(inner.bit_width)
+
+
+def _names(corpora: Sequence[Corpus]) -> tuple[str, ...]:
+    """The corpora's folders by name; with a number where two have the same."""
+    names: dict[str, str] = {}
+    for corpus in corpora:
+        name, again = corpus.path.name, 2
+        while name in names.values() and corpus.digest not in names:
+            name, again = f"{corpus.path.name}-{again}", again + 1
+        names.setdefault(corpus.digest, name)
+    return tuple(names[corpus.digest] for corpus in corpora)
+
+
+def _tokenizer(corpus: Corpus, hash: str) -> Artifact:
+    tokenizer = read_artifact(corpus.path / "tokenizer", "tokenizer")
+    if tokenizer.hash != hash:
+        raise HepfmError(
+            f"is tokenizer {tokenizer.hash[:12]}, the corpus was made by {hash[:12]}",
+            tokenizer.path,
+            "restore the corpus from a copy",
+        )
+    return tokenizer
+
+
+def _tokens_entry(corpus: Corpus) -> dict[str, Any]:
     if corpus.manifest.kind != "tokens" or corpus.manifest.tokens is None:
         raise HepfmError(
             f"holds {corpus.manifest.kind}, not tokens",
@@ -196,64 +279,3 @@ def _tokens_entry(corpus: Corpus) -> dict[str, str]:
             "apply a tokenizer with one id list",
         )
     return corpus.manifest.tokens
-
-
-def length_counts(reader: Reader) -> np.ndarray:
-    """How many records of an epoch have 0, 1, 2, ... constituents, on average where they are weighted.
-
-    Reads offsets only.
-    """
-    counts = np.zeros(1)
-    blocks = sum(len(split) for split in reader.splits)
-    number = 0
-    with progress("count constituents", blocks, "blocks", visible=blocks > 1000) as task:
-        for split in reader.splits:
-            for block in split:
-                counts = _added(counts, np.bincount(_lengths(block), _weights(reader.order, number)))
-                number += 1
-                task.advance()
-    return counts
-
-
-def _lengths(block: pa.RecordBatch) -> np.ndarray:
-    return np.diff(offsets_of(block.column(COLUMN)))
-
-
-def _weights(order: Order, block: int) -> np.ndarray:
-    """How often each record of a block comes in an epoch on average."""
-    first, stop = order.block_starts[block : block + 2].tolist()
-    if order.weights is None:
-        return np.ones(stop - first)
-    of_records = len(order.weights) == order.records
-    return order.weights[first:stop] if of_records else np.full(stop - first, order.weights[block])
-
-
-def _added(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
-    total = longer.copy()
-    total[: len(shorter)] += shorter
-    return total
-
-
-def length_statistics(counts: np.ndarray, max_length: int) -> dict[str, float]:
-    """Statistics of constituents per jet, and what ``max_length`` cuts.
-
-    Returns:
-        ``jets`` of an epoch, ``mean``, ``std``, ``longest``; ``cut_jets`` and ``cut_constituents``; ``terms`` of the
-        loss in an epoch; ``mean_sequence``, the mean over terms of the length of the sequence that a term is in.
-    """
-    lengths = np.arange(len(counts))
-    jets = float(counts.sum())
-    mean = float((counts * lengths).sum() / jets)
-    sequences = terms(lengths, max_length)
-    total = float((counts * sequences).sum())
-    return {
-        "jets": round(jets),
-        "mean": mean,
-        "std": float(np.sqrt((counts * (lengths - mean) ** 2).sum() / jets)),
-        "longest": int(lengths[counts > 0].max()),
-        "cut_jets": round(float(counts[lengths > max_length].sum())),
-        "cut_constituents": round(float((counts * np.maximum(lengths - max_length, 0)).sum())),
-        "terms": round(total),
-        "mean_sequence": float((counts * sequences**2).sum() / total),
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,8 +154,15 @@ class FeatureTokenizer(ABC):
         Raises:
             HepfmError: it does not give its reference outputs.
         """
-        known = artifact.reference()
         where, mend = artifact.path / "reference.npz", "get the artifact again, or tell its makers"
+        try:
+            self._replay(artifact.reference(), where, mend)
+        except (LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+            raise HepfmError(
+                f"its weights, settings and reference do not fit together: {error!r}", where, mend
+            ) from error
+
+    def _replay(self, known: Mapping[str, np.ndarray], where: Path, mend: str) -> None:
         differing = self.differing(known["features"], known["offsets"], known["ids"])
         if differing:
             raise HepfmError(f"{differing} of {len(known['ids'])} reference points get another token here", where, mend)

@@ -80,6 +80,8 @@ class BinningTokenizer(FeatureTokenizer):
         cls, config: BinningFitConfig, corpus: Corpus, contract: FeatureContract, run: RunFolder
     ) -> tuple[Self, dict[str, float]]:
         """Edges from a sample of the corpus; see :meth:`hepfm.tokenize.registry.Tokenizer.fit`."""
+        if config.sample < 1:
+            raise HepfmError(f"must be at least 1, is {config.sample}", "--sample")
         counts = _counts(config, contract)
         points = corpus.split("train").points
         if max(counts) > points:

@@ -18,7 +18,7 @@ from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.base import FeatureTokenizer
 from hepfm.tokenize.contract import BY_LAYER, FeatureContract
-from hepfm.tokenize.feature_sets import CELLS, cell_features, shower_contract
+from hepfm.tokenize.feature_sets import CELLS, cell_features, check_set, shower_contract
 from hepfm.tokenize.features import FeatureSpec
 from hepfm.tokenize.fitting import FitConfig, claim
 from hepfm.tokenize.tokens import Stream, Tokens
@@ -38,6 +38,7 @@ class CellsFitConfig(FitConfig):
         manifest = corpus.manifest
         if manifest.kind != "showers":
             raise HepfmError(f"holds {manifest.kind}, cells are of showers", corpus.path, "name a corpus of showers")
+        check_set(self.features)
         features = (*cell_features(manifest, corpus.path), FeatureSpec("energy", "MeV", "log"))
         return shower_contract(features, manifest, BY_LAYER).fitted(manifest, corpus.path)
 

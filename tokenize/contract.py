@@ -44,6 +44,7 @@ class FeatureContract:
         mass: mass of the decoded points.
         conditions: quantities of a record (jet pt, incident energy, ...) that decoding is told.
         grid: layers of the detector, and the most cells of a layer along both indices; None where there are no cells.
+        cells: of each layer its cells along both indices, where the layers differ; else empty.
     """
 
     features: tuple[FeatureSpec, ...] = KINEMATIC
@@ -53,6 +54,7 @@ class FeatureContract:
     mass: str = "massless"
     conditions: tuple[FeatureSpec, ...] = ()
     grid: tuple[int, int, int] | None = None
+    cells: tuple[tuple[int, int], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -188,11 +190,16 @@ class FeatureContract:
         return encoded.astype(np.float32)
 
     def decode_each(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
-        """Physical values (T,) by name of what :meth:`encode_each` gave."""
-        return {
+        """Physical values (T,) by name of what :meth:`encode_each` gave; cells are ones that their layer has."""
+        decoded = {
             feature.name: feature.decode(numbers[:, index]).astype(feature.dtype)
             for index, feature in enumerate(self.features)
         }
+        if self.cells:
+            last = np.array(self.cells, dtype=np.int16)[decoded["layer"]] - 1
+            for index, name in enumerate(("cell_a", "cell_b")):
+                decoded[name] = np.minimum(decoded[name], last[:, index])
+        return decoded
 
     def spread(self, numbers: np.ndarray) -> np.ndarray:
         """Columns (T, F) float32 of one number for each feature (T, features)."""
@@ -283,9 +290,10 @@ class FeatureContract:
             if known is not None:
                 feature.check(name, known, where)
         grid = grid_of(manifest)
-        if self.kind == "showers" and grid != self.grid:
+        if self.kind == "showers" and (grid, cells_of(manifest)) != (self.grid, self.cells):
+            same = ", with other cells in some of them" if grid == self.grid else ""
             raise HepfmError(
-                f"is of a detector of {_told(grid)}, the tokenizer was fitted on {_told(self.grid)}",
+                f"is of a detector of {_told(grid)}, the tokenizer was fitted on {_told(self.grid)}{same}",
                 where,
                 "fit a tokenizer on this corpus",
             )
@@ -319,8 +327,10 @@ class FeatureContract:
             features = tuple(FeatureSpec.from_dict(feature) for feature in data["features"])
             conditions = tuple(FeatureSpec.from_dict(condition) for condition in data.get("conditions", ()))
             grid = data.get("grid") and tuple(data["grid"])
-            contract = cls(**{**data, "features": features, "conditions": conditions, "grid": grid})
-        except (TypeError, KeyError, AttributeError) as error:
+            cells = tuple((int(a), int(b)) for a, b in data.get("cells", ()))
+            changed: dict[str, Any] = {"features": features, "conditions": conditions, "grid": grid, "cells": cells}
+            contract = cls(**{**data, **changed})
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise HepfmError(f"is no feature contract: {error}", where) from error
         for feature in features + conditions:
             if feature.transform not in TRANSFORMS:
@@ -348,11 +358,27 @@ def unit_of(found: pa.Field) -> str:
 
 def grid_of(manifest: Manifest) -> tuple[int, int, int] | None:
     """Layers of the detector and the most cells of a layer along both indices; None if there are no cells."""
+    shape = _shape(manifest)
+    if shape is None:
+        return None
+    cell_a, cell_b = shape.max(axis=0).tolist()
+    return len(shape), cell_a, cell_b
+
+
+def cells_of(manifest: Manifest) -> tuple[tuple[int, int], ...]:
+    """Cells of each layer along both indices, where the layers differ; else empty."""
+    shape = _shape(manifest)
+    if shape is None or (shape == shape[0]).all():
+        return ()
+    return tuple((int(cell_a), int(cell_b)) for cell_a, cell_b in shape)
+
+
+def _shape(manifest: Manifest) -> np.ndarray | None:
+    """Cells (layers, 2) of the layers along both indices; None if there are no cells."""
     geometry = None if manifest.geometry is None else Geometry.from_data(manifest.geometry)
     if geometry is None or geometry.kind == "points" or not geometry.layers:
         return None
-    cell_a, cell_b = geometry.shape.max(axis=0).tolist()
-    return len(geometry.layers), cell_a, cell_b
+    return geometry.shape
 
 
 def _told(grid: tuple[int, int, int] | None) -> str:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.manifest import Manifest
-from hepfm.tokenize.contract import AS_STORED, FeatureContract, grid_of, unit_of
+from hepfm.tokenize.contract import AS_STORED, FeatureContract, cells_of, grid_of, unit_of
 from hepfm.tokenize.features import FULL, KINEMATIC, FeatureSpec
 
 CELLS, SPACE = ("layer", "cell_a", "cell_b"), ("x", "y", "z")
@@ -30,13 +30,24 @@ def contract_for(
         HepfmError: see :meth:`FeatureContract.fitted`.
     """
     if manifest.kind == "showers":
-        if features != "kinematics":
-            raise HepfmError("showers have one set of features", "--features", "leave it out")
+        check_set(features)
         contract = shower_contract(shower_features(manifest, where), manifest)
     else:
         contract = FeatureContract(FULL if features == "full" else KINEMATIC)
+    if twice := sorted({name for name in conditions if list(conditions).count(name) > 1}):
+        raise HepfmError(f"names {', '.join(twice)} twice", "--conditions")
     told = tuple(_condition(name, manifest, where) for name in conditions)
     return replace(contract, conditions=told).fitted(manifest, where)
+
+
+def check_set(features: str) -> None:
+    """Refuse another set than the one that showers have.
+
+    Raises:
+        HepfmError: it is another.
+    """
+    if features != "kinematics":
+        raise HepfmError("showers have one set of features", "--features", "leave it out")
 
 
 def _condition(name: str, manifest: Manifest, where: object) -> FeatureSpec:
@@ -54,7 +65,8 @@ def _condition(name: str, manifest: Manifest, where: object) -> FeatureSpec:
 
 def shower_contract(features: tuple[FeatureSpec, ...], manifest: Manifest, order: str = AS_STORED) -> FeatureContract:
     """The contract of a tokenizer of the showers of a corpus, not yet fitted."""
-    return FeatureContract(features, kind="showers", order=order, mass="", grid=grid_of(manifest))
+    grid, cells = grid_of(manifest), cells_of(manifest)
+    return FeatureContract(features, kind="showers", order=order, mass="", grid=grid, cells=cells)
 
 
 def shower_features(manifest: Manifest, where: object = "corpus") -> tuple[FeatureSpec, ...]:

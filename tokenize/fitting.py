@@ -21,7 +21,7 @@ from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.card import card
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.feature_sets import contract_for
-from hepfm.tokenize.quality import measure
+from hepfm.tokenize.quality import measure, of_stream
 
 if TYPE_CHECKING:
     from hepfm.tokenize.registry import Tokenizer
@@ -74,13 +74,7 @@ def write(run: RunFolder, tokenizer: Tokenizer, corpus: Corpus, config: FitConfi
     """Measure a tokenizer on the validation split and write its artifact."""
     split = corpus.split("val" if "val" in corpus.splits() else "train")
     quality = measure(tokenizer, split)
-    # So many of equally used codes would be met by chance among the points that were looked at.
-    expected = 1 - math.exp(-quality["points"] / tokenizer.codes)
-    if tokenizer.cure and quality["codebook_use"] < COLLAPSED * expected:
-        say(
-            f"warning: only {quality['codebook_use']:.0%} of {tokenizer.codes:,} codes are used, the codebook "
-            f"collapsed: {tokenizer.cure}"
-        )
+    _tell_collapsed(tokenizer, quality)
     metrics = {**figures, **quality, "measured_on": split.name}
     provenance = {
         "config": settings_of(config, without=("corpus", "out", "nproc")),
@@ -94,6 +88,19 @@ def write(run: RunFolder, tokenizer: Tokenizer, corpus: Corpus, config: FitConfi
         card=card(tokenizer, provenance, metrics),
     )
     say(_summary(tokenizer, quality, split.name))
+
+
+def _tell_collapsed(tokenizer: Tokenizer, quality: dict[str, float]) -> None:
+    for stream in tokenizer.streams if tokenizer.cure else ():
+        # So many of equally used codes would be met by chance among the points that were looked at.
+        expected = 1 - math.exp(-quality["points"] / stream.codes)
+        use = quality[of_stream("codebook_use", stream)]
+        if use < COLLAPSED * expected:
+            which = f" of id list '{stream.name}'" if stream.name else ""
+            say(
+                f"warning: only {use:.0%} of {stream.codes:,} codes{which} are used, the codebook collapsed: "
+                f"{tokenizer.cure}"
+            )
 
 
 def _summary(tokenizer: Tokenizer, quality: dict[str, float], split: str) -> str:

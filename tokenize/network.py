@@ -13,6 +13,8 @@ from hepfm.core.nn.transformer import MLP, Transformer, TransformerConfig
 from hepfm.tokenize.quantizers import Learned, make_quantizer
 from hepfm.tokenize.settings import VQVAEConfig
 
+LEAST_SPREAD = 0.25
+
 
 class Quantized(NamedTuple):
     """What the network makes of points in training.
@@ -49,6 +51,8 @@ class VQVAE(nn.Module):
         self.quantizer = make_quantizer(config, latent, synchronised)
         if config.quantizer == "lfq":
             self._start_with_planes()
+        if config.quantizer == "fsq" and latent > features:
+            self._start_with_every_dimension()
 
     def _start_with_planes(self) -> None:
         """Let each bit say on which side of a random plane a point lies: a bit that starts as 0 stays unused."""
@@ -58,6 +62,29 @@ class VQVAE(nn.Module):
         nn.init.uniform_(offsets, -1.0, 1.0)
         # The sum over L random unit vectors w in F dimensions of w (w.x) is L / F times x on average.
         self.decoder.skip.weight.data.copy_(planes.data.T * planes.shape[1] / len(planes))
+
+    def _start_with_every_dimension(self) -> None:
+        """Let each latent dimension say something of a point: one that starts as 0 has one level of its own."""
+        turned = nn.init.orthogonal_(torch.empty_like(self.encoder.skip.weight))
+        self.encoder.skip.weight.data.copy_(turned)
+        self.decoder.skip.weight.data.copy_(turned.T)
+
+    @torch.no_grad()
+    def start(self, features: Tensor) -> None:
+        """Fit the start to points (T, F) where levels and signs are fixed (fsq, lfq): a codebook moves by itself.
+
+        Columns reach the latent space standardised: of numbers that lie far from 0 (ln(energy) + 1 of large deposits)
+        all would begin at the outermost level, or on one side of every plane, and most stay there.
+        """
+        if self.config.quantizer not in ("fsq", "lfq"):
+            return
+        # A rare category varies little: it is no reason to make much of it.
+        mean, spread = features.mean(dim=0), features.std(dim=0).clamp(min=LEAST_SPREAD)
+        encoder, decoder = self.encoder, self.decoder
+        encoder.skip.weight.div_(spread)
+        encoder.head.bias.sub_(encoder.skip.weight @ mean)
+        decoder.skip.weight.mul_(spread[:, None])
+        decoder.head.bias.add_(mean)
 
     def forward(self, features: Tensor, layout: Layout, conditions: Tensor | None = None) -> Quantized:
         """Encode, quantise and decode packed features (T, F); in training mode the codebook learns from them.

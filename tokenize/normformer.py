@@ -27,7 +27,7 @@ from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.fitting import FitConfig
 from hepfm.tokenize.selection import SelectingContract
 from hepfm.tokenize.tokens import Tokens
-from hepfm.tokenize.vqvae import TIE_TOLERANCE, VQVAETokenizer
+from hepfm.tokenize.vqvae import AGAIN, TIE_TOLERANCE, VQVAETokenizer
 
 
 @dataclass(frozen=True)
@@ -207,13 +207,14 @@ class NormFormerTokenizer(VQVAETokenizer):
     ) -> Self:
         config = from_dict(NormFormerConfig, architecture, where)
         config.check(where)
-        network = NormFormerVQ(config, contract.width)
+        if config.blocks > len(weights):
+            raise HepfmError(f"'blocks' is {config.blocks:,}, it has {len(weights)} weights", where, AGAIN)
+        with torch.device("meta"):  # nothing is allocated before the shapes are known to fit
+            network = NormFormerVQ(config, contract.width)
         try:
-            network.load_state_dict(weights)
+            network.load_state_dict(weights, assign=True)
         except RuntimeError as error:
-            raise HepfmError(
-                f"its weights are not those of its architecture: {error}", where, "get the artifact again"
-            ) from error
+            raise HepfmError(f"its weights are not those of its architecture: {error}", where, AGAIN) from error
         return cls(network, contract)
 
     def differing(self, features: np.ndarray, offsets: np.ndarray, ids: np.ndarray) -> int:

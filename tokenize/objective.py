@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hepfm.core.engine.batches import Losses
+from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.data import PackedPoints
@@ -30,6 +31,17 @@ class LossConfig:
     jet: float = 40.0
     """Weight of the squared error of the jet's four-momentum (px, py, pz) and mass over its pt. Codes lie nearer to
     the centre than the points they stand for, which makes jets too light; this term takes that back."""
+
+    def check(self) -> None:
+        """Refuse weights that would reward errors.
+
+        Raises:
+            HepfmError: names the weight.
+        """
+        for field in fields(self):
+            if getattr(self, field.name) < 0:
+                option = f"--{field.name.replace('_', '-')}"
+                raise HepfmError(f"must not be negative, is {getattr(self, field.name)}", option)
 
 
 class Objective(nn.Module):

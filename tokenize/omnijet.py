@@ -24,7 +24,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.records import POINTS_COLUMN
 from hepfm.core.torch_files import Checkpoint
 from hepfm.tokenize.normformer import NormFormerConfig, NormFormerTokenizer, NormFormerVQ
-from hepfm.tokenize.omnijet_features import contract_of, read_config
+from hepfm.tokenize.omnijet_features import contract_of, read_config, shown
 from hepfm.tokenize.selection import SelectingContract
 
 CODEBOOK = "model.vqlayer.codebook.weight"
@@ -267,7 +267,7 @@ def _agree(settings: Mapping[str, Any], config: Mapping[str, Any], config_file: 
     for name, value in (stated if isinstance(stated, dict) else {}).items():
         if name in settings and isinstance(value, (int, float, str)) and settings[name] != value:
             raise HepfmError(
-                f"says {name} {value!r}, the checkpoint beside it {settings[name]!r}",
+                f"says {name} {shown(value)}, the checkpoint beside it {shown(settings[name])}",
                 config_file,
                 "put the checkpoint's own config.yaml beside it",
             )

@@ -5,8 +5,10 @@ Functions in that file are strings which the original code evaluates. Here they 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from hepfm.tokenize.selection import SUM, SelectingContract
 
 FILE = "config.yaml"
 MAX_BYTES = 1 << 20
+MOST_SHOWN = 20  # names of features in a message
 # (function, inverse) as written there -> transform here.
 FUNCTIONS = {
     (None, None): "identity",
@@ -32,6 +35,15 @@ SHOWERS = {"x": ("cell_a", ""), "y": ("cell_b", ""), "z": ("layer", ""), "energy
 GRID = (30, 30, 30)
 CELLS = dict(zip(("layer", "cell_a", "cell_b"), GRID, strict=True))
 PLACES = (("data", "dataset_kwargs_common"), ("data",), ())
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data without aliases, which let a few lines stand for more than any memory holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"it has an alias, *{self.peek_event().anchor}")
+        return super().compose_node(parent, index)
 
 
 def read_config(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
@@ -50,7 +62,7 @@ def read_config(checkpoint: Path) -> tuple[Path, dict[str, Any]]:
     if path.stat().st_size > MAX_BYTES:
         raise HepfmError(f"has more than {MAX_BYTES:,} bytes", path, "put the checkpoint's own config.yaml there")
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise HepfmError(f"is no YAML: {error}", path, "get the file again") from error
     if not isinstance(content, dict):
@@ -74,7 +86,7 @@ def contract_of(config: Mapping[str, Any], where: Path, count: int) -> Selecting
     known = next((table for table in (JETS, SHOWERS) if table.keys() == features.keys()), None)
     if known is None:
         raise HepfmError(
-            f"has the features {', '.join(map(repr, features))}",
+            f"has the features {', '.join(shown(name) for name in islice(features, MOST_SHOWN))}",
             where,
             f"known are {', '.join(JETS)} (jets) and {', '.join(SHOWERS)} (showers)",
         )
@@ -82,7 +94,7 @@ def contract_of(config: Mapping[str, Any], where: Path, count: int) -> Selecting
     if count != len(known):
         raise HepfmError(f"has {len(known)} features, the network takes {count}", where, "put the right one there")
     if common.get("energy_threshold"):
-        raise HepfmError(f"has energy_threshold {common['energy_threshold']!r}", where, "known is none, or 0")
+        raise HepfmError(f"has energy_threshold {shown(common['energy_threshold'])}", where, "known is none, or 0")
     specs, cuts = [], {}
     for name, (quantity, unit) in known.items():
         spec, cut = _feature(name, features[name], quantity, unit, where)
@@ -130,12 +142,12 @@ def _feature(name: str, settings: Any, quantity: str, unit: str, where: Path) ->
     unknown += [key for key in ("clip_min", "clip_max") if settings.get(key) is not None]
     if unknown:
         raise HepfmError(
-            f"its feature '{name}' has the setting {unknown[0]!r}", where, f"known are {', '.join(SETTINGS[:6])}"
+            f"its feature '{name}' has the setting {shown(unknown[0])}", where, f"known are {', '.join(SETTINGS[:6])}"
         )
     functions = (settings.get("func"), settings.get("inv_func"))
     if not all(isinstance(function, (str, type(None))) for function in functions) or functions not in FUNCTIONS:
         raise HepfmError(
-            f"its feature '{name}' has func {functions[0]!r} with inv_func {functions[1]!r}",
+            f"its feature '{name}' has func {shown(functions[0])} with inv_func {shown(functions[1])}",
             where,
             "known are none, and np.log with np.exp",
         )
@@ -158,11 +170,16 @@ def _number(settings: Mapping[str, Any], key: str, default: float, name: str, wh
     if value is None:
         return default
     if type(value) not in (int, float) or not -1e30 < value < 1e30:
-        raise HepfmError(f"its feature '{name}' has {key} {value!r}, no number", where, "get the file again")
+        raise HepfmError(f"its feature '{name}' has {key} {shown(value)}, no number", where, "get the file again")
     return float(value)
+
+
+def shown(value: Any) -> str:
+    """A value for messages, cut short."""
+    return reprlib.repr(value)
 
 
 def _whole(value: Any, where: Path) -> int:
     if type(value) is not int or value < 1:
-        raise HepfmError(f"its pad_length is {value!r}, no number of points", where, "get the file again")
+        raise HepfmError(f"its pad_length is {shown(value)}, no number of points", where, "get the file again")
     return value

@@ -11,6 +11,8 @@ from hepfm.core.errors import HepfmError
 # A code is dead below a tenth of an equal share of a step's points, but never above one point: with 512 codes and 5,000
 # points a step the two agree; with more codes than points a threshold of one point would replace every code each step.
 DEAD_SHARE = 0.1
+# Tables of all codes, which every quantiser here has, must fit into memory.
+MOST_CODES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ class VQVAEConfig:
                 raise HepfmError(f"must be at least 1, is {getattr(self, name)}", f"--{name}")
         if self.codes < 2:
             raise HepfmError(f"must be at least 2, is {self.codes}", "--codes")
+        if max(self.streams) > MOST_CODES:
+            option = "--levels" if self.quantizer == "fsq" else "--codes"
+            raise HepfmError(f"make {max(self.streams):,} codes, more than {MOST_CODES:,}", option)
         if self.quantizer == "lfq" and self.codes & (self.codes - 1):
             raise HepfmError(f"must be a power of two for lfq, is {self.codes}", "--codes")
         if self.quantizer == "fsq" and (not self.levels or min(self.levels) < 3):

@@ -26,6 +26,7 @@ from hepfm.tokenize.vqvae_fit import TokenizerFitConfig, fit_network
 GROUP_POINTS = 16384
 # On another machine an id may differ from the reference where two codes are equally far, to rounding.
 TIE_TOLERANCE = 1e-4
+AGAIN = "get the artifact again"
 
 
 class VQVAETokenizer(FeatureTokenizer):
@@ -94,13 +95,16 @@ class VQVAETokenizer(FeatureTokenizer):
     ) -> Self:
         config = from_dict(VQVAEConfig, architecture, where)
         config.check(contract.width)
+        # Before a layer is allocated: no network of these sizes has fewer numbers than this.
+        least = config.blocks * config.width**2
+        least += config.codes if config.quantizer in ("vq", "residual") else 0
+        if least > sum(value.numel() for value in weights.values()):
+            raise HepfmError("its weights are not those of its architecture: they are too few", where, AGAIN)
         network = VQVAE(config, contract.width, len(contract.conditions))
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
-            raise HepfmError(
-                f"its weights are not those of its architecture: {error}", where, "get the artifact again"
-            ) from error
+            raise HepfmError(f"its weights are not those of its architecture: {error}", where, AGAIN) from error
         return cls(network, contract)
 
     def differing(self, features: np.ndarray, offsets: np.ndarray, ids: np.ndarray) -> int:

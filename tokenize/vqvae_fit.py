@@ -60,8 +60,8 @@ def fit_network(
         HepfmError: settings that cannot work, or more codes than points.
     """
     config.network.check(contract.width)
-    if config.network.quantizer in ("vq", "residual"):
-        check_codes(config.network.codes, corpus)
+    config.loss.check()
+    check_codes(max(config.network.streams), corpus, "--levels" if config.network.quantizer == "fsq" else "--codes")
     launch.setup()
     claim(run, config)
     torch.manual_seed(key_of("weights", config.training.seed))
@@ -70,9 +70,11 @@ def fit_network(
     sizes = config.network.resolved(contract.width, points)
     network = VQVAE(sizes, contract.width, len(contract.conditions), synchronised=launch.world() > 1)
     validation, training = _validation(corpus, contract, config.training)
+    batches = PointBatches(split, contract, training.seed)
+    network.start(batches.batch(0, min(training.batch_records, split.records)).features)
     figures = train(
         Objective(network, contract, config.loss),
-        PointBatches(split, contract, training.seed),
+        batches,
         validation,
         training,
         run,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
+from hepfm.benchmarks.tokenizers.classifier import MINIMUM_OF_CLASS
 from hepfm.benchmarks.tokenizers.evaluation import as_data, evaluate
 from hepfm.benchmarks.tokenizers.page import page
 from hepfm.benchmarks.tokenizers.sample import reconstruct
@@ -18,6 +19,7 @@ from hepfm.benchmarks.tokenizers.tables import tables
 from hepfm.core.config import command_line
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import write_json, write_text
+from hepfm.core.progress import say
 from hepfm.core.versions import versions
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.registry import Tokenizer, load_tokenizer
@@ -51,6 +53,8 @@ def main(config: EvaluateTokenizerConfig) -> None:
     check_out(config.out, config.limit)
     tokenizer, corpus = load_tokenizer(config.tokenizer), Corpus.open(config.corpus)
     found = evaluate(reconstruct(tokenizer, corpus, config.split, config.limit), seed=config.seed)
+    if found.kind == "jets" and found.classification is None:
+        say(f"no classifier: it needs pt, deta and dphi, and two classes of {MINIMUM_OF_CLASS} jets")
     sys.stdout.write("\n".join(table.markdown() for table in tables(found)))
     sys.stdout.flush()
     provenance = {

@@ -85,6 +85,9 @@ def main(config: CompareTokenizersConfig) -> None:
     found = {}
     for name, tokenizer in tokenizers.items():
         found[name] = compared(reconstruct(tokenizer, corpus, config.split, config.limit), seed=config.seed)
+    if not titles_of(found):
+        needed = f"{MINIMUM_RECORDS} are needed"
+        raise HepfmError(f"too few records to compare on: {needed}", f"{corpus.path}, {config.split}", "take more")
     table = table_of(found, NAMES[next(iter(tokenizers.values())).contract.kind])
     sys.stdout.write(table.markdown())
     provenance = {
@@ -174,11 +177,15 @@ def table_of(found: Mapping[str, Compared], names: tuple[str, str]) -> Table:
         cells += [Cell(number(item.distortions[q].value) if q in item.distortions else "-") for q in titles]
         rows.append(tuple(cells))
     record, point = names
-    size = next(iter(found.values())).rate.tokens
+    rates = [item.rate for item in found.values()]
+    size = rates[0].tokens + rates[0].left_out
+    without = "".join(
+        f" {rate.left_out:,} get no token of {name}." for name, rate in zip(found, rates, strict=True) if rate.left_out
+    )
     note = (
         f"Bits a {point}: log2 of the codes; entropy bits: with a coder that knows how often each code occurs. Losses:"
         f" half the width of the central 68% of decoded minus original; errors: bootstrap over {record}s. {size:,} real"
-        f" {point}s."
+        f" {point}s.{without}"
     )
     header = ("tokenizer", "codes", "bits", "entropy bits", "use", *titles.values())
     return Table("Rate and distortion", header, tuple(rows), note)

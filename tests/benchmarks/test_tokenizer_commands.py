@@ -54,9 +54,13 @@ def test_evaluate_tokenizer(
 ) -> None:
     out, file = tmp_path / "report", tmp_path / "numbers.json"
     command.main(command.EvaluateTokenizerConfig(str(binning(8)), corpus, out, file, limit=200))
-    text = capsys.readouterr().out
+    said = capsys.readouterr()
+    text = said.out
     assert "| all |" in text
     assert "τ32" in text
+    assert ("no classifier: it needs pt, deta and dphi, and two classes of 40 jets" in said.err) == (
+        "One classifier" not in text
+    )
     assert str(out / "index.html") in text
     data = json.loads(file.read_text())
     assert data == json.loads((out / "report.json").read_text())
@@ -103,6 +107,12 @@ def padded() -> tuple[NormFormerVQ, torch.Tensor, Layout]:
         torch.nn.init.normal_(parameter, std=0.3)
     lengths = np.array([5, 60, 128, 1])
     return network, torch.randn(int(lengths.sum()), 3), Layout.of(lengths)
+
+
+def test_comparing_needs_some_records(corpus: Path, binning: Callable[[int], Path], tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match="too few records to compare on: 20 are needed"):
+        compare.main(compare.CompareTokenizersConfig((str(binning(8)),), corpus, tmp_path / "report", limit=10))
+    assert not (tmp_path / "report").exists()
 
 
 def test_the_reference_counts_padding(padded: tuple[NormFormerVQ, torch.Tensor, Layout]) -> None:

@@ -28,24 +28,7 @@ from hepfm.core.runs import RunFolder, read_metrics
 
 TOY = Path(__file__).with_name("engine_toy.py")
 toy = SimpleNamespace(**runpy.run_path(str(TOY)))
-TIMING = {"seconds", "tokens_per_s"}
-
-
-def curve(out: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without timing."""
-    lines = read_metrics(RunFolder(out).metrics)
-    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
-
-
-def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert found.keys() == expected.keys()
-    for name, value in found.items():
-        assert torch.equal(value, expected[name]), name
-
-
-def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    for name, value in found.items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=2e-6, msg=name)
+curve, assert_equal, assert_close = toy.curve, toy.assert_equal, toy.assert_close
 
 
 def checkpoint_names(out: Path) -> list[str]:
@@ -110,6 +93,26 @@ def test_bfloat16_trains_and_keeps_fp32_weights(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.parametrize("accumulation", [1, 3, 16])
+def test_gradients_of_a_batch_are_those_of_its_mean_loss(
+    accumulation: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(toy.train.__globals__, "update", toy.train.__globals__["update"])  # put back afterwards
+    toy.dump_gradients(tmp_path / "gradients.pt")
+    toy.fit(tmp_path / "run", accumulation=accumulation, steps=1)
+    assert_gradients(tmp_path / "gradients.pt")
+
+
+def assert_gradients(path: Path) -> None:
+    """The gradients written to ``path`` are those of the first global batch."""
+    fresh, records = toy.Toy(False), toy.Records()
+    (fresh(records.batch(0, 16)).total / records.tokens(0, 16)).backward()
+    found = torch.load(path, weights_only=True)
+    assert found.keys() == {name for name, weight in fresh.named_parameters() if weight.requires_grad}
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, fresh.get_parameter(name).grad, rtol=1e-5, atol=1e-8, msg=name)
+
+
 def test_vectors_and_marked_parameters_do_not_decay() -> None:
     module = toy.Toy(False)
     module.embedding.weight.no_weight_decay = True
@@ -124,7 +127,8 @@ def test_metrics_hold_validation_and_timing(tmp_path: Path) -> None:
     lines = read_metrics(RunFolder(tmp_path / "run").metrics)
     assert [line["step"] for line in lines] == list(range(1, 13))
     assert [line["step"] for line in lines if "validation_loss" in line] == [6, 12]
-    assert all(line.keys() >= {"loss", "accuracy", "learning_rate", "gradient_norm", *TIMING} for line in lines)
+    names = {"loss", "accuracy", "learning_rate", "gradient_norm", "seconds", "tokens_per_s", "peak_memory_mb"}
+    assert all(line.keys() >= names for line in lines)
 
 
 def test_the_callers_random_state_is_left_alone(tmp_path: Path) -> None:
@@ -228,7 +232,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_and_names_it(
 
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_records(tmp_path: Path) -> None:
     with pytest.raises(HepfmError, match="not finite at step 3") as refused:
-        toy.fit(tmp_path / "run", bad=40)
+        toy.fit(tmp_path / "run", bad=[40])
     told = json.loads(Path(refused.value.where).read_text())
     assert told["step"] == 3
     assert (told["first_position"], told["end_position"]) == (32, 48)
@@ -300,9 +304,12 @@ def test_prefetch_keeps_the_order_and_passes_errors_on() -> None:
         next(results)
 
 
-def test_it_needs_no_compiler(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings", [{}, {"zero_stage": 3, "offload_optimizer": "cpu", "offload_parameters": "cpu", "ema": 0.9}]
+)
+def test_it_needs_no_compiler(settings: dict[str, Any], tmp_path: Path) -> None:
     environment = {"PATH": "", "HOME": str(tmp_path), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions")}
-    arguments = json.dumps({"steps": 1})
+    arguments = json.dumps({"steps": 1, **settings})
     done = subprocess.run(
         [sys.executable, str(TOY), str(tmp_path / "run"), arguments],
         env=environment,

@@ -12,19 +12,24 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from hepfm.core.runs import RunFolder, read_metrics
+from hepfm.core.runs import RunFolder
 
 TOY = Path(__file__).with_name("engine_toy.py")
-TIMING = {"seconds", "tokens_per_s"}
+toy = SimpleNamespace(**runpy.run_path(str(TOY)))
+curve = toy.curve
 TIMEOUT_S = 240
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+GROUPS = [{"match": "^embedding", "learning_rate": 0.001, "weight_decay": 0.05}]
 # Saving takes most of the time of such a run, so that many kills come in the middle of it.
-LONG = {"noisy": True, "steps": 100, "checkpoint_every": 3, "validate_every": 50}
+LONG = {"noisy": True, "steps": 100, "checkpoint_every": 3, "validate_every": 50, "ema": 0.9, "groups": GROUPS}
+# Its best weights are those of an early validation.
+UNSTABLE = {**LONG, "validate_every": 2, "patience": 30, "schedule": "constant", "learning_rate": 0.3}
 
 
 def start(out: Path, launcher: Sequence[str] = (sys.executable,), **arguments: Any) -> subprocess.Popen[str]:
@@ -43,25 +48,21 @@ def final(out: Path) -> dict[str, torch.Tensor]:
     return torch.load(out / "final.pt", weights_only=True)
 
 
-def curve(out: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without timing."""
-    lines = read_metrics(RunFolder(out).metrics)
-    return [{name: value for name, value in line.items() if name not in TIMING} for line in lines]
-
-
 def assert_same_run(found: Path, expected: Path) -> None:
-    states = final(found), final(expected)
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        assert torch.equal(value, states[1][name]), name
+    toy.assert_equal(final(found), final(expected))
     assert curve(found) == curve(expected)
 
 
 def assert_close_run(found: Path, expected: Path) -> None:
-    for name, value in final(found).items():
-        torch.testing.assert_close(value, final(expected)[name], rtol=1e-4, atol=2e-6, msg=name)
+    toy.assert_close(final(found), final(expected))
     for line, wanted in zip(curve(found), curve(expected), strict=True):
         assert line == pytest.approx(wanted, rel=1e-4)
+
+
+def positions(folder: Path) -> list[int]:
+    """All positions that the processes of one or several runs were trained on, in order."""
+    spans = [map(int, line.split()) for path in folder.glob("*/*.txt") for line in path.read_text().splitlines()]
+    return sorted(position for start, stop in spans for position in range(start, stop))
 
 
 def wait_for_lines(process: subprocess.Popen[str], out: Path, lines: int) -> None:
@@ -106,7 +107,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, in
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short run in this very process."""
     out = tmp_path_factory.mktemp("alone") / "run"
-    state = runpy.run_path(str(TOY))["fit"](out)
+    state = toy.fit(out)
     torch.save(state, out / "final.pt")
     return out
 
@@ -124,7 +125,7 @@ def test_two_processes_compute_what_one_does(alone: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("how", ["ends", "bad loss"])
 def test_no_thread_of_gloo_outlives_the_training(stage: int, how: str, tmp_path: Path) -> None:
     # One that freed a tensor after the interpreter had ended aborted whole jobs.
-    process = start(tmp_path / "run", processes=2, zero_stage=stage, bad=40 if how == "bad loss" else None)
+    process = start(tmp_path / "run", processes=2, zero_stage=stage, bad=[40] if how == "bad loss" else [])
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == (0 if how == "ends" else 2), errors
     for rank in range(2):
@@ -146,8 +147,99 @@ def test_an_error_in_several_processes_is_one_line(tmp_path: Path) -> None:
     assert "--batch-records" in errors
 
 
+@pytest.mark.parametrize("how", ["full", "kill"])
+def test_a_save_that_fails_leaves_the_checkpoint_before_it(how: str, alone: Path, tmp_path: Path) -> None:
+    process = start(tmp_path / "run", fault=[8, how])
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    if how == "full":
+        assert process.returncode == 2
+        assert "step-0000008: cannot be written" in errors
+        assert "continues from step-0000004" in errors
+        assert errors.splitlines()[-1].count("step-0000004") == 1
+    else:
+        assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "checkpoints" / "step-0000008").exists()
+    run(tmp_path / "run")
+    assert_same_run(tmp_path / "run", alone)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "stage"), [(1, 1), (2, 0), (2, 3)])
+@pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("how", ["full", "kill"])
+def test_a_save_of_two_processes_that_fails_leaves_the_checkpoint_before_it(
+    how: str, stage: int, tmp_path: Path
+) -> None:
+    settings = {"processes": 2, "zero_stage": stage, "ema": 0.9}
+    run(tmp_path / "whole", **settings)
+    process = start(tmp_path / "run", fault=[8, how], **settings)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == (2 if how == "full" else 128 + signal.SIGKILL), errors
+    assert how == "kill" or "continues from step-0000004" in errors
+    run(tmp_path / "run", **settings)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("stage", [0, 1, 3])
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_gradients_of_a_batch_do_not_depend_on_who_computes_them(
+    accumulation: int, stage: int, processes: int, tmp_path: Path
+) -> None:
+    settings = {"steps": 1, "accumulation": accumulation, "zero_stage": stage}
+    run(tmp_path / "run", processes=processes, gradients=True, **settings)
+    fresh, records = toy.Toy(False), toy.Records()
+    (fresh(records.batch(0, 16)).total / records.tokens(0, 16)).backward()
+    found = torch.load(tmp_path / "run" / "gradients.pt", weights_only=True)
+    assert len(found) == 7
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, fresh.get_parameter(name).grad, rtol=1e-5, atol=1e-8, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [1, 4])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_with_another_number_of_processes_each_record_is_still_seen_once(
+    stage: int, after: int, tmp_path: Path
+) -> None:
+    out, settings = tmp_path / "run", {"zero_stage": stage, "ema": 0.9, "groups": GROUPS, "steps": 60, "patience": 9}
+    process = start(out, processes=2, record="positions/before", **settings)
+    wait_for_lines(process, out, 5)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 75, errors
+    before = len(positions(out / "positions"))
+    assert 5 * 16 <= before < 60 * 16
+    run(out, processes=after, record="positions/after", **settings)
+    assert len(list((out / "positions" / "after").iterdir())) == after
+    assert positions(out / "positions") == list(range(60 * 16))
+    run(tmp_path / "whole", **settings)
+    assert_close_run(out, tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "stage"), [(1, 0), (2, 3)])
+def test_killed_runs_end_with_the_same_best_weights(processes: int, stage: int, tmp_path: Path) -> None:
+    seed = time.time_ns()
+    settings = {**UNSTABLE, "processes": processes, "zero_stage": stage}
+    run(tmp_path / "whole", **settings)
+    assert kill_and_finish(tmp_path / "run", 3, random.Random(seed), **settings) > 0, f"seed {seed}"
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_two_processes_roll_back_together_and_compute_again_what_they_forget(stage: int, tmp_path: Path) -> None:
+    settings = {"noisy": True, "ema": 0.9, "zero_stage": stage, "nonfinite": "rollback", "processes": 2}
+    run(tmp_path / "plain", **settings, bad=[88])
+    run(tmp_path / "again", **settings, bad=[88], activation_checkpointing=True)
+    assert_same_run(tmp_path / "again", tmp_path / "plain")
+    (entry,) = json.loads((tmp_path / "plain" / "skipped.json").read_text())
+    assert (entry["first_position"], entry["end_position"]) == (80, 96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "stage"), [(1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)])
 def test_often_killed_runs_end_bit_identical(
     processes: int, stage: int, tmp_path: Path, uninterrupted: Callable[[int, int], Path]
 ) -> None:

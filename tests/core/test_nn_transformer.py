@@ -106,3 +106,23 @@ def test_bf16_autocast_is_close_to_single_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         half = net(x, layout)
     torch.testing.assert_close(half.float(), net(x, layout), atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("name", ["modern", "post-norm"])
+def test_activations_computed_again_give_the_same_gradients_from_less_memory(name: str) -> None:
+    net = network(name, dropout=0.1)
+    layout = Layout.of(np.array([7, 1, 12]))
+    x = torch.randn(20, 32, dtype=torch.float64)
+    found = []
+    for net.recompute in (False, True):
+        kept: list[int] = []
+        torch.manual_seed(5)
+        net.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t.nbytes) or t, lambda t: t):
+            loss = net(x, layout).square().sum()
+        loss.backward()
+        found.append((sum(kept), loss, [weight.grad for weight in net.parameters()]))
+    (plain, loss, gradients), (less, again, same) = found
+    assert torch.equal(loss, again)
+    assert all(map(torch.equal, gradients, same))
+    assert less < plain / 2

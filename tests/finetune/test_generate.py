@@ -17,13 +17,17 @@ from hepfm.core.config import parse
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.transformer import TransformerConfig
 from hepfm.core.observables import Constituents, jet_mass, jet_pt
-from hepfm.finetune import generate as command
+from hepfm.finetune import generator
+from hepfm.finetune.decoded import JetRecords
 from hepfm.finetune.generate import GenerateConfig, main
 from hepfm.pretrain.backbone import Backbone, BackboneConfig, save_backbone
+from hepfm.tokenize.contract import FeatureContract
 
 
 class ToyTokenizer:
     """pt grows with the code; where a token stands does not matter."""
+
+    contract = FeatureContract()
 
     def decode(self, tokens: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
         angle = (tokens.astype(np.float32) - 10) / 20
@@ -55,8 +59,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         card="",
         tokenizer=tmp_path / "tokenizer",
     )
-    monkeypatch.setattr(command, "load_tokenizer", lambda path: ToyTokenizer())
-    monkeypatch.setattr(command, "CHUNK_JETS", 64)
+    monkeypatch.setattr(generator, "load_tokenizer", lambda path: ToyTokenizer())
+    monkeypatch.setattr(generator, "CHUNK_RECORDS", 64)
     return tmp_path / "model"
 
 
@@ -101,7 +105,7 @@ def test_what_fails_halfway_leaves_no_file(model: Path, tmp_path: Path, monkeypa
     def broken(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(command, "to_records", broken)
+    monkeypatch.setattr(JetRecords, "of", broken)
     for format in ("jetclass", "parquet"):
         config = GenerateConfig(str(model), tmp_path / "out" / "jets", format=format)  # type: ignore[arg-type]
         with pytest.raises(RuntimeError):

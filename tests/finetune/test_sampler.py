@@ -108,6 +108,29 @@ def test_only_codes_come_out() -> None:
     assert np.diff(sampled.offsets).min() >= 1
 
 
+def test_only_the_ids_of_one_tokenizer_come_where_several_share_a_vocabulary() -> None:
+    backbone = network().double()
+    sampled = generate(backbone, 60, seed=1, max_length=MAX_LENGTH, ids=(10, 12))
+    assert sampled.tokens.max() < 12
+    assert len(np.unique(sampled.tokens)) > 6
+    masked = network().double()
+    with torch.no_grad():
+        assert masked.head.bias is not None
+        masked.head.bias[:10] = masked.head.bias[22:CODES] = -torch.inf
+    assert [[token + 10 for token in sample] for sample in lists(sampled)] == recompute(masked, 60, 1, Drawing())
+
+
+@torch.no_grad()
+def test_what_samples_are_told_goes_with_them_through_the_batch() -> None:
+    """Each sample is as if it were alone with what it is told."""
+    backbone = network().double()
+    begin = torch.randn(70, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    together = lists(generate(backbone, 70, seed=4, max_length=MAX_LENGTH, batch=16, begin=begin))
+    alone = [generate(backbone, 1, 4, max_length=MAX_LENGTH, first=n, begin=begin[n : n + 1]) for n in range(70)]
+    assert together == [sample for one in alone for sample in lists(one)]
+    assert together != lists(generate(backbone, 70, seed=4, max_length=MAX_LENGTH, batch=16))
+
+
 def test_nothing_wanted_is_nothing() -> None:
     sampled = generate(network(), 0, seed=0, max_length=MAX_LENGTH)
     assert len(sampled.tokens) == sampled.hit_maximum == 0

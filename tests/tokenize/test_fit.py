@@ -22,12 +22,14 @@ from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.data import PackedPoints, PointBatches
 from hepfm.tokenize.fit import main
+from hepfm.tokenize.fitting import _tell_collapsed
 from hepfm.tokenize.network import VQVAE
 from hepfm.tokenize.objective import LossConfig, Objective
 from hepfm.tokenize.quality import measure, perplexity
 from hepfm.tokenize.quantizers import PlainCodebook
 from hepfm.tokenize.registry import load_tokenizer
 from hepfm.tokenize.settings import VQVAEConfig
+from hepfm.tokenize.vqvae import VQVAETokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,6 +132,30 @@ def test_a_collapsed_codebook_is_told_with_its_cure(
     monkeypatch.setattr(PlainCodebook, "near", lambda self, latent, ids, _: torch.ones(len(ids), dtype=torch.bool))
     main(fit_config(corpus, tmp_path / "run", steps=2))
     assert "codebook collapsed: fit longer (--steps), with a lower --learning-rate" in capsys.readouterr().err
+
+
+def test_a_collapsed_list_is_told_though_the_others_are_used(
+    corpus: Corpus, fit_config: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = fit_config(corpus, tmp_path / "run", steps=2)
+    main(replace(config, network=replace(config.network, quantizer="residual")))
+    tokenizer, split = load_tokenizer(tmp_path / "run"), corpus.split("val")
+    quality = measure(tokenizer, split)
+    assert quality["codebook_use"] == (quality["codebook_use_0"] + quality["codebook_use_1"]) / 2
+    capsys.readouterr()
+    _tell_collapsed(tokenizer, {**quality, "codebook_use": 0.508, "codebook_use_0": 1.0, "codebook_use_1": 1 / 64})
+    assert "only 2% of 64 codes of id list '1' are used, the codebook collapsed" in capsys.readouterr().err
+    _tell_collapsed(tokenizer, quality)
+    assert not capsys.readouterr().err
+
+
+def test_a_network_that_decodes_to_no_numbers_is_told(run: Path, corpus: Corpus) -> None:
+    """The weights of a training that went astray can be finite, and what they give beyond all numbers."""
+    tokenizer = load_tokenizer(run)
+    assert isinstance(tokenizer, VQVAETokenizer)
+    tokenizer.network.decoder.head.bias.data.fill_(500.0)
+    with pytest.raises(HepfmError, match=r"decodes to a pt that is not finite .*lower --learning-rate"):
+        measure(tokenizer, corpus.split("val"))
 
 
 def test_batches_count_their_points(corpus: Corpus, contract: FeatureContract) -> None:

@@ -16,7 +16,7 @@ from hepfm.core.artifacts import read_artifact
 from hepfm.core.runs import read_metrics
 from hepfm.ingest.corpus import Corpus
 
-TIMING = {"seconds", "tokens_per_s"}
+TIMING = {"seconds", "tokens_per_s", "peak_memory_mb"}
 SETTINGS = {
     "codes": 64,
     "width": 16,

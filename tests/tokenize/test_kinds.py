@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,12 @@ def test_help_lists_the_kinds(kind: str, capsys: pytest.CaptureFixture[str]) -> 
         (["--tokenizer=binning", "--bins", "4", "4"], "2 numbers, but 3 features: pt, deta, dphi"),
         (["--tokenizer=binning", "--bins", "0"], "--bins: must be at least 1"),
         (["--tokenizer=binning", "--bins", "3000"], r"3000 x 3000 x 3000 bins make .* ids.*--ids each"),
+        (["--tokenizer=binning", "--sample", "0"], "--sample: must be at least 1, is 0"),
+        (["--quantizer=fsq", "--levels", "60", "60", "60"], "216,000 codes are more than the .* points.*--levels"),
+        (["--quantizer=fsq", "--levels", "2000", "2000", "2000"], "--levels: make 8,000,000,000 codes"),
+        (["--quantizer=lfq", "--codes=1048576"], "1,048,576 codes are more than the .* points.*--codes"),
+        (["--jet=-1"], "--jet: must not be negative, is -1"),
+        (["--conditions", "mass", "mass"], "--conditions: names mass twice"),
         (["--tokenizer=binning", "--bins", "300000"], "300,000 bins are more than the .* points"),
     ],
 )
@@ -195,6 +202,41 @@ def test_what_cannot_work_is_told_before_anything_is_written(
     with pytest.raises(HepfmError, match=message):
         fit([str(corpus.path), "--out", str(tmp_path / "run"), *arguments])
     assert not (tmp_path / "run").exists()
+
+
+def test_bins_of_many_codes_take_no_table_of_them(corpus: Corpus, tmp_path: Path) -> None:
+    tracemalloc.start()
+    fit([str(corpus.path), "--out", str(tmp_path / "run"), "--tokenizer=binning", "--bins", "400"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    tokenizer = load_tokenizer(tmp_path / "run")
+    assert tokenizer.codes == 400**3
+    assert peak < tokenizer.codes
+
+
+def test_a_reference_that_is_none_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    artifact = read_artifact(runs["kmeans"] / "artifact")
+    known = artifact.reference()
+    lacking = {name: value for name, value in known.items() if name != "decoded_pt"}
+    for reference in (
+        {},
+        lacking,
+        {**known, "features": known["features"][:, :2]},
+        {**known, "ids": known["ids"] + 64},
+    ):
+        write_artifact(
+            tmp_path / "other",
+            kind="tokenizer",
+            architecture=artifact.architecture,
+            contract=artifact.contract,
+            provenance={},
+            weights=artifact.weights(),
+            metrics={},
+            reference=reference,
+            card="",
+        )
+        with pytest.raises(HepfmError, match=r"reference\.npz|decode: token id"):
+            load_tokenizer(tmp_path / "other")
 
 
 @pytest.mark.parametrize("kind", ["kmeans", "binning"])

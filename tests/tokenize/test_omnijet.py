@@ -348,9 +348,20 @@ def test_a_config_that_means_something_else_is_refused_and_not_evaluated(case: s
         imported(path, tmp_path / "tok")
 
 
+# Ten lines that stand for 10^9 numbers; a program that shows or merges them needs more memory than there is.
+ALIASES = "\n".join(
+    ["a0: &a0 {x: 1}", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)), "pad_length: *a9"]
+).encode()
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
-    [(b"a: !!python/object/apply:os.abort []", "is no YAML"), (b"a: [", "is no YAML"), (b"\xff\xfe\x00", "is no YAML")],
+    [
+        (b"a: !!python/object/apply:os.abort []", "is no YAML"),
+        (b"a: [", "is no YAML"),
+        (b"\xff\xfe\x00", "is no YAML"),
+        (ALIASES, "is no YAML: it has an alias, "),
+    ],
 )
 def test_a_config_that_is_no_plain_yaml_is_refused(text: bytes, told: str, tmp_path: Path) -> None:
     model, kwargs, _ = model_of("normformer")

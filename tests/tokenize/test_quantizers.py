@@ -26,6 +26,7 @@ from hepfm.tokenize.codebook import CountedCodebook
 from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.fit import main
 from hepfm.tokenize.network import VQVAE
+from hepfm.tokenize.quality import perplexity
 from hepfm.tokenize.quantizers import make_quantizer
 from hepfm.tokenize.registry import load_tokenizer
 from hepfm.tokenize.settings import VQVAEConfig
@@ -187,6 +188,22 @@ def test_entropy_rewards_sure_and_equal_bits() -> None:
     assert entropy(signs * 5) < entropy(signs.abs() * 5) - 1
     copies = signs[:, :1].expand(-1, 6)  # each bit is 0 and 1 equally often, but two codes are used of 64
     assert entropy(copies * 5) == pytest.approx(-np.log(2), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["fsq", "lfq"])
+def test_fixed_levels_and_signs_start_in_use_wherever_the_numbers_lie(name: str) -> None:
+    """Features far from 0, as ln(energy) + 1 of large deposits, and more latent dimensions than features."""
+    torch.manual_seed(0)
+    points = torch.randn(4000, 3) * torch.tensor([1.0, 0.5, 3.0]) + torch.tensor([8.0, -5.0, 0.0])
+    layout = Layout.of(np.full(40, 100))
+    network = VQVAE(replace(KINDS[name], network="mlp"), 3).eval()
+    network.start(points)
+    ids, latent = network.encode(points, layout)
+    (codes,) = network.quantizer.streams
+    assert len(ids.unique()) > 0.4 * codes
+    assert perplexity(torch.bincount(ids[:, 0], minlength=codes).numpy()) > 0.2 * codes
+    if name == "fsq":  # all that the levels leave out is known to the decoder
+        torch.testing.assert_close(network.decoder(latent, layout), points, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +13,18 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_showers import CELLS, LAYERS, shower_batch
+from toy_showers import CELLS, LAYERS, geometry, shower_batch
 
 from hepfm.core.config import parse
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import offsets_of, points_of
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.geometry import Bins
 from hepfm.ingest.verify import verify
 from hepfm.tokenize.apply import apply
+from hepfm.tokenize.contract import FeatureContract
 from hepfm.tokenize.delays import delay, delays_of, undelay
+from hepfm.tokenize.feature_sets import contract_for
 from hepfm.tokenize.fit import fit_config, main
 from hepfm.tokenize.registry import load_tokenizer
 
@@ -152,15 +156,32 @@ def test_processes_do_not_change_a_byte(runs: dict[str, Path], showers: Corpus, 
 
 
 def test_another_detector_is_refused(runs: dict[str, Path], showers: Corpus) -> None:
-    geometry = dict(showers.manifest.geometry or {})
-    layers = geometry["layers"]
+    known = dict(showers.manifest.geometry or {})
+    layers = known["layers"]
     contract = load_tokenizer(runs["cells"]).contract
     contract.check(showers.manifest)
-    geometry["layers"] = layers + layers
+    known["layers"] = layers + layers
     with pytest.raises(HepfmError, match=r"detector of 12 layers of 8 x 8 cells, the tokenizer was fitted on 6 layers"):
-        contract.check(replace(showers.manifest, geometry=geometry))
+        contract.check(replace(showers.manifest, geometry=known))
     with pytest.raises(HepfmError, match="detector of no cells"):
         contract.check(replace(showers.manifest, geometry=None))
+
+
+def test_decoded_cells_are_ones_that_their_layer_has(showers: Corpus) -> None:
+    """Layers of a detector can have different cells: the first of CaloChallenge's data set 1 have one sector only."""
+    first, *others = geometry().layers
+    other = replace(geometry(), layers=(replace(first, cell_a=Bins(1, -40.0, 80.0)), *others))
+    manifest = replace(showers.manifest, geometry=other.to_data())
+    contract = contract_for("kinematics", manifest)
+    assert contract.grid == (LAYERS, CELLS, CELLS)
+    assert contract.cells == ((1, CELLS), *[(CELLS, CELLS)] * (LAYERS - 1))
+    assert FeatureContract.from_dict(json.loads(json.dumps(contract.to_dict()))) == contract
+    corner = {"layer": [0, 1, LAYERS - 1], "cell_a": [CELLS - 1] * 3, "cell_b": [CELLS - 1] * 3, "energy": [1.0] * 3}
+    decoded = contract.decode(contract.encode_values({name: np.array(known) for name, known in corner.items()}))
+    assert decoded["cell_a"].tolist() == [0, CELLS - 1, CELLS - 1]
+    assert decoded["cell_b"].tolist() == [CELLS - 1] * 3
+    with pytest.raises(HepfmError, match="fitted on 6 layers of 8 x 8 cells, with other cells in some of them"):
+        contract.check(showers.manifest)
 
 
 def test_a_cell_outside_the_detector_is_refused(runs: dict[str, Path], showers: Corpus) -> None:
@@ -197,6 +218,8 @@ def test_cells_are_of_showers_with_a_geometry(corpus: Corpus, showers: Corpus, t
     other.manifest = replace(other.manifest, geometry=None)
     with pytest.raises(HepfmError, match="has no geometry with cells"):
         settings.contract(other)
+    with pytest.raises(HepfmError, match="showers have one set of features"):
+        fit([str(showers.path), "--out", str(tmp_path / "run"), "--tokenizer=cells", "--features=full"])
     assert not (tmp_path / "run").exists()
 
 

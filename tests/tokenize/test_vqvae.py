@@ -194,6 +194,26 @@ def test_a_tokenizer_that_does_not_reproduce_its_reference_is_refused(run: Path,
             load_tokenizer(tmp_path / name)
 
 
+@pytest.mark.parametrize("size", [{"width": 1 << 28}, {"blocks": 1 << 28}, {"codes": 1 << 23}])
+def test_an_artifact_that_claims_a_huge_network_takes_no_memory(
+    run: Path, tmp_path: Path, size: dict[str, int]
+) -> None:
+    artifact = read_artifact(run / "artifact")
+    write_artifact(
+        tmp_path / "huge",
+        kind="tokenizer",
+        architecture={**artifact.architecture, **size},
+        contract=artifact.contract,
+        provenance={},
+        weights=artifact.weights(),
+        metrics={},
+        reference=artifact.reference(),
+        card="",
+    )
+    with pytest.raises(HepfmError, match="weights are not those of its architecture: they are too few"):
+        load_tokenizer(tmp_path / "huge")
+
+
 def test_what_is_no_known_tokenizer_is_refused(run: Path, tmp_path: Path) -> None:
     artifact = read_artifact(run / "artifact")
 

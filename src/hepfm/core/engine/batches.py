@@ -33,7 +33,8 @@ class Losses(NamedTuple):
     total: Tensor
     """Sum of the loss over the real tokens of this micro-batch (nats), differentiable."""
     figures: dict[str, Tensor]
-    """Further sums over real tokens, or counts, under the same names each time; logged per real token."""
+    """Further figures, under the same names each time: a sum over real tokens, logged per real token; or a pair
+    (sum, count), logged as sum / count, and left out of a line where the count is 0."""
 
 
 def part(start: int, records: int, index: int, parts: int) -> tuple[int, int]:

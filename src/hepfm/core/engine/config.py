@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from hepfm.core.config import to_dict
 from hepfm.core.errors import HepfmError
@@ -12,15 +17,34 @@ from hepfm.core.errors import HepfmError
 FREE_SETTINGS = frozenset(
     {
         "accumulation",
+        "activation_checkpointing",
         "checkpoint_every",
         "compile",
         "keep_checkpoints",
         "log_every",
+        "nonfinite",
+        "offload_optimizer",
+        "offload_parameters",
+        "offload_path",
+        "rollbacks",
         "validate_every",
         "validation_records",
         "wandb",
     }
 )
+Offload = Literal["none", "cpu", "nvme"]
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that are trained in their own way."""
+
+    match: str
+    """Regular expression, searched for in the names of parameters (backbone.embedding.weight)."""
+    learning_rate: float | None = None
+    """Peak learning rate of these parameters; the schedule is the common one. None: the common peak."""
+    weight_decay: float | None = None
+    """Weight decay of the matrices among them; vectors have none, as elsewhere. None: the common one."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +58,9 @@ class TrainingConfig:
     accumulation: int = 1
     """Micro-batches that each process splits its share of a batch into (saves memory)."""
     learning_rate: float = 1e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW. Some parameters can have their own, and their own weight decay, in the file of
+    --config: groups: [{match: embedding, learning_rate: 0.0001, weight_decay: 0}], where match is a regular expression
+    that is searched for in the parameters' names and the first group that matches counts."""
     warmup_steps: int = 100
     """Steps in which the learning rate rises linearly from zero to its peak."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
@@ -47,12 +73,30 @@ class TrainingConfig:
     """AdamW's weight decay; vectors (biases, norms) and parameters marked no_weight_decay have none."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates of the moments."""
+    groups: Annotated[tuple[ParameterGroup, ...], tyro.conf.Suppress] = ()
+    """Own learning rates and weight decays by parameter name, in a YAML file only. A parameter follows the first
+    group that matches; a group that no parameter follows is an error."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights (0: none); at step s at most (1 + s) / (10 + s). Validation and the
+    artifact then use the averages. Each process holds its share of them, in fp32. Buffers are not averaged."""
     clip: float = 1.0
     """Largest global norm of the gradient; 0 leaves it as it is."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16 (autocast); weights, gradients and optimizer stay fp32."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO: 0 replicates, 1 shards optimizer states, 2 also gradients, 3 also weights."""
+    offload_optimizer: Offload = "none"
+    """ZeRO offload of the optimizer's states and work: to the CPU (stages 1 to 3) or to files (nvme: stage 3). cpu
+    needs no compiler, on a GPU neither: torch's fused AdamW works on the CPU. nvme needs DeepSpeed's async_io:
+    Linux, libaio with its headers, ninja and a C++ compiler. Tested: cpu, on machines without a GPU; nvme is handed to
+    DeepSpeed untested."""
+    offload_parameters: Offload = "none"
+    """The same for the weights (stage 3 only)."""
+    offload_path: Path | None = None
+    """Folder on a fast local disk for nvme; what is in it is of no use after the run."""
+    activation_checkpointing: bool = False
+    """Keep only each block's input and compute the rest again in the backward pass: less memory, about a third more
+    work, the same results."""
     compile: bool = False
     """Use torch.compile (needs a C++ compiler, and minutes at the first step)."""
     seed: int = 0
@@ -65,6 +109,14 @@ class TrainingConfig:
     """Steps between validations; 0 for none. The last step always has one."""
     validation_records: int = 1024
     """Records of the validation split that are used, the same ones each time."""
+    patience: int = 0
+    """Early stopping: end after so many validations in a row without a new lowest loss (0: never). With it the
+    weights of the best validation are kept, and are the ones that the artifact gets."""
+    nonfinite: Literal["stop", "rollback"] = "stop"
+    """When loss or gradient is no number: stop, naming the records; or go back to the last whole checkpoint and leave
+    that batch out for good (see skipped.json in the run's folder)."""
+    rollbacks: int = 3
+    """How many batches may be left out so in the whole run, before it stops."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl; the first and last step always have one."""
     wandb: bool = False
@@ -79,7 +131,7 @@ class TrainingConfig:
         for name in ("steps", "batch_records", "accumulation", "checkpoint_every", "keep_checkpoints", "log_every"):
             if getattr(self, name) < 1:
                 raise HepfmError(f"must be at least 1, is {getattr(self, name)}", f"--{name.replace('_', '-')}")
-        for name in ("warmup_steps", "weight_decay", "clip", "validate_every"):
+        for name in ("warmup_steps", "weight_decay", "clip", "validate_every", "patience", "rollbacks"):
             if getattr(self, name) < 0:
                 raise HepfmError(f"must not be negative, is {getattr(self, name)}", f"--{name.replace('_', '-')}")
         for name in ("betas", "min_learning_rate_fraction"):
@@ -88,10 +140,16 @@ class TrainingConfig:
                 raise HepfmError(f"must lie between 0 and 1, is {value}", f"--{name.replace('_', '-')}")
         if 1.0 in self.betas:
             raise HepfmError("must lie below 1", "--betas")
+        if not 0 <= self.ema < 1:
+            raise HepfmError(f"must lie in [0, 1), is {self.ema}", "--ema")
+        if self.patience and not self.validate_every:
+            raise HepfmError("needs validations", "--patience", "give --validate-every")
         if not self.learning_rate > 0:
             raise HepfmError(f"must be positive, is {self.learning_rate}", "--learning-rate")
         if not 0 < self.decay_fraction <= 1:
             raise HepfmError(f"must lie in (0, 1], is {self.decay_fraction}", "--decay-fraction")
+        self._check_groups()
+        self._check_offload()
         parts = processes * self.accumulation
         if self.batch_records < parts:
             raise HepfmError(
@@ -107,6 +165,35 @@ class TrainingConfig:
                 f"at least {processes}",
             )
 
+    def _check_groups(self) -> None:
+        for number, group in enumerate(self.groups, 1):
+            where = f"groups, entry {number} ({group.match!r})"
+            try:
+                re.compile(group.match)
+            except re.error as error:
+                raise HepfmError(f"no regular expression: {error}", where) from error
+            if group.learning_rate is None and group.weight_decay is None:
+                raise HepfmError("sets neither learning_rate nor weight_decay", where)
+            # Chained comparisons with inf also refuse nan.
+            if group.learning_rate is not None and not 0 < group.learning_rate < math.inf:
+                raise HepfmError(f"learning_rate must be positive and finite, is {group.learning_rate}", where)
+            if group.weight_decay is not None and not 0 <= group.weight_decay < math.inf:
+                raise HepfmError(f"weight_decay must be finite and not negative, is {group.weight_decay}", where)
+
+    def _check_offload(self) -> None:
+        for name, lowest in (("offload_optimizer", 1), ("offload_parameters", 3)):
+            wanted, flag = getattr(self, name), f"--{name.replace('_', '-')}"
+            lowest = 3 if wanted == "nvme" else lowest
+            if wanted != "none" and self.zero_stage < lowest:
+                raise HepfmError(
+                    f"{wanted} needs ZeRO stage {lowest}, not {self.zero_stage}", flag, f"--zero-stage {lowest}"
+                )
+            if wanted == "nvme" and self.offload_path is None:
+                raise HepfmError("nvme needs a folder", flag, "give --offload-path")
+        if self.offload_parameters == "nvme" and self.ema:
+            raise HepfmError("averages of weights that lie in files are not kept", "--ema", "--offload-parameters cpu")
+
     def shaping(self) -> dict[str, Any]:
         """The settings that shape the result: a run continues only under the same ones."""
-        return {name: value for name, value in to_dict(self).items() if name not in FREE_SETTINGS}
+        free = FREE_SETTINGS - ({"validate_every", "validation_records"} if self.patience else set())
+        return {name: value for name, value in to_dict(self).items() if name not in free}

@@ -16,19 +16,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any
 
+from hepfm.core.engine import rendezvous
+from hepfm.core.engine.guard import Guard
+from hepfm.core.engine.rendezvous import USER_ERROR
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 
 if TYPE_CHECKING:
     import torch
 
-USER_ERROR = 2
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 GRACE_S = 5.0
+FOREIGN_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")  # set by torchrun and by the deepspeed launcher
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
 
@@ -56,39 +59,71 @@ def device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def setup() -> None:
-    """Join the job's processes; call it as often as you like.
+def setup(same: Mapping[str, Any] | None = None, gpus: int = 0) -> None:
+    """Join the job's processes; only the first call does anything.
+
+    Args:
+        same: plain data that must be equal in all processes, by name.
+        gpus: how many GPUs this machine must have; 0 for as many as it has.
 
     Raises:
-        HepfmError: there are more processes on this machine than GPUs.
+        HepfmError: no way to the other processes, one that runs other code, fewer GPUs than processes or than ``gpus``.
     """
     import torch
 
     from hepfm.core.engine.quiet_deepspeed import deepspeed
 
-    here = device()
-    if here.type == "cuda":
-        if here.index >= torch.cuda.device_count():
-            raise HepfmError(
-                f"process {here.index + 1} on this machine finds {torch.cuda.device_count()} GPUs",
-                "--nproc",
-                "start at most one process per GPU",
-            )
-        torch.cuda.set_device(here)
-    if not torch.distributed.is_initialized():
-        # Its default arguments keep the group that exists at its first import alive for good: let that be none.
-        import torch.distributed.nn.functional
+    if torch.distributed.is_initialized():
+        return
+    rendezvous.adopt_slurm()
+    # Its default arguments keep the group that exists at its first import alive for good: let that be none.
+    import torch.distributed.nn.functional
 
-        backend = "nccl" if here.type == "cuda" else "gloo"
-        if world() == 1:  # a store of its own: no port, no network
-            os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK=os.environ.get("LOCAL_RANK", "0"))
-            store = torch.distributed.HashStore()
-            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-        else:
-            torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    fault = _claim_gpu(gpus)
+    here = device()
+    backend = "nccl" if here.type == "cuda" else "gloo"
+    if world() == 1:  # a store of its own: no port, no network
+        if fault:
+            raise HepfmError(fault, socket.gethostname())
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK=os.environ.get("LOCAL_RANK", "0"))
+        alone = torch.distributed.HashStore()
+        torch.distributed.init_process_group(backend, store=alone, rank=0, world_size=1)
+    else:
+        own = {"GPU": str(torch.cuda.get_device_properties(here).uuid)} if here.type == "cuda" and not fault else {}
+        store, hosts = rendezvous.meet(rank(), world(), same or {}, own, fault)
         if backend == "gloo":
-            atexit.register(_leave)
+            rendezvous.choose_interface(hosts)
+        group = torch.distributed.PrefixStore("group", store)
+        torch.distributed.init_process_group(
+            backend, store=group, rank=rank(), world_size=world(), timeout=COLLECTIVE_TIMEOUT
+        )
+    if backend == "gloo":
+        atexit.register(_leave)
+    if world() > 1:
+        if any(name in os.environ for name in FOREIGN_LAUNCHERS):
+            _die_with_parent(signal.SIGTERM)  # save first: torchrun dies of SIGUSR1 without a word to its processes
+        Guard(rank(), hosts, os.environ["MASTER_ADDR"], store)
     deepspeed.init_distributed(verbose=False, dist_init_required=None)
+
+
+def _claim_gpu(wanted: int) -> str:
+    """Make this process's GPU the current one; why that cannot be, else an empty text."""
+    import torch
+
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    given = os.environ.get("SLURM_GPUS_ON_NODE", "0")
+    if wanted > found and "SLURM_GPUS_PER_TASK" not in os.environ:
+        return f"{wanted} GPUs are asked for, torch finds {found}"
+    if not found and given.isdigit() and int(given):
+        return f"SLURM gave this node {given} GPUs, torch finds none (another build of torch?)"
+    if device().type == "cuda":
+        if found == 1:  # the launcher shows each process its own GPU only; meet() sees whether two share one
+            os.environ["LOCAL_RANK"] = "0"
+        here = device()
+        if here.index >= found:
+            return f"process {here.index + 1} on this machine finds {found} GPUs, start at most one process per GPU"
+        torch.cuda.set_device(here)
+    return ""
 
 
 def _leave() -> None:
@@ -151,6 +186,7 @@ def relaunch(processes: int, command: Sequence[str] | None = None) -> None:
     """
     if processes < 1:
         raise HepfmError(f"must be at least 1, is {processes}", "--nproc")
+    rendezvous.adopt_slurm()
     if processes == 1 or world() > 1:
         return
     command = command or [sys.executable, "-m", "hepfm.cli", *sys.argv[1:]]
@@ -163,7 +199,7 @@ def relaunch(processes: int, command: Sequence[str] | None = None) -> None:
         finally:
             _end(started)
         code = started[first].returncode
-        if code and started[0].returncode != code:
+        if code < 0 or first:
             _tell(first, code, outputs[first])
     raise SystemExit(code if code >= 0 else 128 - code)
 
@@ -195,11 +231,11 @@ def _free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(number: signal.Signals = signal.SIGKILL) -> None:
     """A killed parent must not leave processes that train on and hold the run's folder (Linux)."""
     if sys.platform == "linux":
         set_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(set_death_signal, number)
 
 
 @contextlib.contextmanager
@@ -220,11 +256,12 @@ def _first_to_fail(started: Sequence[subprocess.Popen]) -> int:
     """Wait until all have ended well, or one badly and the others have had time to say why they end."""
     while True:
         codes = [process.poll() for process in started]
-        failed = [k for k, code in enumerate(codes) if code]
-        if failed:
+        if any(codes):
             deadline = time.monotonic() + GRACE_S
             while time.monotonic() < deadline and any(process.poll() is None for process in started):
                 time.sleep(0.05)
+            codes = [process.poll() for process in started]
+            failed = [k for k, code in enumerate(codes) if code]
             return min(failed, key=lambda k: codes[k] or 0)  # one killed by a signal comes first
         if None not in codes:
             return 0

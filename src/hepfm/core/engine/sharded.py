@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,8 +16,9 @@ from torch.nn.utils import clip_grad_norm_
 
 from hepfm.core.engine import launch
 from hepfm.core.engine.batches import Losses
-from hepfm.core.engine.config import TrainingConfig
-from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine, deepspeed
+from hepfm.core.engine.config import ParameterGroup, TrainingConfig
+from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine, allow_async_io, deepspeed
+from hepfm.core.errors import HepfmError
 
 
 class Step(nn.Module):
@@ -40,12 +43,18 @@ def build(objective: nn.Module, config: TrainingConfig, universal: bool = False)
 
     Args:
         universal: the checkpoint to be loaded is a universal one.
+
+    Raises:
+        HepfmError: a setting that this network, or this machine, cannot follow.
     """
+    if "nvme" in (config.offload_optimizer, config.offload_parameters):
+        allow_async_io()
     objective = copy.deepcopy(objective) if config.zero_stage == 3 else objective
+    _recompute(objective, config.activation_checkpointing)
     step = Step(objective, config.precision)
     engine, *_ = deepspeed.initialize(
         model=step,
-        optimizer=adamw(step, config),
+        optimizer=adamw(objective, config),
         config=_deepspeed_config(config, universal),
         dist_init_required=False,
     )
@@ -57,23 +66,68 @@ def build(objective: nn.Module, config: TrainingConfig, universal: bool = False)
     return engine
 
 
+def _recompute(objective: nn.Module, wanted: bool) -> None:
+    """Tell the parts of the network that can recompute activations (they have ``recompute``) whether to."""
+    able = [module for module in objective.modules() if hasattr(module, "recompute")]
+    if wanted and not able:
+        raise HepfmError("this network has no blocks that can be computed again", "--activation-checkpointing")
+    for module in able:
+        vars(module)["recompute"] = wanted
+
+
 def adamw(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """torch's AdamW, fused: unlike DeepSpeed's own it needs no compiler. Vectors do not decay."""
-    decaying: list[nn.Parameter] = []
-    steady: list[nn.Parameter] = []
-    for parameter in module.parameters():
+    """torch's AdamW, fused: unlike DeepSpeed's own it needs no compiler. Vectors do not decay.
+
+    Each of its groups holds ``scale``: what to multiply the schedule's learning rate by.
+
+    Raises:
+        HepfmError: an entry of ``config.groups`` matches nothing, or changes nothing.
+    """
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for parameter, names in _named(module):
+        decays = parameter.ndim > 1 and not getattr(parameter, "no_weight_decay", False)
+        matching = (n for n, group in enumerate(config.groups) if any(re.search(group.match, name) for name in names))
+        groups.setdefault((next(matching, len(config.groups)), not decays), []).append(parameter)
+    _check_groups(config, groups)
+    rules = [*config.groups, ParameterGroup("")]
+    settings = []
+    for (number, steady), parameters in sorted(groups.items(), key=lambda item: item[0]):
+        rate, decay = rules[number].learning_rate, rules[number].weight_decay
+        decay = config.weight_decay if decay is None else decay
+        scale = 1.0 if rate is None else rate / config.learning_rate
+        settings.append({"params": parameters, "weight_decay": 0.0 if steady else decay, "scale": scale})
+    return torch.optim.AdamW(settings, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+def _named(module: nn.Module) -> Iterator[tuple[nn.Parameter, list[str]]]:
+    """Trained parameters, each with all its names: a tied one has several."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
-            decays = parameter.ndim > 1 and not getattr(parameter, "no_weight_decay", False)
-            (decaying if decays else steady).append(parameter)
-    groups = [
-        {"params": decaying, "weight_decay": config.weight_decay},
-        {"params": steady, "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+            names.setdefault(parameter, []).append(name)
+    yield from names.items()
+
+
+def _check_groups(config: TrainingConfig, groups: dict[tuple[int, bool], list[nn.Parameter]]) -> None:
+    for number, group in enumerate(config.groups):
+        where = f"groups, entry {number + 1} ({group.match!r})"
+        if (number, False) not in groups and (number, True) not in groups:
+            raise HepfmError("matches no trained parameter that an earlier entry has not taken", where)
+        if group.learning_rate is None and (number, False) not in groups:
+            raise HepfmError("sets a weight decay for vectors only, which have none", where)
 
 
 def _deepspeed_config(config: TrainingConfig, universal: bool) -> dict[str, Any]:
+    devices = {"offload_optimizer": config.offload_optimizer, "offload_param": config.offload_parameters}
+    offload = {
+        name: {
+            "device": device,
+            "nvme_path": str(config.offload_path) if device == "nvme" else None,
+            "pin_memory": launch.device().type == "cuda",
+        }
+        for name, device in devices.items()
+        if device != "none"
+    }
     return {
         "train_micro_batch_size_per_gpu": 1,  # DeepSpeed only counts with it; the loss is normalised here
         "gradient_accumulation_steps": config.accumulation,
@@ -81,8 +135,10 @@ def _deepspeed_config(config: TrainingConfig, universal: bool) -> dict[str, Any]
         "zero_optimization": {
             "stage": config.zero_stage,
             "memory_efficient_linear": False,  # it would replace torch's linear for the whole process
+            **offload,
         },
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,  # it would have to be compiled; torch's fused AdamW is used instead
         "checkpoint": {"load_universal": universal},
         "steps_per_print": sys.maxsize,
         "timers": {"throughput": {"enabled": False}},
@@ -111,7 +167,7 @@ def update(engine: DeepSpeedEngine, rate: float, config: TrainingConfig) -> floa
         The global norm of the gradient before clipping.
     """
     for group in parameter_groups(engine):
-        group["lr"] = rate
+        group["lr"] = rate * group["scale"]
     if config.zero_stage == 0:
         norm = float(clip_grad_norm_(engine.module.parameters(), config.clip or math.inf))
         engine.step()
@@ -144,6 +200,28 @@ def load_unsharded_state(engine: DeepSpeedEngine, state: dict[str, Tensor]) -> N
 
 
 @torch.no_grad()
+def whole_state(engine: DeepSpeedEngine) -> dict[str, Tensor]:
+    """Weights and buffers of the objective, on the CPU of the first process (elsewhere an empty mapping)."""
+    state = {}
+    trained = engine.module.objective
+    for name, parameter in trained.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            if launch.is_main():
+                state[name] = parameter.detach().cpu().contiguous().clone()
+    if launch.is_main():
+        for name, value in trained.named_buffers():
+            state[name] = value.detach().cpu().contiguous().clone()
+    return state
+
+
+@torch.no_grad()
+def take_over(objective: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put what :func:`whole_state` gave into the plain network."""
+    for name, value in [*objective.named_parameters(), *objective.named_buffers()]:
+        value.copy_(state[name])
+
+
+@torch.no_grad()
 def hand_back(engine: DeepSpeedEngine, objective: nn.Module) -> None:
     """Give ``objective`` the engine's weights and buffers, whole and in fp32, in every process."""
     trained = engine.module.objective
@@ -159,6 +237,7 @@ def hand_back(engine: DeepSpeedEngine, objective: nn.Module) -> None:
 
 def release(engine: DeepSpeedEngine) -> None:
     """Take hooks off the network; empty what stage 3 leaves in cycles that Python cannot see: states and groups."""
+    _recompute(engine.module.objective, False)
     engine.destroy()
     offload = getattr(engine.optimizer, "parameter_offload", None)
     if offload is not None:

@@ -64,5 +64,5 @@ def _refuse(run: RunFolder, step: int, positions: tuple[int, int], figures: dict
     raise HepfmError(
         f"{broken} not finite at step {step}, records at positions {positions[0]} to {positions[1] - 1}",
         path,
-        "look at these records, or lower the learning rate in a new run",
+        "look at these records, go on without them (--nonfinite rollback), or lower the learning rate in a new run",
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,30 +14,22 @@ from torch import nn
 
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
+from hepfm.core.engine.averages import Averages
 from hepfm.core.engine.batches import Batches, part, prefetch
-from hepfm.core.engine.checkpoints import Checkpoints
+from hepfm.core.engine.checkpoints import Checkpoints, State
 from hepfm.core.engine.config import TrainingConfig
-from hepfm.core.engine.meters import Clock, Sums, note
+from hepfm.core.engine.meters import Clock, Sums, forget_peak_memory, note, peak_memory_mb
+from hepfm.core.engine.peak import peak_of_job
 from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine
 from hepfm.core.engine.schedule import learning_rate
-from hepfm.core.engine.sharded import build, hand_back, release, update
+from hepfm.core.engine.sharded import build, hand_back, release, take_over, update, whole_state
+from hepfm.core.engine.skips import RollBack, Skips
 from hepfm.core.engine.stopping import Requeue, StopSignals, check_finite
 from hepfm.core.engine.tracking import Tracker
+from hepfm.core.errors import HepfmError
 from hepfm.core.files import locked
 from hepfm.core.progress import Task, progress, say
 from hepfm.core.runs import RunFolder
-
-
-@dataclass
-class State:
-    """Where a training is."""
-
-    step: int = 0
-    """Updates done."""
-    tokens: int = 0
-    """Real tokens seen."""
-    figures: dict[str, float] = field(default_factory=dict)
-    """Last logged figures."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +41,21 @@ class MicroBatch:
     """Real tokens of the whole global batch."""
 
 
+@dataclass(frozen=True)
+class Job:
+    """What stays the same, however often a training goes back to a checkpoint."""
+
+    objective: nn.Module
+    batches: Batches
+    validation: Batches | None
+    config: TrainingConfig
+    run: RunFolder
+    checkpoints: Checkpoints
+    stop: StopSignals
+    tracker: Tracker
+    clock: Clock
+
+
 def train(
     objective: nn.Module,
     batches: Batches,
@@ -56,22 +63,27 @@ def train(
     config: TrainingConfig,
     run: RunFolder,
     identity: dict[str, Any],
+    flops_per_token: float = 0.0,
 ) -> dict[str, float]:
     """Train ``objective`` in place; the same call continues an interrupted run to the same weights.
 
     Every process of the job calls this. Afterwards ``objective`` holds the final weights, whole and in fp32, in
-    every process. Buffers that ``forward`` changes must change alike in all processes (reduce their statistics).
+    every process: with ``ema`` the averages, with ``patience`` those of the best validation. Buffers that ``forward``
+    changes must change alike in all processes (reduce their statistics).
 
     Args:
         objective: ``forward(batch)`` gives :class:`~hepfm.core.engine.batches.Losses`. Its initial weights are
             the first process's.
-        batches: records in reading order; update s uses positions [s * batch_records, (s + 1) * batch_records).
+        batches: records in reading order; update s uses positions [b * batch_records, (b + 1) * batch_records), where
+            b is s plus the batches before it that had to be left out (see :mod:`~hepfm.core.engine.skips`).
         validation: records of which the first ``validation_records`` are used; None for no validation.
         run: where metrics.jsonl and checkpoints/ go.
         identity: plain data that names the run's data and network; a checkpoint of another identity is refused.
+        flops_per_token: of the forward and the backward pass; 0 leaves the fraction of peak out of the log.
 
     Returns:
-        The last logged figures: loss and validation_loss (nats per real token), and so on.
+        The last logged figures: loss and validation_loss (nats per real token), and so on; with ``patience`` the
+        validation figures of the best step, and best_step.
 
     Raises:
         HepfmError: settings that cannot work, another run's checkpoints, a loss that is not finite, a full disk.
@@ -79,73 +91,141 @@ def train(
     """
     launch.setup()
     config.check(launch.world())
+    if config.patience and validation is None:
+        raise HepfmError("needs a validation split", "--patience")
     with ExitStack() as stack:
         launch.on_main(lambda: stack.enter_context(locked(run.checkpoints)))
         stop = stack.enter_context(StopSignals())
         stack.enter_context(_own_draws())
         checkpoints = Checkpoints(run.checkpoints, {**config.shaping(), **identity}, config.keep_checkpoints)
-        engine, state = _start(objective, config, checkpoints)
-        stack.callback(release, engine)
-        launch.on_main(lambda: run.cut_metrics(state.step))
         tracker = Tracker(run, checkpoints.identity, config.wandb)
         stack.callback(tracker.close)
-        micro_batches = stack.enter_context(closing(_read_ahead(batches, config, state.step)))
+        clock = _clock(flops_per_token, config)
+        forget_peak_memory()
+        job = Job(objective, batches, validation, config, run, checkpoints, stop, tracker, clock)
+        while True:
+            try:
+                return _continue(job)
+            except RollBack:
+                continue
+
+
+def _continue(job: Job) -> dict[str, float]:
+    """From the newest whole checkpoint, or from step 0, to the end."""
+    config, run, checkpoints = job.config, job.run, job.checkpoints
+    with ExitStack() as stack:
+        skips = Skips(run)
+        engine, averages, state = _start(job.objective, config, checkpoints)
+        stack.callback(release, engine)
+        launch.on_main(lambda: run.cut_metrics(state.step))
+        micro_batches = stack.enter_context(closing(_read_ahead(job.batches, config, state.step, skips)))
         task = stack.enter_context(_progress(run, config, state))
-        clock = Clock()
-        while state.step < config.steps:
-            tokens, line, asked = _step(engine, micro_batches, config, state.step, stop)
-            first = state.step * config.batch_records
+        job.clock.restart()
+        while not _ended(state, config):
+            tokens, line, asked = _step(engine, micro_batches, config, state.step, job.stop)
+            _check(job, skips, state.step, line)
+            if averages:
+                averages.update(state.step)
             state.step += 1
             state.tokens += tokens
-            check_finite(run, state.step, (first, first + config.batch_records), line)
-            clock.count(tokens)
+            job.clock.count(tokens)
             task.advance()
 
             log_due = state.step == 1 or _due(state.step, config.log_every, config)
-            validation_due = validation is not None and _due(state.step, config.validate_every, config)
+            validation_due = job.validation is not None and _due(state.step, config.validate_every, config)
             if log_due or validation_due:
-                timing = clock.read()
-                if validation is not None and validation_due:
-                    line |= _validate(engine, validation, config)
+                timing = {**job.clock.read(), "peak_memory_mb": peak_memory_mb()}
+                if job.validation is not None and validation_due:
+                    with averages.in_use() if averages else nullcontext():
+                        found = _validate(engine, job.validation, config)
+                        if config.patience and state.best.judge(state.step, found):
+                            checkpoints.keep_best(whole_state(engine))
+                    line |= found
                 line["tokens"] = state.tokens
                 state.figures |= line
                 task.note(note(line, timing, config.steps - state.step))
                 if launch.is_main():
                     run.log(state.step, **line, **timing)
-                tracker.log(state.step, {**line, **timing})
-                clock = Clock()
-            if asked or _due(state.step, config.checkpoint_every, config):
-                checkpoints.save(engine, state.step, state.tokens, state.figures)
+                job.tracker.log(state.step, {**line, **timing})
+                job.clock.restart()
+            if asked or _ended(state, config) or _due(state.step, config.checkpoint_every, config):
+                checkpoints.save(engine, state, averages)
             if asked:
                 if launch.is_main():
                     say(f"{run.path}: stopped on request after step {state.step}; the same command continues")
                 raise Requeue
-        hand_back(engine, objective)
-    return state.figures
+        _finish(job, engine, averages, state)
+    return {**state.figures, **state.best.summary()}
 
 
-def _start(objective: nn.Module, config: TrainingConfig, checkpoints: Checkpoints) -> tuple[DeepSpeedEngine, State]:
-    """The engine and where to go on: from the newest whole checkpoint, or from step 0."""
+def _start(
+    objective: nn.Module, config: TrainingConfig, checkpoints: Checkpoints
+) -> tuple[DeepSpeedEngine, Averages | None, State]:
+    """The engine, the averages of its weights, and where to go on."""
     saved = checkpoints.newest()
-    if saved is None:
-        return build(objective, config), State()
     # Stage 0 keeps everything whole in one file; sharded states must be cut anew for another number of processes.
-    universal = config.zero_stage > 0 and saved.processes != launch.world()
-    if universal:
+    universal = saved is not None and config.zero_stage > 0 and saved.processes != launch.world()
+    if saved is not None and universal:
         checkpoints.reshard(saved)
     engine = build(objective, config, universal)
-    checkpoints.load(engine, saved, universal)
+    averages = Averages(engine, config.ema) if config.ema else None
+    if saved is None:
+        if config.nonfinite == "rollback":  # the first batch may be a bad one
+            checkpoints.save(engine, State(), averages)
+        return engine, averages, State()
+    checkpoints.load(engine, saved, universal, averages)
     if launch.is_main():
         say(f"continuing from {checkpoints.folder / saved.name}")
-    return engine, State(saved.step, saved.tokens, dict(saved.figures))
+    return engine, averages, saved.state
 
 
-def _read_ahead(batches: Batches, config: TrainingConfig, step: int) -> Generator[MicroBatch, None, None]:
+def _ended(state: State, config: TrainingConfig) -> bool:
+    return state.step >= config.steps or bool(config.patience and state.best.worse >= config.patience)
+
+
+def _check(job: Job, skips: Skips, step: int, line: dict[str, float]) -> None:
+    """What to do if loss or gradient of update ``step`` (the same in every process) is no number."""
+    config = job.config
+    finite = all(map(math.isfinite, line.values()))
+    if not finite and config.nonfinite == "rollback" and len(skips.entries) < config.rollbacks:
+        skips.add(step, config.batch_records, line, config.rollbacks)
+    first = skips.batch(step) * config.batch_records
+    check_finite(job.run, step + 1, (first, first + config.batch_records), line)
+
+
+def _finish(job: Job, engine: DeepSpeedEngine, averages: Averages | None, state: State) -> None:
+    """Give the caller's network the weights that count."""
+    if averages:
+        averages.put()
+    hand_back(engine, job.objective)
+    if state.best.step:
+        take_over(job.objective, job.checkpoints.best())
+        if launch.is_main():
+            early = f"stopped early after step {state.step}; " if state.step < job.config.steps else ""
+            say(
+                f"{job.run.path}: {early}the weights are those of step {state.best.step}, the best validation "
+                f"(loss {state.best.figures['validation_loss']:.4f})"
+            )
+
+
+def _clock(flops_per_token: float, config: TrainingConfig) -> Clock:
+    if not flops_per_token:
+        return Clock()
+    peak, source = peak_of_job(config.precision)
+    if launch.is_main():
+        say(
+            f"of_peak is tokens/s x {flops_per_token:.4g} FLOPs per token / {peak:.4g} FLOP/s, the {config.precision} "
+            f"peak of {launch.world()} devices ({source})"
+        )
+    return Clock(flops_per_token, peak)
+
+
+def _read_ahead(batches: Batches, config: TrainingConfig, step: int, skips: Skips) -> Generator[MicroBatch, None, None]:
     """This process's micro-batches from ``step`` on: slice k = micro * processes + rank of each global batch."""
     world, parts = launch.world(), launch.world() * config.accumulation
 
     def read(step: int, micro: int) -> MicroBatch:
-        start = step * config.batch_records
+        start = skips.batch(step) * config.batch_records
         piece = part(start, config.batch_records, micro * world + launch.rank(), parts)
         return MicroBatch(batches.batch(*piece), batches.tokens(start, start + config.batch_records))
 

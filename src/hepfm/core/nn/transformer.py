@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from hepfm.core.nn.attention import Rotation, attend
 from hepfm.core.nn.cache import Cache
@@ -135,6 +136,7 @@ class Transformer(nn.Module):
         self.config = config
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
         self.final_norm = _norm(config) if config.final_norm else nn.Identity()
+        self.recompute = False  # keep only the blocks' inputs for the backward pass; set by the engine
         self.initialise()
 
     def initialise(self, std: float | None = None) -> None:
@@ -152,15 +154,17 @@ class Transformer(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, x: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """Packed tokens (T, width) to (T, width)."""
+    def forward(self, x: torch.Tensor, layout: Layout, causal: bool | None = None) -> torch.Tensor:
+        """Packed tokens (T, width) to (T, width); ``causal`` for this pass, by default as configured."""
         rotation = self._rotation(layout.positions)
+        ahead_hidden = self.config.causal if causal is None else causal
 
         def mix(qkv: torch.Tensor) -> torch.Tensor:
-            return attend(qkv, layout, self.config.causal, rotation)
+            return attend(qkv, layout, ahead_hidden, rotation)
 
         for block in self.blocks:
-            x = block(x, mix)
+            again = self.recompute and torch.is_grad_enabled()
+            x = checkpoint(block, x, mix, use_reentrant=False) if again else block(x, mix)
         return self.final_norm(x)
 
     def new_cache(self, rows: int, max_length: int) -> Cache:
