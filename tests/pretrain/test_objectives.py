@@ -176,6 +176,19 @@ def test_settings_that_cannot_work_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_nothing_to_mask_is_refused(jets: tuple[Path, Path], tmp_path: Path) -> None:
+    config = config_of(jets[0], tmp_path / "run", ObjectiveConfig("masked", input="tokens"))
+    for length, message in ((1, "masks constituents of jets with two or more"), (10**9, "between 1 and 1,000,000")):
+        with pytest.raises(HepfmError, match=message):
+            main(replace(config, max_length=length))
+    single = jet_corpus(tmp_path / "single", 40, longest=1)
+    tokens = apply(jets[0] / "tokenizer", single.path, tmp_path / "tokens").path
+    with pytest.raises(HepfmError, match="no record has two points") as error:
+        main(replace(config, tokens=(tokens,)))
+    assert str(tokens) in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_source_that_is_not_the_tokens_is_refused(jets: tuple[Path, Path], tmp_path: Path) -> None:
     other = jet_corpus(tmp_path / "other", seed=4).path
     config = replace(config_of(jets[0], tmp_path / "run", ObjectiveConfig("masked")), source=(other,))
