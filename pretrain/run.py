@@ -92,6 +92,7 @@ class Beginning:
         dropout: how often conditions are left unknown.
         sample: what some records are told, if the backbone is told anything.
         data: the corpora in the backbone's vocabulary, where that is larger than theirs.
+        data_sets: what the backbone knew before, see :meth:`hepfm.pretrain.data.TokenCorpora.data_sets`.
     """
 
     backbone: Backbone
@@ -102,6 +103,7 @@ class Beginning:
     dropout: float = 0.0
     sample: ConditionValues | None = None
     data: TokenCorpora | None = None
+    data_sets: tuple[dict[str, Any], ...] = ()
 
 
 def main(config: PretrainConfig) -> None:
@@ -304,6 +306,9 @@ def _write(
     figures: dict[str, float],
 ) -> None:
     backbone = start.backbone
+    own = data.data_sets()
+    names = {entry["name"] for entry in own}
+    earlier = [entry for entry in start.data_sets if entry["name"] not in names]
     metrics = {
         **figures,
         "steps": config.training.steps,
@@ -330,7 +335,7 @@ def _write(
             **data.tokenizer.contract,
             "codes": data.codes,
             "max_length": start.max_length,
-            "data_sets": data.data_sets(),
+            "data_sets": [*own, *earlier],
         },
         provenance=provenance,
         metrics=metrics,

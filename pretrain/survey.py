@@ -228,7 +228,10 @@ def condition_names(names: Sequence[str], data: TokenCorpora) -> list[str]:
     asked = list(names)
     had = {one for name in asked for one in GROUPS.get(name, (NAME_OF.get(name, name),))}
     needed = ["data_set"] if len(data.tokenizers) > 1 else []
+    here = {str((corpus.manifest.tokens or {})["tokenizer"]) for corpus in data.corpora}
     for tokenizer in data.tokenizers:
+        if tokenizer.hash not in here:  # of a backbone that goes on with the others' tokens alone
+            continue
         needed += [str(known["name"]) for known in tokenizer.contract.get("conditions", ())]
     added = [name for name in dict.fromkeys(NAME_OF.get(one, one) for one in needed) if name not in had]
     if added and launch.is_main():
