@@ -19,7 +19,7 @@ from hepfm.core.config import settings_of, to_dict
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.config import FREE_SETTINGS, TrainingConfig
-from hepfm.core.engine.train import train
+from hepfm.core.engine.train import check, train
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
@@ -167,6 +167,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
     data = start.data or data
     work = Work.of(data, start, config.training)
     launch.setup({"settings": settings_of(config, without=("nproc", "gpus"))}, getattr(config, "gpus", 0))
+    check(work.module, work.validation, work.training)
     lengths = launch.on_main(lambda: work.lengths(data))
     launch.on_main(lambda: run.claim(config, FREE))
     _announce(work, lengths, config.training)
