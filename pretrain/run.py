@@ -19,6 +19,7 @@ from hepfm.core.config import settings_of, to_dict
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.config import FREE_SETTINGS, TrainingConfig
+from hepfm.core.engine.stopping import enough_memory
 from hepfm.core.engine.train import check, train
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
@@ -148,6 +149,7 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
     )
 
 
+@enough_memory()
 def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabulary: VocabularyName = "one") -> None:
     """Train a backbone as a command was told: claim the run's folder, train or continue, write the artifact.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from hepfm.core.config import parse
 from hepfm.core.engine.config import ParameterGroup, TrainingConfig
@@ -85,6 +86,25 @@ def test_settings_that_are_refused_leave_no_run(
     with pytest.raises(HepfmError, match=told):
         main(PretrainConfig((token_corpus(val=False),), tmp_path / "run", max_length=8, training=training))
     assert not (tmp_path / "run").exists()
+
+
+GPU_TOLD = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB of which 1 is free."
+
+
+@pytest.mark.parametrize("told", ["", GPU_TOLD])
+def test_too_little_memory_is_one_line(
+    told: str, token_corpus: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object) -> None:
+        if told:
+            raise torch.OutOfMemoryError(told)
+        torch.empty(10**17)
+
+    monkeypatch.setattr("hepfm.core.engine.train.build", build)
+    with pytest.raises(HepfmError, match=r"not enough memory: .*tried to allocate [0-9.]+ (bytes|GiB)") as error:
+        main(PretrainConfig((token_corpus(),), tmp_path / "run", max_length=8, training=TRAINING))
+    assert "--accumulation" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_on_a_mixture_names_it(token_corpus: Callable[..., Path], tmp_path: Path) -> None:
