@@ -190,8 +190,12 @@ def test_a_killed_run_continues_bit_for_bit(name: str, jets: tuple[Path, Path], 
 def test_sharded_weights_and_bf16_learn_alike(name: str, jets: tuple[Path, Path], tmp_path: Path) -> None:
     """ZeRO 3 up to rounding, bf16 within its own: features, probes, averages."""
     task = ObjectiveConfig(name, probe=("linear", "class-attention"), probe_every=2)  # type: ignore[arg-type]
-    ways = {"plain": {}, "sharded": {"zero_stage": 3}, "low": {"precision": "bf16"}, "both": {"zero_stage": 3}}
-    ways["both"] |= {"precision": "bf16", "activation_checkpointing": True}
+    ways: dict[str, dict[str, object]] = {
+        "plain": {},
+        "sharded": {"zero_stage": 3},
+        "low": {"precision": "bf16"},
+        "both": {"zero_stage": 3, "precision": "bf16", "activation_checkpointing": True},
+    }
     lines = {}
     for way, training in ways.items():
         main(config_of(jets[0], tmp_path / way, task, ema=0.9, **training))
