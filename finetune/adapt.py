@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +20,7 @@ from hepfm.pretrain.batches import IdRange
 from hepfm.pretrain.data import TokenCorpora
 from hepfm.pretrain.run import Beginning, run_training
 from hepfm.pretrain.survey import surveyed_again
+from hepfm.tokenize.registry import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def main(config: AdaptConfig) -> None:
             dropout=config.condition_dropout,
             sample=told.sample if told else None,
             data=data,
+            data_sets=tuple(artifact.contract.get("data_sets", ())),
         )
 
     if not 0 <= config.condition_dropout < 1:
@@ -65,8 +68,11 @@ def main(config: AdaptConfig) -> None:
 
 
 def vocabulary_of(artifact: Artifact, codes: int) -> list[tuple[Artifact, IdRange]]:
-    """The tokenizers that a backbone of so many codes carries, each with its ids."""
-    known = {"tokenizer": IdRange(0, codes)}
-    for entry in artifact.contract.get("data_sets", ()):
-        known[entry["tokenizer"]] = IdRange(entry["first"], entry["codes"])
-    return [(read_artifact(artifact.inner(name), "tokenizer"), ids) for name, ids in known.items()]
+    """The tokenizers that a backbone of so many codes carries, each with its ids: they stand one after another."""
+    numbered = map("tokenizer_{}".format, itertools.count(2))
+    further = itertools.takewhile(lambda name: artifact.inner(name).is_dir(), numbered)
+    paths = [artifact.inner(name) for name in ("tokenizer", *further)]
+    sizes = [load_tokenizer(path).codes for path in paths] if len(paths) > 1 else [codes]
+    firsts = [0, *itertools.accumulate(sizes[:-1])]
+    ranges = map(IdRange, firsts, sizes)
+    return [(read_artifact(path, "tokenizer"), ids) for path, ids in zip(paths, ranges, strict=True)]

@@ -80,6 +80,9 @@ class Teller:
         asked: what is wanted, checked.
         seed: of the draws, which are keyed by the sample's number.
         needed: numbers that must be known.
+
+    Raises:
+        HepfmError: one of them that is not asked for, and that no record has.
     """
 
     def __init__(
@@ -95,7 +98,12 @@ class Teller:
         columns, n = sample.columns(conditions), len(sample)
         fit = np.ones(n, dtype=bool)
         for name in needed:
+            if name in asked.ranges:
+                continue
             fit &= np.isfinite(columns[name])
+            if not fit.any():
+                told = "none of the records that the backbone keeps of its training has one, and decoding needs it"
+                raise HepfmError(told, option_of(name), "say which")
         self._fixed: dict[str, np.ndarray] = {}  # indices of the names asked for that no record has
         self._even: dict[str, tuple[float, float]] = {}
         places = {known.name: known for known in conditions}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hepfm.core import records
 from hepfm.core.observables import Constituents, jet_mass, jet_pt
@@ -115,8 +116,12 @@ class ShowerRecords:
         if "particle" in known:
             ids = next(condition.names for condition in self.conditions if condition.kind == "particle")
             columns["particle"] = np.array([*map(int, ids), 0])[known["particle"]]
+        unknown = {name: np.isnan(values) for name, values in columns.items() if name != "particle"}
+        if "particle" in known:
+            unknown["particle"] = known["particle"] < 0
         numbers = first + np.arange(n)
-        return shower_batch(self.schema, offsets, points, {**columns, "shower_id": numbers, "source_entry": numbers})
+        columns |= {"shower_id": numbers, "source_entry": numbers}
+        return _with_nulls(shower_batch(self.schema, offsets, points, columns), unknown)
 
     def _cells(self, shower: np.ndarray, points: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Each cell of a shower once, in order of layer and indices."""
@@ -129,3 +134,13 @@ class ShowerRecords:
         energy = np.bincount(place.ravel(), points["energy"].astype(np.float64), minlength=len(unique))
         names = ("layer", "cell_a", "cell_b")
         return unique[:, 0], {**dict(zip(names, unique[:, 1:].T, strict=True)), "energy": energy}
+
+
+def _with_nulls(batch: pa.RecordBatch, unknown: Mapping[str, np.ndarray]) -> pa.RecordBatch:
+    """A batch with nulls in the columns named, where (n,) they are unknown."""
+    for name, mask in unknown.items():
+        if mask.any():
+            place = batch.schema.get_field_index(name)
+            column = pc.if_else(pa.array(mask), pa.scalar(None, batch.column(place).type), batch.column(place))
+            batch = batch.set_column(place, batch.schema.field(place), column)
+    return batch

@@ -19,7 +19,8 @@ from hepfm.core.config import settings_of, to_dict
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.config import FREE_SETTINGS, TrainingConfig
-from hepfm.core.engine.train import train
+from hepfm.core.engine.stopping import enough_memory
+from hepfm.core.engine.train import check, train
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
@@ -39,9 +40,10 @@ from hepfm.pretrain.objectives import (
 )
 from hepfm.pretrain.presets import PresetName, preset
 from hepfm.pretrain.probe import Probes
-from hepfm.pretrain.survey import condition_names, surveyed
+from hepfm.pretrain.survey import surveyed
 
 FREE = FREE_SETTINGS | {"nproc", "gpus"}
+LONGEST = 1_000_000  # constituents: decoders and caches hold a row for each
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Beginning:
         dropout: how often conditions are left unknown.
         sample: what some records are told, if the backbone is told anything.
         data: the corpora in the backbone's vocabulary, where that is larger than theirs.
+        data_sets: what the backbone knew before, see :meth:`hepfm.pretrain.data.TokenCorpora.data_sets`.
     """
 
     backbone: Backbone
@@ -101,12 +104,13 @@ class Beginning:
     dropout: float = 0.0
     sample: ConditionValues | None = None
     data: TokenCorpora | None = None
+    data_sets: tuple[dict[str, Any], ...] = ()
 
 
 def main(config: PretrainConfig) -> None:
     """Pretrain and write the artifact."""
-    if config.max_length < 1:
-        raise HepfmError(f"must be at least 1, is {config.max_length}", "--max-length")
+    if not 1 <= config.max_length <= LONGEST:
+        raise HepfmError(f"must lie between 1 and {LONGEST:,}, is {config.max_length:,}", "--max-length")
     if not 0 <= config.condition_dropout < 1:
         raise HepfmError(f"must lie in [0, 1), is {config.condition_dropout}", "--condition-dropout")
     run_training(config, lambda data: from_scratch(config, data), config.vocabulary)
@@ -119,12 +123,16 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
         HepfmError: the objective does not take these settings, or the corpora do not have what it needs.
     """
     task = config.task.resolved()
+    if task.mask_fraction and config.max_length < 2:
+        raise HepfmError(
+            f"{task.objective} masks constituents of jets with two or more, this keeps one", "--max-length", "raise it"
+        )
     if config.source and not task.wants_features:
         raise HepfmError(
             f"{task.objective} reads tokens and predicts tokens", "--source", "leave it out, or set --input features"
         )
     continuous = Continuous.of(data, config.source, config.max_length) if task.wants_features else None
-    told = surveyed(data, condition_names(config.condition, data), task.objective)
+    told = surveyed(data, config.condition, task.objective)
     torch.manual_seed(key_of("weights", config.training.seed))
     columns = continuous.statistics.columns if continuous else 0
     sized = objective_class(task.objective).backbone_config(preset(config.model, data.codes), task, columns)
@@ -141,6 +149,7 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
     )
 
 
+@enough_memory()
 def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabulary: VocabularyName = "one") -> None:
     """Train a backbone as a command was told: claim the run's folder, train or continue, write the artifact.
 
@@ -160,8 +169,9 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
     data = start.data or data
     work = Work.of(data, start, config.training)
     launch.setup({"settings": settings_of(config, without=("nproc", "gpus"))}, getattr(config, "gpus", 0))
-    launch.on_main(lambda: run.claim(config, FREE))
+    check(work.module, work.validation, work.training)
     lengths = launch.on_main(lambda: work.lengths(data))
+    launch.on_main(lambda: run.claim(config, FREE))
     _announce(work, lengths, config.training)
     figures = train(
         work.module,
@@ -236,9 +246,15 @@ class Work:
         statistics = length_statistics(counts, self.setting.max_length)
         lengths = np.arange(len(counts))
         terms = float((counts * self.objective.terms(lengths, self.setting)).sum())
+        if not terms:
+            raise HepfmError(
+                f"no record has two points, so {self.setting.config.objective} has nothing to mask",
+                ", ".join(str(corpus.path) for corpus in data.corpora),
+                "take --objective next-token",
+            )
         flops = float((counts * self.objective.flops(lengths)).sum())
         kept = float((counts * np.minimum(lengths, self.setting.max_length)).sum())
-        per = {"flops_per_token": flops / max(terms, 1), "flops_per_constituent": flops / max(kept, 1)}
+        per = {"flops_per_token": flops / terms, "flops_per_constituent": flops / max(kept, 1)}
         return {**statistics, "terms": round(terms), **per}
 
 
@@ -293,6 +309,9 @@ def _write(
     figures: dict[str, float],
 ) -> None:
     backbone = start.backbone
+    own = data.data_sets()
+    names = {entry["name"] for entry in own}
+    earlier = [entry for entry in start.data_sets if entry["name"] not in names]
     metrics = {
         **figures,
         "steps": config.training.steps,
@@ -319,7 +338,7 @@ def _write(
             **data.tokenizer.contract,
             "codes": data.codes,
             "max_length": start.max_length,
-            "data_sets": data.data_sets(),
+            "data_sets": [*own, *earlier],
         },
         provenance=provenance,
         metrics=metrics,

@@ -228,7 +228,10 @@ def condition_names(names: Sequence[str], data: TokenCorpora) -> list[str]:
     asked = list(names)
     had = {one for name in asked for one in GROUPS.get(name, (NAME_OF.get(name, name),))}
     needed = ["data_set"] if len(data.tokenizers) > 1 else []
+    here = {str((corpus.manifest.tokens or {})["tokenizer"]) for corpus in data.corpora}
     for tokenizer in data.tokenizers:
+        if tokenizer.hash not in here:  # of a backbone that goes on with the others' tokens alone
+            continue
         needed += [str(known["name"]) for known in tokenizer.contract.get("conditions", ())]
     added = [name for name in dict.fromkeys(NAME_OF.get(one, one) for one in needed) if name not in had]
     if added and launch.is_main():
@@ -239,15 +242,21 @@ def condition_names(names: Sequence[str], data: TokenCorpora) -> list[str]:
 def surveyed(
     data: TokenCorpora, names: Sequence[str], objective: str, before: Sequence[Condition] = ()
 ) -> Survey | None:
-    """:func:`survey` in the first process, for all; None without names. The others have no sample.
+    """:func:`survey` of :func:`condition_names` in the first process, for all; None where there is nothing to tell.
+
+    The others have no sample.
 
     Raises:
-        HepfmError: what :func:`survey` raises, or an objective that is told nothing.
+        HepfmError: what :func:`survey` raises, or names for an objective that is told nothing.
     """
+    if objective not in TOLD:
+        if names:
+            told = f"it is for {' and '.join(TOLD)}"
+            raise HepfmError(f"{objective} is told nothing of a record", "--condition", told)
+        return None  # it does not generate either, so it needs nothing to decode with
+    names = condition_names(names, data)
     if not names:
         return None
-    if objective not in TOLD:
-        raise HepfmError(f"{objective} is told nothing of a record", "--condition", f"it is for {' and '.join(TOLD)}")
     launch.setup()
     kept: list[Survey] = []
 
@@ -270,7 +279,7 @@ def surveyed_again(data: TokenCorpora, names: Sequence[str], backbone: BackboneC
     provided = {name for corpus in data.corpora for name in corpus.manifest.schema.names}
     absent = [known for known in backbone.conditions if known.column and known.column not in provided]
     going_on = [known.name for known in backbone.conditions if known not in absent]
-    found = surveyed(data, condition_names([*going_on, *names], data), backbone.objective, backbone.conditions)
+    found = surveyed(data, [*going_on, *names], backbone.objective, backbone.conditions)
     if not absent:
         return found
     if launch.is_main():

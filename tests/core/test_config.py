@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -48,6 +50,14 @@ def test_a_wrong_flag_is_one_line(wrong: list[str]) -> None:
         parse(Config, ["a.root", *wrong], "hepfm test")
     assert "\n" not in str(error.value)
     assert wrong[0].split(".")[0].strip("-") in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_no_frame_is_left_in_the_line(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+    with pytest.raises(HepfmError) as error:
+        parse(Config, ["a.root", "--inner.mode", "c"], "hepfm test")
+    assert not re.search("─|----", str(error.value))
 
 
 def test_what_a_file_leaves_out_comes_from_flags_or_is_asked_for(tmp_path: Path) -> None:

@@ -140,6 +140,29 @@ def test_several_tokenizers_need_a_data_set(both: Path, tmp_path: Path) -> None:
         main(GenerateConfig(str(both), tmp_path / "out", data_set=("calo-tokens",), direction=(1.0, 0.0, 0.0)))
 
 
+def test_adapting_to_one_data_set_forgets_no_other(both: Path, tmp_path: Path) -> None:
+    """Tokenizers keep their ids, however often a backbone of several goes on with the tokens of one."""
+    showers, jets = both.parent / "showers/calo-tokens", both.parent / "sim-tokens"
+    training = TrainingConfig(steps=1, batch_records=16, warmup_steps=0, validate_every=0)
+    before = str(both)
+    for tokens, name in ((showers, "first"), (jets, "second"), (showers, "third")):
+        adapt(AdaptConfig((tokens,), before, tmp_path / name, training=training))
+        before = str(tmp_path / name)
+        entries = load_backbone(before)[1].contract["data_sets"]
+        ids = {entry["name"]: (entry["tokenizer"], entry["first"], entry["codes"]) for entry in entries}
+        assert ids == {"sim-tokens": ("tokenizer", 0, 32), "calo-tokens": ("tokenizer_2", 32, 32)}
+        assert entries[0]["name"] == tokens.name
+    for name, kind in (("sim-tokens", "jets"), ("calo-tokens", "showers")):
+        main(GenerateConfig(before, tmp_path / kind, n=30, data_set=(name,), format="corpus", temperature=50.0))
+        assert Corpus.open(tmp_path / kind).manifest.kind == kind
+    with pytest.raises(HepfmError, match="--incident-energy: none of the records"):  # of the jets it saw last
+        main(GenerateConfig(str(tmp_path / "second"), tmp_path / "out", data_set=("calo-tokens",), format="corpus"))
+    asked = GenerateConfig(str(tmp_path / "second"), tmp_path / "out", n=3, data_set=("calo-tokens",), format="corpus")
+    main(dataclasses.replace(asked, incident_energy=(50.0,)))
+    made = Corpus.open(tmp_path / "out").split("train").read(0)
+    assert [made.column(name).null_count for name in ("incident_energy", "direction_x", "particle")] == [0, 3, 3]
+
+
 def test_a_backbone_is_told_more_when_it_is_adapted(jets: Path, tmp_path: Path) -> None:
     tokenizer = load_backbone(jets)[1].inner("tokenizer")
     other = jet_corpus(tmp_path / "other", 200, seed=30, labels=())

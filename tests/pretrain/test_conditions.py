@@ -217,6 +217,10 @@ def test_tokenizers_side_by_side(simulated: Path, folder: Path, tmp_path: Path) 
     assert (second["tokenizer"], second["first"], second["codes"]) == ("tokenizer_2", 32, 300)
     assert second["geometry"]["name"] == "toy"
     assert (artifact.inner("tokenizer_2") / "config.json").is_file()
+    # What generation would have to be told is no matter of an objective that is told nothing.
+    task = ObjectiveConfig("masked", input="tokens")
+    main(PretrainConfig((simulated, showers), tmp_path / "masked", vocabulary="joined", task=task, training=TRAINING))
+    assert load_backbone(tmp_path / "masked")[0].config.conditions == ()
 
 
 def test_a_column_that_no_corpus_has_is_named(real: Path, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +142,69 @@ def test_an_interrupted_run_continues_bit_for_bit(
     assert lines[0] == lines[1]
 
 
+KILLED = {
+    "next-token": "--condition label jet_pt",
+    "masked": "--target regression",
+    "masked-v1": "--accumulation 2",
+    "joint": "--input tokens --condition label jet_pt",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KILLED)
+def test_a_killed_run_continues_bit_for_bit(name: str, jets: tuple[Path, Path], tmp_path: Path) -> None:
+    """kill -9 at two moments, with probes, averages and early stopping at once."""
+
+    def begin(run: str) -> subprocess.Popen[bytes]:
+        arguments = f"pretrain {jets[0]} --out {tmp_path / run} --objective {name} {KILLED[name]} --max-length 8"
+        arguments += " --probe linear class-attention --probe-every 2 --ema 0.9 --patience 9 --steps 16"
+        arguments += " --batch-records 16 --warmup-steps 2 --log-every 1 --checkpoint-every 4 --validate-every 5"
+        return subprocess.Popen([sys.executable, "-m", "hepfm.cli", *arguments.split()], start_new_session=True)
+
+    assert begin("whole").wait(timeout=300) == 0
+    metrics = tmp_path / "cut/metrics.jsonl"
+    for lines in (3, 9):
+        process, deadline = begin("cut"), time.monotonic() + 300
+        while not metrics.exists() or metrics.read_text().count("\n") < lines:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert begin("cut").wait(timeout=300) == 0
+    assert len({(tmp_path / run / "artifact/model.safetensors").read_bytes() for run in ("whole", "cut")}) == 1
+    timing = ("seconds", "tokens_per_s", "of_peak", "peak_memory_mb")
+    first, second = (
+        [
+            {key: line[key] for key in line if key not in timing}
+            for line in read_metrics(tmp_path / run / "metrics.jsonl")
+        ]
+        for run in ("whole", "cut")
+    )
+    assert first == second
+    assert "validation_probe_linear_loss" in first[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["masked", "masked-v1", "joint"])
+def test_sharded_weights_and_bf16_learn_alike(name: str, jets: tuple[Path, Path], tmp_path: Path) -> None:
+    """ZeRO 3 up to rounding, bf16 within its own: features, probes, averages."""
+    task = ObjectiveConfig(name, probe=("linear", "class-attention"), probe_every=2)  # type: ignore[arg-type]
+    ways: dict[str, dict[str, object]] = {
+        "plain": {},
+        "sharded": {"zero_stage": 3},
+        "low": {"precision": "bf16"},
+        "both": {"zero_stage": 3, "precision": "bf16", "activation_checkpointing": True},
+    }
+    lines = {}
+    for way, training in ways.items():
+        main(config_of(jets[0], tmp_path / way, task, ema=0.9, **training))
+        lines[way] = read_metrics(tmp_path / way / "metrics.jsonl")[-1]
+    for way, tolerance in (("sharded", 1e-5), ("low", 0.02), ("both", 0.02)):
+        for figure in ("loss", "validation_loss", "validation_probe_linear_loss"):
+            assert lines[way][figure] == pytest.approx(lines["plain"][figure], rel=tolerance), (way, figure)
+
+
 def test_a_corpus_that_changed_is_refused(jets: tuple[Path, Path], tmp_path: Path) -> None:
     task = ObjectiveConfig("masked", input="tokens")
     shutil.copytree(jets[0], tmp_path / "tokens")
@@ -173,6 +239,19 @@ def test_settings_that_cannot_work_are_refused(
     with pytest.raises(HepfmError, match=message) as error:
         main(config_of(jets[0], tmp_path / "run", task))
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_to_mask_is_refused(jets: tuple[Path, Path], tmp_path: Path) -> None:
+    config = config_of(jets[0], tmp_path / "run", ObjectiveConfig("masked", input="tokens"))
+    for length, message in ((1, "masks constituents of jets with two or more"), (10**9, "between 1 and 1,000,000")):
+        with pytest.raises(HepfmError, match=message):
+            main(replace(config, max_length=length))
+    single = jet_corpus(tmp_path / "single", 40, longest=1)
+    tokens = apply(jets[0] / "tokenizer", single.path, tmp_path / "tokens").path
+    with pytest.raises(HepfmError, match="no record has two points") as error:
+        main(replace(config, tokens=(tokens,)))
+    assert str(tokens) in str(error.value)
     assert not (tmp_path / "run").exists()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from hepfm.core.config import parse
-from hepfm.core.engine.config import TrainingConfig
+from hepfm.core.engine.config import ParameterGroup, TrainingConfig
 from hepfm.core.errors import HepfmError
 from hepfm.core.runs import read_metrics
 from hepfm.ingest.corpus import Corpus
@@ -65,6 +68,43 @@ def test_tells_sizes_and_what_is_cut(
 def test_other_settings_need_another_folder(config: PretrainConfig) -> None:
     with pytest.raises(HepfmError, match="other settings: model"):
         main(PretrainConfig(config.tokens, config.out, model="small", max_length=8, training=TRAINING))
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ({"ema": 1.5}, "--ema"),
+        ({"patience": 2}, "needs a validation split"),
+        ({"groups": (ParameterGroup("nothing", 0.1),)}, "matches no trained parameter"),
+    ],
+)
+def test_settings_that_are_refused_leave_no_run(
+    setting: dict[str, Any], told: str, token_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The mended command would be refused there: other settings."""
+    training = dataclasses.replace(TRAINING, **setting)
+    with pytest.raises(HepfmError, match=told):
+        main(PretrainConfig((token_corpus(val=False),), tmp_path / "run", max_length=8, training=training))
+    assert not (tmp_path / "run").exists()
+
+
+GPU_TOLD = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.1 GiB of which 1 is free."
+
+
+@pytest.mark.parametrize("told", ["", GPU_TOLD])
+def test_too_little_memory_is_one_line(
+    told: str, token_corpus: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object) -> None:
+        if told:
+            raise torch.OutOfMemoryError(told)
+        torch.empty(10**17)
+
+    monkeypatch.setattr("hepfm.core.engine.train.build", build)
+    with pytest.raises(HepfmError, match=r"not enough memory: .*tried to allocate [0-9.]+ (bytes|GiB)") as error:
+        main(PretrainConfig((token_corpus(),), tmp_path / "run", max_length=8, training=TRAINING))
+    assert "--accumulation" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_run_on_a_mixture_names_it(token_corpus: Callable[..., Path], tmp_path: Path) -> None:

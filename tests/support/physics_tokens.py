@@ -23,11 +23,11 @@ LABELS = ("QCD", "Tbqq")
 LAYERS, CELLS = 4, 6
 
 
-def jets(count: int, seed: int, labels: tuple[str, ...] = LABELS) -> pa.RecordBatch:
+def jets(count: int, seed: int, labels: tuple[str, ...] = LABELS, longest: int = 8) -> pa.RecordBatch:
     """Jets whose number of constituents tells the class (QCD: 1 to 3, Tbqq: 5 to 8), pt-ordered, massless."""
     draws = np.random.default_rng(seed)
     label = draws.integers(0, 2, count)
-    lengths = np.where(label == 0, draws.integers(1, 4, count), draws.integers(5, 9, count))
+    lengths = np.where(label == 0, draws.integers(1, 4, count), draws.integers(5, 9, count)).clip(max=longest)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     jet = np.repeat(np.arange(count), lengths)
     jet_pt = draws.uniform(500, 1000, count)
@@ -48,12 +48,14 @@ def jets(count: int, seed: int, labels: tuple[str, ...] = LABELS) -> pa.RecordBa
     return jet_batch(schema, labels, offsets, points, columns | ({"label": label} if labels else {}))
 
 
-def jet_corpus(folder: Path, count: int = 400, seed: int = 1, labels: tuple[str, ...] = LABELS) -> Corpus:
+def jet_corpus(
+    folder: Path, count: int = 400, seed: int = 1, labels: tuple[str, ...] = LABELS, longest: int = 8
+) -> Corpus:
     """A corpus of such jets with a train and a val split."""
     schema = jets(1, 0, labels).schema
     jobs = (Job("train", 0, None, size=count), Job("val", 0, None, size=count // 4))
     plan = Plan({"seed": seed}, jobs, "jets", schema, labels, "stored", 64, {})
-    return write_corpus(folder, plan, lambda job: [jets(job.size, seed + len(job.split), labels)])
+    return write_corpus(folder, plan, lambda job: [jets(job.size, seed + len(job.split), labels, longest)])
 
 
 def showers(count: int, seed: int) -> pa.RecordBatch:

@@ -63,8 +63,8 @@ def _config_file(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
 
 
 def _one_line(box: str) -> str:
-    """tyro's framed message as one line."""
-    words = " ".join(re.sub(r"[╭╮╰╯│─]+", " ", box).split())
+    """tyro's framed message as one line; the frame is of hyphens where the output is not UTF-8."""
+    words = " ".join(re.sub(r"[╭╮╰╯│─]+|-{4,}", " ", box).split())
     return re.sub(r"^(Required options|Parsing error|Unrecognized options) (?=[A-Z])", "", words)
 
 

@@ -1,12 +1,16 @@
-"""Reasons to end before the last step: a queue's time limit, a loss that is no number."""
+"""Reasons to end before the last step: a queue's time limit, a loss that is no number, a device that is full."""
 
 from __future__ import annotations
 
 import math
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+import torch
 
 from hepfm.core.engine import launch
 from hepfm.core.errors import HepfmError
@@ -22,6 +26,28 @@ class Requeue(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(REQUEUE)
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Tell on one line that torch got no memory; on a CPU it has no error of its own for that.
+
+    Raises:
+        HepfmError: so it was.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        parts = (part.split(": ")[-1] for part in str(error).split(". "))
+        asked = next((part for part in parts if "ried to allocate" in part), "an allocation failed")
+        raise HepfmError(
+            f"not enough memory: {asked[0].lower()}{asked[1:]}",
+            str(launch.device()),
+            "raise --accumulation, take --activation-checkpointing True or a smaller network; "
+            "hepfm pretrain --plan tells it beforehand",
+        ) from error
 
 
 class StopSignals:

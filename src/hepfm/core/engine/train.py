@@ -22,7 +22,7 @@ from hepfm.core.engine.meters import Clock, Sums, forget_peak_memory, note, peak
 from hepfm.core.engine.peak import peak_of_job
 from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine
 from hepfm.core.engine.schedule import learning_rate
-from hepfm.core.engine.sharded import build, hand_back, release, take_over, update, whole_state
+from hepfm.core.engine.sharded import adamw, build, hand_back, release, take_over, update, whole_state
 from hepfm.core.engine.skips import RollBack, Skips
 from hepfm.core.engine.stopping import Requeue, StopSignals, check_finite
 from hepfm.core.engine.tracking import Tracker
@@ -90,9 +90,7 @@ def train(
         Requeue: SIGTERM or SIGUSR1 came, and a checkpoint has been written.
     """
     launch.setup()
-    config.check(launch.world())
-    if config.patience and validation is None:
-        raise HepfmError("needs a validation split", "--patience")
+    check(objective, validation, config)
     with ExitStack() as stack:
         launch.on_main(lambda: stack.enter_context(locked(run.checkpoints)))
         stop = stack.enter_context(StopSignals())
@@ -108,6 +106,18 @@ def train(
                 return _continue(job)
             except RollBack:
                 continue
+
+
+def check(objective: nn.Module, validation: Batches | None, config: TrainingConfig) -> None:
+    """Refuse settings that :func:`train` would refuse: for callers that write something before.
+
+    Raises:
+        HepfmError: names the setting.
+    """
+    config.check(launch.world())
+    if config.patience and validation is None:
+        raise HepfmError("needs a validation split", "--patience")
+    adamw(objective, config)  # looks for the parameters of its groups
 
 
 def _continue(job: Job) -> dict[str, float]:
