@@ -103,7 +103,7 @@ def block_activations(config: TransformerConfig, setting: Setting) -> float:
     packed = low and setting.device == "cuda"
     mixing = HALF if packed else SINGLE
     slots = 1.0 if packed else padding(setting.lengths)
-    norms = 2 * _norm(config, setting) + 2 * width * product  # what they read, and give to the projections
+    norms = 2 * _norm(config) + 2 * width * product  # what they read, and give to the projections
     attention = slots * (4 * width * mixing + config.heads * SINGLE) + width * product
     gates = {"swiglu": 4, "gelu": 2, "silu": 2, "relu": 1}[config.mlp]
     return setting.tokens * (norms + attention + gates * hidden * product)
@@ -115,7 +115,7 @@ def activations(setting: Setting) -> float:
     low = setting.precision == "bf16"
     product = HALF if low else SINGLE
     rotation = config.channels // 2 * 8 if config.positions == "rope" else 0
-    final = _norm(config, setting) if config.final_norm else 0
+    final = _norm(config) if config.final_norm else 0
     ends = setting.tokens * (rotation + final + config.width * product + 8)
     ends += (setting.backbone.codes + 2) * config.width * product  # the head forms its gradient in the forward pass
     if low:
@@ -126,10 +126,9 @@ def activations(setting: Setting) -> float:
     return config.blocks * block + ends
 
 
-def _norm(config: TransformerConfig, setting: Setting) -> int:
-    """What a norm keeps of a token: its input, and on a CPU the RMS norm its output before the gains."""
-    twice = config.norm == "rmsnorm" and setting.device == "cpu"
-    return (2 if twice else 1) * config.width * SINGLE + (1 if config.norm == "rmsnorm" else 2) * SINGLE
+def _norm(config: TransformerConfig) -> int:
+    """What a norm keeps of a token: its input, and the root mean square, or mean and deviation."""
+    return config.width * SINGLE + (1 if config.norm == "rmsnorm" else 2) * SINGLE
 
 
 def _block_weights(config: TransformerConfig) -> int:

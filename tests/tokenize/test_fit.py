@@ -128,7 +128,10 @@ def test_a_collapsed_codebook_is_told_with_its_cure(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(VQVAE, "encode", lambda self, x, layout: (torch.zeros(len(x), 1, dtype=torch.long), x[:, :1]))
+    def to_one_code(network: VQVAE, x: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.zeros(len(x), 1, dtype=torch.long), network.encoder(x, layout)
+
+    monkeypatch.setattr(VQVAE, "encode", to_one_code)
     monkeypatch.setattr(PlainCodebook, "near", lambda self, latent, ids, _: torch.ones(len(ids), dtype=torch.bool))
     main(fit_config(corpus, tmp_path / "run", steps=2))
     assert "codebook collapsed: fit longer (--steps), with a lower --learning-rate" in capsys.readouterr().err
