@@ -88,10 +88,9 @@ class PlanConfig:
             raise HepfmError("give token corpora or --jets, one of the two", "data set")
         if self.measured_model and not self.tokens_per_second:
             raise HepfmError("says of which model --tokens-per-second is, which is not given", "--measured-model")
-        if 0 < self.batch_records < self.devices * self.accumulation:
+        if self.batch < self.devices * self.accumulation:
             raise HepfmError(
-                f"{self.batch_records} jets cannot be shared by {self.devices} devices x {self.accumulation} "
-                "micro-batches",
+                f"{self.batch:,} jets cannot be shared by {self.devices} devices x {self.accumulation} micro-batches",
                 "--batch-records",
                 f"at least {self.devices * self.accumulation}",
             )

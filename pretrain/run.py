@@ -113,6 +113,8 @@ def main(config: PretrainConfig) -> None:
         raise HepfmError(f"must lie between 1 and {LONGEST:,}, is {config.max_length:,}", "--max-length")
     if not 0 <= config.condition_dropout < 1:
         raise HepfmError(f"must lie in [0, 1), is {config.condition_dropout}", "--condition-dropout")
+    if config.gpus < 0:
+        raise HepfmError(f"must not be negative, is {config.gpus}", "--gpus")
     run_training(config, lambda data: from_scratch(config, data), config.vocabulary)
 
 

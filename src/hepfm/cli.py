@@ -145,9 +145,10 @@ def find(arguments: Sequence[str]) -> tuple[Command, list[str]]:
         HepfmError: no such command; it names those that fit.
     """
     for command in COMMANDS:
-        words = command.words.split()
-        if list(arguments[: len(words)]) == words:
-            return command, list(arguments[len(words) :])
+        words = [word for word in command.words.split() if not word.startswith("--")]
+        flags = command.words.split()[len(words) :]  # these may stand anywhere
+        if list(arguments[: len(words)]) == words and all(flag in arguments for flag in flags):
+            return command, [word for word in arguments[len(words) :] if word not in flags]
     first = arguments[0]
     fitting = [command.words for command in COMMANDS if command.words.split()[0] == first]
     known = fitting or sorted({command.words.split()[0] for command in COMMANDS})

@@ -157,20 +157,19 @@ def fit(
 
 def dump_gradients(path: Path) -> None:
     """Write the gradients of each update (the last one stays) to ``path``, before they are clipped and applied."""
-    module = sys.modules["hepfm.core.engine.train"]
-    update = module.update
+    from deepspeed.utils import safe_get_full_grad
+
+    from hepfm.core.engine.sharded import update
 
     def dump_and_update(engine: DeepSpeedEngine, *arguments: object) -> float:
         named = engine.module.objective.named_parameters()
-        from deepspeed.utils import safe_get_full_grad
-
         found = {name: safe_get_full_grad(weight) for name, weight in named if weight.requires_grad}
         if launch.is_main():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(found, path)
         return update(engine, *arguments)
 
-    vars(module)["update"] = dump_and_update
+    vars(sys.modules["hepfm.core.engine.train"])["update"] = dump_and_update
 
 
 def fail_saving(step: int, how: str) -> None:
@@ -214,22 +213,27 @@ def note_threads(out: Path) -> None:
 
 
 def main() -> None:
-    """``engine_toy.py OUT JSON``: fit with the arguments in JSON (and "processes"); rank 0 writes OUT/final.pt."""
+    """``engine_toy.py OUT JSON``: fit with the arguments in JSON (and "processes"); rank 0 writes OUT/final.pt.
+
+    With "each" in JSON, a mapping of names to further arguments, all are fitted one after the other, in OUT/NAME.
+    """
     out, arguments = Path(sys.argv[1]), json.loads(sys.argv[2])
     launch.relaunch(arguments.pop("processes", 1), [sys.executable, *sys.argv])
-    if arguments.pop("gradients", False):
-        dump_gradients(out / "gradients.pt")
-    if fault := arguments.pop("fault", None):
+    gradients, fault = arguments.pop("gradients", False), arguments.pop("fault", None)
+    if fault:
         fail_saving(*fault)
     if sys.platform == "linux":
         atexit.register(note_threads, out)  # registered first, called last
-    try:
-        state = fit(out, **arguments)
-    except HepfmError as error:
-        sys.stderr.write(f"{error}\n")
-        raise SystemExit(2) from None
-    if launch.is_main():
-        torch.save(state, out / "final.pt")
+    for name, more in arguments.pop("each", {"": {}}).items():
+        if gradients:
+            dump_gradients(out / name / "gradients.pt")
+        try:
+            state = fit(out / name, **arguments, **more)
+        except HepfmError as error:
+            sys.stderr.write(f"{error}\n")
+            raise SystemExit(2) from None
+        if launch.is_main():
+            torch.save(state, out / name / "final.pt")
 
 
 if __name__ == "__main__":

@@ -38,10 +38,15 @@ def start(out: Path, launcher: Sequence[str] = (sys.executable,), **arguments: A
 
 
 def run(out: Path, launcher: Sequence[str] = (sys.executable,), **arguments: Any) -> dict[str, torch.Tensor]:
+    run_each(out, launcher, **arguments)
+    return final(out)
+
+
+def run_each(out: Path, launcher: Sequence[str] = (sys.executable,), **arguments: Any) -> None:
+    """Several runs in the same processes, in OUT/NAME for each NAME in ``each``: most of a run's time is its start."""
     process = start(out, launcher, **arguments)
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, errors
-    return final(out)
 
 
 def final(out: Path) -> dict[str, torch.Tensor]:
@@ -95,10 +100,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, in
     folder = tmp_path_factory.mktemp("uninterrupted")
 
     def made(processes: int, stage: int) -> Path:
-        out = folder / f"{processes}-{stage}"
-        if not out.exists():
-            run(out, **LONG, processes=processes, zero_stage=stage)
-        return out
+        out = folder / str(processes)
+        if processes == 1 and not (out / str(stage)).exists():
+            torch.save(toy.fit(out / str(stage), **LONG, zero_stage=stage), out / str(stage) / "final.pt")
+        elif not out.exists():
+            run_each(out, **LONG, processes=processes, each={str(any_): {"zero_stage": any_} for any_ in range(4)})
+        return out / str(stage)
 
     return made
 
@@ -163,46 +170,60 @@ def test_a_save_that_fails_leaves_the_checkpoint_before_it(how: str, alone: Path
     assert_same_run(tmp_path / "run", alone)
 
 
+@pytest.fixture(scope="module")
+def two_whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of short runs in two processes, by ZeRO stage."""
+    out = tmp_path_factory.mktemp("two") / "runs"
+    run_each(out, processes=2, ema=0.9, each={str(stage): {"zero_stage": stage} for stage in (0, 2, 3)})
+    return out
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 2, 3])
-@pytest.mark.parametrize("how", ["full", "kill"])
+@pytest.mark.parametrize(("how", "stage"), [("full", 0), ("full", 2), ("kill", 2), ("full", 3), ("kill", 3)])
 def test_a_save_of_two_processes_that_fails_leaves_the_checkpoint_before_it(
-    how: str, stage: int, tmp_path: Path
+    how: str, stage: int, two_whole: Path, tmp_path: Path
 ) -> None:
     settings = {"processes": 2, "zero_stage": stage, "ema": 0.9}
-    run(tmp_path / "whole", **settings)
     process = start(tmp_path / "run", fault=[8, how], **settings)
     _, errors = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == (2 if how == "full" else 128 + signal.SIGKILL), errors
     assert how == "kill" or "continues from step-0000004" in errors
     run(tmp_path / "run", **settings)
-    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert_same_run(tmp_path / "run", two_whole / str(stage))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("stage", [0, 1, 3])
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_gradients_of_a_batch_do_not_depend_on_who_computes_them(
-    accumulation: int, stage: int, processes: int, tmp_path: Path
-) -> None:
-    settings = {"steps": 1, "accumulation": accumulation, "zero_stage": stage}
-    run(tmp_path / "run", processes=processes, gradients=True, **settings)
+def test_gradients_of_a_batch_do_not_depend_on_who_computes_them(processes: int, tmp_path: Path) -> None:
+    each = {f"{stage}-{k}": {"zero_stage": stage, "accumulation": k} for stage in (0, 1, 3) for k in (1, 3)}
+    run_each(tmp_path, processes=processes, gradients=True, steps=1, each=each)
     fresh, records = toy.Toy(False), toy.Records()
     (fresh(records.batch(0, 16)).total / records.tokens(0, 16)).backward()
-    found = torch.load(tmp_path / "run" / "gradients.pt", weights_only=True)
-    assert len(found) == 7
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, fresh.get_parameter(name).grad, rtol=1e-5, atol=1e-8, msg=name)
+    for case in each:
+        found = torch.load(tmp_path / case / "gradients.pt", weights_only=True)
+        assert len(found) == 7
+        for name, gradient in found.items():
+            expected = fresh.get_parameter(name).grad
+            torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-8, msg=f"{case} {name}")
+
+
+RESIZED = {"ema": 0.9, "groups": GROUPS, "steps": 60, "patience": 9}
+
+
+@pytest.fixture(scope="module")
+def never_resized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a RESIZED run in this very process."""
+    out = tmp_path_factory.mktemp("resized") / "run"
+    torch.save(toy.fit(out, **RESIZED), out / "final.pt")
+    return out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [1, 4])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(("stage", "after"), [(0, 4), (1, 1), (2, 4), (3, 1), (3, 4)])
 def test_with_another_number_of_processes_each_record_is_still_seen_once(
-    stage: int, after: int, tmp_path: Path
+    stage: int, after: int, never_resized: Path, tmp_path: Path
 ) -> None:
-    out, settings = tmp_path / "run", {"zero_stage": stage, "ema": 0.9, "groups": GROUPS, "steps": 60, "patience": 9}
+    out, settings = tmp_path / "run", {**RESIZED, "zero_stage": stage}
     process = start(out, processes=2, record="positions/before", **settings)
     wait_for_lines(process, out, 5)
     process.send_signal(signal.SIGTERM)
@@ -213,8 +234,7 @@ def test_with_another_number_of_processes_each_record_is_still_seen_once(
     run(out, processes=after, record="positions/after", **settings)
     assert len(list((out / "positions" / "after").iterdir())) == after
     assert positions(out / "positions") == list(range(60 * 16))
-    run(tmp_path / "whole", **settings)
-    assert_close_run(out, tmp_path / "whole")
+    assert_close_run(out, never_resized)
 
 
 @pytest.mark.slow
@@ -223,45 +243,41 @@ def test_killed_runs_end_with_the_same_best_weights(processes: int, stage: int, 
     seed = time.time_ns()
     settings = {**UNSTABLE, "processes": processes, "zero_stage": stage}
     run(tmp_path / "whole", **settings)
-    assert kill_and_finish(tmp_path / "run", 3, random.Random(seed), **settings) > 0, f"seed {seed}"
+    assert kill_and_finish(tmp_path / "run", 2, random.Random(seed), **settings) > 0, f"seed {seed}"
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 2, 3])
-def test_two_processes_roll_back_together_and_compute_again_what_they_forget(stage: int, tmp_path: Path) -> None:
-    settings = {"noisy": True, "ema": 0.9, "zero_stage": stage, "nonfinite": "rollback", "processes": 2}
-    run(tmp_path / "plain", **settings, bad=[88])
-    run(tmp_path / "again", **settings, bad=[88], activation_checkpointing=True)
-    assert_same_run(tmp_path / "again", tmp_path / "plain")
-    (entry,) = json.loads((tmp_path / "plain" / "skipped.json").read_text())
-    assert (entry["first_position"], entry["end_position"]) == (80, 96)
+def test_two_processes_roll_back_together_and_compute_again_what_they_forget(tmp_path: Path) -> None:
+    each: dict[str, Any] = {f"{stage}-plain": {"zero_stage": stage} for stage in (0, 2, 3)}
+    each |= {f"{stage}-again": {"zero_stage": stage, "activation_checkpointing": True} for stage in (0, 2, 3)}
+    run_each(tmp_path, processes=2, noisy=True, ema=0.9, nonfinite="rollback", bad=[88], each=each)
+    for stage in (0, 2, 3):
+        assert_same_run(tmp_path / f"{stage}-again", tmp_path / f"{stage}-plain")
+        (entry,) = json.loads((tmp_path / f"{stage}-plain" / "skipped.json").read_text())
+        assert (entry["first_position"], entry["end_position"]) == (80, 96)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "stage"), [(1, 1), (1, 2), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)])
-def test_often_killed_runs_end_bit_identical(
+def test_killed_runs_end_bit_identical_at_every_stage(
     processes: int, stage: int, tmp_path: Path, uninterrupted: Callable[[int, int], Path]
 ) -> None:
     seed = time.time_ns()
     arguments = {**LONG, "processes": processes, "zero_stage": stage}
-    hits = kill_and_finish(tmp_path / "run", 3, random.Random(seed), **arguments)
+    hits = kill_and_finish(tmp_path / "run", 1, random.Random(seed), **arguments)
     assert hits > 0, f"seed {seed}"
     assert_same_run(tmp_path / "run", uninterrupted(processes, stage))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("stage", "before", "after"), [(0, 1, 2), (1, 2, 1), (2, 1, 2), (2, 2, 1), (3, 1, 2), (3, 2, 1)]
-)
-def test_another_number_of_processes_continues(
-    stage: int, before: int, after: int, alone: Path, tmp_path: Path
-) -> None:
-    run(tmp_path / "run", zero_stage=stage, processes=before, keep_checkpoints=9)
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_more_processes_continue(stage: int, alone: Path, tmp_path: Path) -> None:
+    toy.fit(tmp_path / "run", zero_stage=stage, keep_checkpoints=9)
     checkpoints = tmp_path / "run" / "checkpoints"
     for name in ("step-0000008", "step-0000012"):
         (checkpoints / name).rename(checkpoints / f".removed-{name}")
-    run(tmp_path / "run", zero_stage=stage, processes=after)
+    run(tmp_path / "run", zero_stage=stage, processes=2)
     assert_close_run(tmp_path / "run", alone)
     assert sorted(path.name for path in checkpoints.glob("*-0*")) == ["step-0000008", "step-0000012"]
 

@@ -66,3 +66,14 @@ def test_swiglu_and_its_gradient(rows: int, dtype: torch.dtype, tolerance: float
     (gradient,) = torch.autograd.grad(given, hidden, slopes)
     (expected_gradient,) = torch.autograd.grad(expected, exact, slopes.double())
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_norm_takes_less_precise_numbers_than_its_gains() -> None:
+    norm = RMSNorm(8, eps=1e-6)
+    x = torch.randn(5, 8, dtype=torch.bfloat16, requires_grad=True)
+    found = norm(x)
+    assert torch.equal(found, norm(x.float()))
+    found.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16

@@ -121,6 +121,7 @@ def test_the_command_prints_its_assumptions(tmp_path: Path, capsys: pytest.Captu
         ({"nodes": 0}, "--nodes"),
         ({"jets": 0}, "token corpora or --jets"),
         ({"batch_records": 100}, "cannot be shared by 128 devices"),
+        ({"accumulation": 257}, "cannot be shared by 128 devices"),
         ({"tokens_per_second": 0.0, "measured_model": "base"}, "--measured-model"),
         ({"network_gb_per_s": 0.0}, "--network-gb-per-s"),
     ],
@@ -128,6 +129,13 @@ def test_the_command_prints_its_assumptions(tmp_path: Path, capsys: pytest.Captu
 def test_what_cannot_be_planned_is_refused(change: dict[str, Any], told: str) -> None:
     with pytest.raises(HepfmError, match=told):
         main(dataclasses.replace(GIVEN, **change))
+
+
+def test_plan_may_stand_anywhere() -> None:
+    command, rest = cli.find(["pretrain", "tokens", "--nodes", "2", "--plan", "--gpus", "8"])
+    assert command.config == "PlanConfig"
+    assert rest == ["tokens", "--nodes", "2", "--gpus", "8"]
+    assert cli.find(["pretrain", "tokens"])[0].config == "PretrainConfig"
 
 
 def test_flags_are_read() -> None:

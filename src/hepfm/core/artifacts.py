@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hepfm.core.errors import HepfmError
@@ -65,32 +68,49 @@ def write_artifact(
     card: str,
     inner: dict[str, Path] | None = None,
 ) -> Artifact:
-    """Write an artifact whole: into a folder beside ``path``, synced, then renamed over it."""
+    """Write an artifact whole: into a folder beside ``path``, synced, then renamed over it.
+
+    Raises:
+        HepfmError: it cannot be written (a full disk); nothing of it is left.
+    """
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, partial / "model.safetensors"
-    )
-    np.savez(partial / "reference.npz", **reference)  # type: ignore[arg-type]
-    write_json(partial / "metrics.json", metrics)
-    write_text(partial / "README.md", card)
-    for name, folder in (inner or {}).items():
-        shutil.copytree(folder, partial / name)
-    config = {
-        "format": FORMAT,
-        "kind": kind,
-        "architecture": architecture,
-        "contract": contract,
-        "provenance": {**provenance, "versions": versions()},
-        "files": {str(file.relative_to(partial)): sha256_file(file) for file in _files(partial)},
-    }
-    write_json(partial / "config.json", {**config, "hash": digest_of(config)})
+    with _told_when_full(path, partial):
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()},
+            partial / "model.safetensors",
+        )
+        np.savez(partial / "reference.npz", **reference)  # type: ignore[arg-type]
+        write_json(partial / "metrics.json", metrics)
+        write_text(partial / "README.md", card)
+        for name, folder in (inner or {}).items():
+            shutil.copytree(folder, partial / name)
+        config = {
+            "format": FORMAT,
+            "kind": kind,
+            "architecture": architecture,
+            "contract": contract,
+            "provenance": {**provenance, "versions": versions()},
+            "files": {str(file.relative_to(partial)): sha256_file(file) for file in _files(partial)},
+        }
+        write_json(partial / "config.json", {**config, "hash": digest_of(config)})
     fsync_folder(partial)
     shutil.rmtree(path, ignore_errors=True)
     partial.replace(path)
     fsync_folder(path.parent)
     return read_artifact(path)
+
+
+@contextmanager
+def _told_when_full(path: Path, partial: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise HepfmError(
+            f"cannot be written: {error}", path, "make room and give the same command again: it continues"
+        ) from error
 
 
 def _files(folder: Path) -> list[Path]:

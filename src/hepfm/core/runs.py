@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from hepfm.core.config import save_yaml, to_dict
+from hepfm.core.config import read_yaml, save_yaml, to_dict
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import is_temporary, write_text
+from hepfm.core.files import is_temporary, locked, told_when_full, write_text
 
 
 @dataclass(frozen=True)
@@ -55,20 +53,31 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise HepfmError("is a file, not a folder", self.path, "name another --out")
         if self.config.exists():
-            before, now = (_without(free, data) for data in (yaml.safe_load(self.config.read_text()), to_dict(config)))
-            if before != now:
-                names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+            before = read_yaml(self.config)
+            if not isinstance(before, dict) or not before:
+                raise HepfmError("is no run's configuration", self.config, "restore it, or name another --out")
+            names = sorted(_differences(_without(free, before), _without(free, to_dict(config))))
+            if names and self._begun():
                 raise HepfmError(
                     f"holds a run with other settings: {', '.join(names)}",
                     self.path,
                     "name another --out, or remove this folder",
                 )
+            if names:  # the earlier settings were refused, or nothing came of them
+                with locked(self.checkpoints):
+                    save_yaml(config, self.config)
             return
         # A process may have been killed while it wrote the configuration, the first file of a run.
         if self.path.exists() and not all(item.name == ".lock" or is_temporary(item) for item in self.path.iterdir()):
             raise HepfmError("is not empty and not a run", self.path, "name another --out")
         self.path.mkdir(parents=True, exist_ok=True)
         save_yaml(config, self.config)
+
+    def _begun(self) -> bool:
+        """Is there anything that was computed?"""
+        prepared = {self.config.name, self.checkpoints.name, "wandb", ".lock"}
+        found = [*self.path.iterdir(), *(self.checkpoints.iterdir() if self.checkpoints.exists() else ())]
+        return any(item.name not in prepared and not is_temporary(item) for item in found)
 
     def cut_metrics(self, step: int) -> None:
         """Drop metric lines past ``step`` (and a half-written last line): a resumed run writes them again."""
@@ -78,7 +87,7 @@ class RunFolder:
 
     def log(self, step: int, **figures: float) -> None:
         """Append one line to metrics.jsonl."""
-        with self.metrics.open("a") as file:
+        with told_when_full(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps({"step": step, **figures}) + "\n")
 
 
@@ -86,6 +95,15 @@ def _without(names: Collection[str], data: Any) -> Any:
     if isinstance(data, dict):
         return {name: _without(names, value) for name, value in data.items() if name not in names}
     return data
+
+
+def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[str]:
+    """Names of the settings that differ, the inner ones as outer.inner."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in before.keys() | now.keys():
+            yield from _differences(before.get(name), now.get(name), f"{prefix}.{name}" if prefix else name)
+    elif before != now:
+        yield prefix
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

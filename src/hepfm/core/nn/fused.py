@@ -16,7 +16,8 @@ class RMSNorm(nn.RMSNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised x (..., width)."""
+        """Normalised x (..., width), at least as precise as the gains: torch's kernels take both in one type."""
+        x = x.to(torch.promote_types(x.dtype, self.weight.dtype))
         if x.device.type != "cpu" or torch.promote_types(x.dtype, torch.float32) != x.dtype:
             return super().forward(x)
         return _RMSNorm.apply(x, self.weight, self.eps)
