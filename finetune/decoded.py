@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hepfm.core import records
 from hepfm.core.observables import Constituents, jet_mass, jet_pt
@@ -141,6 +140,7 @@ def _with_nulls(batch: pa.RecordBatch, unknown: Mapping[str, np.ndarray]) -> pa.
     for name, mask in unknown.items():
         if mask.any():
             place = batch.schema.get_field_index(name)
-            column = pc.if_else(pa.array(mask), pa.scalar(None, batch.column(place).type), batch.column(place))
+            values = batch.column(place)
+            column = pa.array(values.to_numpy(zero_copy_only=False), values.type, mask=mask)
             batch = batch.set_column(place, batch.schema.field(place), column)
     return batch

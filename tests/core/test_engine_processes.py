@@ -128,8 +128,15 @@ def test_two_processes_compute_what_one_does(alone: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("stage", [0, 2, 3])
-@pytest.mark.parametrize("how", ["ends", "bad loss"])
+@pytest.mark.parametrize(
+    ("stage", "how"),
+    [
+        (2, "ends"),
+        (3, "bad loss"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(0, "ends"), (0, "bad loss"), (2, "bad loss")]),
+        pytest.param(3, "ends", marks=pytest.mark.slow),
+    ],
+)
 def test_no_thread_of_gloo_outlives_the_training(stage: int, how: str, tmp_path: Path) -> None:
     # One that freed a tensor after the interpreter had ended aborted whole jobs.
     process = start(tmp_path / "run", processes=2, zero_stage=stage, bad=[40] if how == "bad loss" else [])
