@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,18 +30,20 @@ def write(path: Path) -> Artifact:
     )
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow over 10 kB."""
+    """No file may grow over 10 kB, not even the log of these tests: so no longer than has to be."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(full_disk: None, tmp_path: Path) -> None:
-    with pytest.raises(HepfmError, match=r"artifact: cannot be written: .*File too large"):
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match=r"artifact: cannot be written: .*File too large"), full_disk():
         write(tmp_path / "artifact")
     assert not list(tmp_path.iterdir())
