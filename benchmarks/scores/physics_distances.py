@@ -5,7 +5,6 @@ Constants, draws and their seed are those of the JetNet library, so that values 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -185,14 +184,3 @@ def halves(values: np.ndarray, draws: np.random.Generator) -> tuple[np.ndarray, 
     order = draws.permutation(len(values))
     middle = len(values) // 2
     return values[order[:middle]], values[order[middle : 2 * middle]]
-
-
-def floor_of(
-    distance: Callable[[np.ndarray, np.ndarray], Estimate], real: np.ndarray, draws: np.random.Generator
-) -> Estimate:
-    """A distance between two random halves of the real sample.
-
-    Raises:
-        HepfmError: half of it has too few events.
-    """
-    return distance(*halves(real, draws))

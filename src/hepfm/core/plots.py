@@ -154,11 +154,6 @@ def to_svg(figure: Figure) -> bytes:
     return _saved(figure, format="svg", metadata={"Date": None, "Creator": None})
 
 
-def to_png(figure: Figure, dpi: int = 160) -> bytes:
-    """The figure as PNG with a transparent background."""
-    return _saved(figure, format="png", dpi=dpi, metadata={"Software": None})
-
-
 def _saved(figure: Figure, **options: Any) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context(_SETTINGS):
