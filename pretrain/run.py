@@ -94,6 +94,8 @@ class Beginning:
         sample: what some records are told, if the backbone is told anything.
         data: the corpora in the backbone's vocabulary, where that is larger than theirs.
         data_sets: what the backbone knew before, see :meth:`hepfm.pretrain.data.TokenCorpora.data_sets`.
+        training: settings in place of the command's, where parameters have their own learning rates.
+        finish: done to the trained backbone before it is written.
     """
 
     backbone: Backbone
@@ -105,6 +107,8 @@ class Beginning:
     sample: ConditionValues | None = None
     data: TokenCorpora | None = None
     data_sets: tuple[dict[str, Any], ...] = ()
+    training: TrainingConfig | None = None
+    finish: Callable[[nn.Module], object] = lambda backbone: None
 
 
 def main(config: PretrainConfig) -> None:
@@ -169,7 +173,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
     data = TokenCorpora.open(config.tokens, vocabulary)
     start = begin(data)
     data = start.data or data
-    work = Work.of(data, start, config.training)
+    work = Work.of(data, start, start.training or config.training)
     launch.setup({"settings": settings_of(config, without=("nproc", "gpus"))}, getattr(config, "gpus", 0))
     check(work.module, work.validation, work.training)
     lengths = launch.on_main(lambda: work.lengths(data))
@@ -185,6 +189,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
         lengths["flops_per_token"],
     )
     if launch.is_main():
+        start.finish(start.backbone)
         _write(run, start, data, config, lengths, figures)
         _done(run, "finished")
 
