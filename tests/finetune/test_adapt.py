@@ -143,7 +143,7 @@ def jets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_low_rank_gives_a_backbone_conditions(jets: tuple[Path, Path], tmp_path: Path) -> None:
     """Class, jet pt and mass; QCD has 1 to 3 constituents, Tbqq 5 to 8."""
     parent, tokens = jets
-    training = replace(TRAINING, steps=100, learning_rate=1e-2)
+    training = replace(TRAINING, steps=150, learning_rate=1e-2)
     told = ("label", "jet_pt", "jet_mass")
     protocol = ProtocolConfig("low-rank", rank=4)
     main(AdaptConfig((tokens,), str(parent), tmp_path / "run", told, protocol=protocol, training=training))
