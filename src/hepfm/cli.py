@@ -115,6 +115,20 @@ COMMANDS = (
         "PretrainStepConfig",
         "training steps of backbones, packed against padded",
     ),
+    Command(
+        "bench generate-jets",
+        "hepfm.benchmarks.generate_speed",
+        "GenerateJetsConfig",
+        "generation of jets against the published procedure",
+        "jets",
+    ),
+    Command(
+        "bench generate-showers",
+        "hepfm.benchmarks.generate_speed",
+        "GenerateShowersConfig",
+        "generation of showers against the published procedure",
+        "showers",
+    ),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )
