@@ -116,6 +116,12 @@ COMMANDS = (
         "training steps of backbones, packed against padded",
     ),
     Command(
+        "bench generation-transfer",
+        "hepfm.benchmarks.transfer.command",
+        "GenerationTransferConfig",
+        "a generator adapted to another domain, against training from scratch",
+    ),
+    Command(
         "bench generate-jets",
         "hepfm.benchmarks.generate_speed",
         "GenerateJetsConfig",

@@ -81,9 +81,9 @@ def showers(count: int, seed: int) -> pa.RecordBatch:
     return shower_batch(schema, offsets, points, columns)
 
 
-def shower_corpus(folder: Path, count: int = 200, seed: int = 1) -> Corpus:
-    """A corpus of such showers with a train and a val split."""
-    bins = Bins(CELLS, -30.0, 10.0)
+def shower_corpus(folder: Path, count: int = 200, seed: int = 1, pitch: float = 10.0) -> Corpus:
+    """A corpus of such showers with a train and a val split, in cells of ``pitch`` mm."""
+    bins = Bins(CELLS, -3 * pitch, pitch)
     layers = tuple(Layer(number, bins, bins, position=5.0 * number, thickness=5.0) for number in range(LAYERS))
     jobs = (Job("train", 0, None, size=count), Job("val", 0, None, size=count // 4))
     plan = Plan(
