@@ -16,6 +16,8 @@ from hepfm.pretrain.mixture import draw
 from hepfm.pretrain.stream_backbone import Outlook
 from hepfm.pretrain.streams import Number, Streams
 
+PLAIN = Drawing()
+
 
 class StreamSteps(Protocol):
     """What the sampler needs of a backbone."""
@@ -37,7 +39,7 @@ def generate_streams(
     *,
     max_length: int,
     batch: int = 256,
-    drawing: Drawing = Drawing(),
+    drawing: Drawing = PLAIN,
     min_length: int = 1,
     first: int = 0,
     begin: torch.Tensor | None = None,
@@ -76,10 +78,7 @@ def drawn_of(
     """
     uniform = uniform.to(outlook.stop.device)
     stop = outlook.stop.double()
-    if drawing.temperature == 0:
-        stops = stop > 0
-    else:
-        stops = uniform[:, 0] < (stop / drawing.temperature).sigmoid()
+    stops = stop > 0 if drawing.temperature == 0 else uniform[:, 0] < (stop / drawing.temperature).sigmoid()
     ids = [drawing.draw(logits.float(), uniform[:, place]) for place, logits in enumerate(outlook.ids, 1)]
     values = None
     if number is not None and outlook.number is not None:

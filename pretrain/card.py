@@ -37,7 +37,8 @@ had more than {provenance["max_length"]} and were cut there; these have no stop 
 {_table(metrics)}
 
 Losses are per term: nats per real token, the stop token included, for the next token; per masked constituent for
-masked objectives; for several streams per point, of all its ids and the density of its number. They compare only under the same tokenizer and objective; the accuracy of a probe compares always.
+masked objectives; for several streams per point, of all its ids and the density of its number. They compare only under
+the same tokenizer and objective; the accuracy of a probe compares always.
 
 ## Use
 

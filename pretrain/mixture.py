@@ -1,8 +1,9 @@
 """The density of a number: a mixture of normal distributions on the range that training has, and draws from it.
 
 A threshold cuts energies off, and a plain mixture leaks below it. Here each component is a normal distribution cut to
-[low, high] and normalised there; its centre lies in that range, so that at least a third of it does too, and no logarithm of a small
-difference is ever taken. (Mixtures as outputs: Bishop, NCRG/94/004; for energies of hits SPADE, arXiv:2606.11304.)
+[low, high] and normalised there; its centre lies in that range, so that a good part of it does too, and no logarithm of
+a small difference is ever taken. (Mixtures as outputs: Bishop, NCRG/94/004; for energies of hits: SPADE,
+arXiv:2606.11304.)
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Mixture(NamedTuple):
 
 
 class MixtureHead(nn.Module):
-    """From features (N, width) to mixtures, or with numbers to the sum of -ln density [nats, per unit of the number]."""
+    """From features (N, width) to mixtures, or with numbers (N,) to the sum of -ln density [nats, per their unit]."""
 
     def __init__(self, width: int, number: Number) -> None:
         super().__init__()
@@ -86,7 +87,7 @@ def log_density(mixture: Mixture, values: Tensor, low: float, high: float) -> Te
 
 
 def draw(mixture: Mixture, uniform: Tensor, low: float, high: float, temperature: float) -> Tensor:
-    """One standardised number (N,) of each mixture, by two uniform numbers (N, 2) in [0, 1): component, and place in it.
+    """A standardised number (N,) of each mixture, by two uniform numbers (N, 2) in [0, 1): component, and place in it.
 
     Logarithms of weights are divided by the temperature, squares of widths multiplied by it; at 0 it is the centre of
     the most probable component.
@@ -119,7 +120,7 @@ class _Bounded(torch.autograd.Function):
 
 
 class NumberEmbedding(nn.Module):
-    """Embeddings (T, width) of numbers (T,), a smooth function of them; NaN, which is nothing, has a vector of its own."""
+    """Embeddings (T, width) of numbers (T,), a smooth function of them; NaN, which is nothing, has its own vector."""
 
     def __init__(self, width: int, number: Number, hidden: int = 64) -> None:
         super().__init__()

@@ -40,7 +40,8 @@ class ObjectiveConfig:
     """What a backbone is pretrained on."""
 
     objective: ObjectiveName = "next-token"
-    """next-token (of points with several ids: next-streams); masked (MPM v2: encoder without the masked constituents, decoder); masked-v1; joint (both)."""
+    """next-token (of points with several ids: next-streams); masked (MPM v2: encoder without the masked constituents,
+    decoder); masked-v1; joint (both)."""
     input: InputName = "default"
     """What is read of a constituent: its token id, or its continuous features, transformed as by the tokenizer (from
     --source, else decoded). Default: features, for next-token tokens."""
@@ -84,7 +85,9 @@ class ObjectiveConfig:
         if kind.mask_fraction and not 0 < fraction < 1:
             raise HepfmError(f"must lie between 0 and 1, is {fraction}", "--mask-fraction")
         if self.delays and self.objective != "next-streams":
-            raise HepfmError("are of points with several ids, which these corpora do not have", "--delays", "leave it out")
+            raise HepfmError(
+                "are of points with several ids, which these corpora do not have", "--delays", "leave it out"
+            )
         if self.registers < 0:
             raise HepfmError(f"must not be negative, is {self.registers}", "--registers")
         if not self.masked_weight > 0:

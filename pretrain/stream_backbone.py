@@ -71,7 +71,7 @@ class StreamEmbedding(nn.Module):
 
 
 class StopHead(nn.Module):
-    """Whether a record stops: logits (T,), or with targets (T,) of 0 and 1 the sum of the binary cross entropy [nats]."""
+    """Whether a record stops: logits (T,), or with targets (T,) of 0 and 1 the summed binary cross entropy [nats]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class StreamBackbone(Backbone):
 
 
 def widened(backbone: Backbone, streams: Streams) -> Backbone:
-    """The same backbone for numbers of another range; inside its own it computes what it did, at its edges not quite."""
+    """The same backbone for numbers of another range; it computes what it did, but for components at the edges."""
     if streams == backbone.config.streams:
         return backbone
     made = build(replace(backbone.config, streams=streams)).train(backbone.training)

@@ -91,8 +91,8 @@ def streams_of(corpora: Sequence[Corpus]) -> Streams | None:
     entry, corpus = made[place], corpora[place]
     if len({known["tokenizer"] for known in made}) > 1:
         raise HepfmError(
-            f"has {len(entry['streams'])} ids a point ({', '.join(entry['streams'])}), which share a vocabulary with no "
-            "other tokenizer",
+            f"has {len(entry['streams'])} ids a point ({', '.join(entry['streams'])}), which stand beside no other "
+            "tokenizer's",
             corpus.path,
             "train on corpora of this tokenizer alone, or apply one with one id a point",
         )
