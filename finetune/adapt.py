@@ -21,13 +21,16 @@ from hepfm.finetune.protocols import ProtocolConfig, blocks_of, drawn_anew, foll
 from hepfm.pretrain.backbone import Backbone, load_generator, retold
 from hepfm.pretrain.batches import IdRange
 from hepfm.pretrain.data import TokenCorpora
+from hepfm.pretrain.objectives import ObjectiveConfig
 from hepfm.pretrain.run import Beginning, run_training
+from hepfm.pretrain.stream_backbone import widened
+from hepfm.pretrain.stream_batches import counted
 from hepfm.pretrain.survey import surveyed_again
 from hepfm.tokenize.registry import load_tokenizer
 
 # Parts of a backbone that learn whatever the protocol: what it is told, and (but for low-rank adapters, which leave all
-# matrices as they are) its head.
-TOLD, HEAD = "told", "head"
+# matrices as they are) its head, or those of its streams.
+TOLD, HEADS = "told", ("head", "heads")
 BLOCKS = "backbone.transformer."  # their parameters in the objective
 
 
@@ -66,14 +69,17 @@ def main(config: AdaptConfig) -> None:
         if told:
             torch.manual_seed(key_of("weights", seed))
             backbone = retold(backbone, told.conditions)
+        if streams := backbone.config.streams:
+            backbone = widened(backbone, counted(data, streams, streams.number))
         if protocol.name == "scratch":
             backbone = drawn_anew(backbone, seed)
-        follow(backbone, protocol, seed, always=(TOLD,) if protocol.name == "low-rank" else (TOLD, HEAD))
+        follow(backbone, protocol, seed, always=(TOLD,) if protocol.name == "low-rank" else (TOLD, *HEADS))
         _tell_trained(backbone, protocol)
         return Beginning(
             backbone.train(),
             int(artifact.contract["max_length"]),
             artifact.hash,
+            ObjectiveConfig().of_streams(data.streams is not None).resolved(),
             dropout=config.condition_dropout,
             sample=told.sample if told else None,
             data=data,
