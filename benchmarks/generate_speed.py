@@ -278,7 +278,7 @@ def _workload(
     ratios: dict[str, tuple[str, str]],
     notes: tuple[str, ...],
 ) -> Workload:
-    figures = {
+    figures: dict[str, Callable[[], float]] = {
         "formula_over_all_steps": partial(formula_over_all_steps, backbone, *kind.checked),
         "parameters": lambda: float(backbone.parameters_count),
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, Literal
 
 import h5py
 import numpy as np
@@ -21,7 +22,8 @@ from hepfm.ingest.formats.hdf5_written import hdf5_written
 from hepfm.ingest.shards import reblock
 
 PARTICLES, JETS = "particle_features", "jet_features"
-CLASSES = ("g", "q", "t", "w", "z")
+Label = Literal["g", "q", "t", "w", "z"]
+CLASSES: tuple[Label, ...] = ("g", "q", "t", "w", "z")
 PARTICLE_FEATURES = 4  # etarel, phirel, ptrel, mask
 LONGEST = 150
 
@@ -74,7 +76,12 @@ def write_jetnet(path: Path, batches: Iterable[pa.RecordBatch]) -> int:
 
 def _create(file: h5py.File, name: str, values: np.ndarray) -> None:
     shape = values.shape[1:]
-    layout = {"maxshape": (None, *shape), "chunks": (CHUNK_JETS, *shape), "compression": "gzip", "track_times": False}
+    layout: dict[str, Any] = {
+        "maxshape": (None, *shape),
+        "chunks": (CHUNK_JETS, *shape),
+        "compression": "gzip",
+        "track_times": False,
+    }
     file.create_dataset(name, shape=(0, *shape), dtype=values.dtype, **layout)
 
 

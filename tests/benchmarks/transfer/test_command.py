@@ -112,9 +112,10 @@ def test_one_command_makes_the_study_and_continues(
 
 
 @pytest.mark.slow
-def test_showers_of_another_detector_by_the_same_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokenizer", [(), ("--tokenizer=cells",)], ids=["one stream", "several"])
+def test_showers_of_another_detector_by_the_same_command(tokenizer: tuple[str, ...], tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    tokens = tokens_of(shower_corpus(tmp_path / "source"), tmp_path)
+    tokens = tokens_of(shower_corpus(tmp_path / "source"), tmp_path, *tokenizer)
     second = shower_corpus(tmp_path / "second", 200, 7, pitch=5.0)
     target = apply(tmp_path / "tokenizer", second.path, tmp_path / "tokens").path
     told = ("incident_energy",)
