@@ -292,13 +292,12 @@ def timing(name: str, config: GenerateJetsConfig | GenerateShowersConfig, kind: 
     try:
         call = _calls(config.model, kind)
         times: dict[int, list[float]] = {}
-        with progress(f"bench {name}", len(config.calls) * (config.repetitions + 1), "calls") as task:
+        call(1)  # what is done once only
+        with progress(f"bench {name}", len(config.calls) * config.repetitions, "calls") as task:
             for n in config.calls:
                 times[n] = []
-                for repetition in range(config.repetitions + 1):
-                    seconds = _seconds(partial(call, n))
-                    if repetition:  # the first one warms caches
-                        times[n].append(1e3 * seconds / n)
+                for _ in range(config.repetitions):
+                    times[n].append(1e3 * _seconds(partial(call, n)) / n)
                     task.advance()
     finally:
         torch.set_num_threads(threads)
