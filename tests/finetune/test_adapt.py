@@ -140,6 +140,7 @@ def jets(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "run", tokens
 
 
+@pytest.mark.slow
 def test_low_rank_gives_a_backbone_conditions(jets: tuple[Path, Path], tmp_path: Path) -> None:
     """Class, jet pt and mass; QCD has 1 to 3 constituents, Tbqq 5 to 8."""
     parent, tokens = jets
