@@ -7,7 +7,6 @@ frozen has neither gradients nor optimizer states.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
@@ -74,18 +73,18 @@ class ProtocolConfig:
             return math.inf
         return self.unfreeze_step if self.name == "unfreeze" else 0
 
-    def rates(self, training: TrainingConfig, prefix: str) -> TrainingConfig:
+    def rates(self, training: TrainingConfig, match: str) -> TrainingConfig:
         """The training's settings with the learning rate of the backbone, after the user's own groups.
 
         Args:
             training: settings; its own groups come first.
-            prefix: of the names of the backbone's parameters in the objective (``network.backbone.``).
+            match: finds the names of the backbone's parameters in the objective (``^network[.]backbone[.]``).
         """
         start = self.unfreeze_step if self.name == "unfreeze" else 0
         if self.name == "frozen" or (self.backbone_rate == 1 and not start):
             return training
         rate = None if self.backbone_rate == 1 else self.backbone_rate * training.learning_rate
-        own = ParameterGroup(f"^{re.escape(prefix)}", learning_rate=rate, from_step=start)
+        own = ParameterGroup(match, learning_rate=rate, from_step=start)
         return replace(training, groups=(*training.groups, own))
 
 
@@ -117,7 +116,7 @@ def follow(network: nn.Module, config: ProtocolConfig, seed: int, always: Sequen
     if config.name == "last-blocks":
         last = {parameter for block in blocks_of(network)[-config.last_blocks :] for parameter in block.parameters()}
         kept |= {name for name, value in network.named_parameters() if value in last}
-        kept |= {name for name, _ in network.named_parameters() if AFTER_BLOCKS & set(name.split(".")[:2])}
+        kept |= {name for name, _ in network.named_parameters() if AFTER_BLOCKS & set(name.split("."))}
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in kept)
     if config.name == "low-rank":

@@ -114,7 +114,7 @@ def test_random_weights_keep_the_statistics_of_the_inputs() -> None:
 
 def test_the_backbone_has_its_own_rate_and_beginning() -> None:
     config = ProtocolConfig("unfreeze", unfreeze_step=3, backbone_rate=0.1).resolved(TRAINING, 3)
-    (group,) = config.rates(TRAINING, "network.backbone.").groups
+    (group,) = config.rates(TRAINING, r"^network\.backbone\.").groups
     assert (group.from_step, group.learning_rate) == (3, pytest.approx(1e-4))
     assert config.frozen_until == 3
     assert ProtocolConfig("full").rates(TRAINING, "x") is TRAINING
