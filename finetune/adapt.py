@@ -31,7 +31,7 @@ from hepfm.tokenize.registry import load_tokenizer
 # Parts of a backbone that learn whatever the protocol: what it is told, and (but for low-rank adapters, which leave all
 # matrices as they are) its head, or those of its streams.
 TOLD, HEADS = "told", ("head", "heads")
-BLOCKS = "backbone.transformer."  # their parameters in the objective
+BACKBONE = "^backbone[.](?!head|told)"  # the parameters of all else, in the objective
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def main(config: AdaptConfig) -> None:
             sample=told.sample if told else None,
             data=data,
             data_sets=tuple(artifact.contract.get("data_sets", ())),
-            training=protocol.rates(config.training, BLOCKS),
+            training=protocol.rates(config.training, BACKBONE),
             finish=merge,
         )
 

@@ -78,6 +78,7 @@ def _doubled(batch: StreamBatch) -> StreamBatch:
 lengths = st.lists(st.integers(0, 14), min_size=1, max_size=6)
 
 
+@settings(max_examples=50)
 @given(lengths, st.sampled_from(list(KINDS)))
 def test_reads_the_delayed_steps_and_predicts_each_point_once(lengths: list[int], kind: str) -> None:
     streams = KINDS[kind]
@@ -180,7 +181,7 @@ def test_no_position_sees_what_it_predicts() -> None:
         assert int(changed.nonzero()[0]) == point + wait + 1
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(st.floats(-30, 30), st.floats(-30, 30), st.integers(0, 100))
 def test_the_density_is_one_of_numbers_in_range(centre: float, width: float, seed: int) -> None:
     """Whatever a network puts out, it is finite, and its integral over the range is 1."""
