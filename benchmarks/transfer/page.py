@@ -95,8 +95,8 @@ def picture(curves: Sequence[Curve], floor: float, kind: str) -> Figure:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xlim(line[0], line[-1])
-        lowest = min(floor, *(one.value for curve in curves for one in curve.found[MEAN]))
-        axes.set_ylim(bottom=lowest / 2)
+        values = [one.value for curve in curves for one in curve.found[MEAN]]
+        axes.set_ylim(min(floor, *values) / 2, max(values) * 2 ** (1 + len(curves)))  # room for the legend
         axes.set_xlabel(f"{kind} of the target domain that were trained on")
         axes.set_ylabel("W1 / standard deviation, mean of quantities")
         axes.legend(frameon=False)
