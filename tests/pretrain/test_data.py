@@ -78,7 +78,7 @@ def test_several_corpora_of_one_tokenizer_are_one_set(token_corpus: Callable[...
 
 
 def test_a_corpus_named_twice_is_refused(token_corpus: Callable[..., Path]) -> None:
-    with pytest.raises(HepfmError, match="holds the same records as .*hepfm corpus mix"):
+    with pytest.raises(HepfmError, match=r"holds the same records as .*hepfm corpus mix"):
         TokenCorpora.open([token_corpus(), token_corpus(seed=2, records=300), token_corpus()])
 
 
