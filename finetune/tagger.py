@@ -60,8 +60,9 @@ class Tagger(Judge):
     def check(self, corpus: Corpus) -> None:
         self.features.check(corpus)
 
-    def judge(self, split: Split) -> Scored:
-        return Judge.judge(dataclasses.replace(self, features=about_axis_of(split.corpus, self.features)), split)
+    def judge(self, split: Split, limit: int = 0) -> Scored:
+        reader = about_axis_of(split.corpus, self.features)
+        return Judge.judge(dataclasses.replace(self, features=reader), split, limit)
 
     def scores(self, records: pa.RecordBatch, where: object = "records") -> np.ndarray:
         """Probabilities (n, classes) float32 of jet records.
