@@ -59,6 +59,28 @@ class ConstituentInputs:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Records that the tokenizer's network is still to read; :meth:`to` gives the inputs.
+
+    Tokenizers switch off threads and oneDNN for the whole process, which beside a training step, in the thread that
+    reads ahead, would change its last digits. The engine moves a batch to its device when no step is under way.
+    """
+
+    reader: BackboneReader
+    batch: pa.RecordBatch
+    where: object
+    first: int
+
+    def to(self, device: torch.device | str) -> ConstituentInputs:
+        """The inputs on a device.
+
+        Raises:
+            HepfmError: see :meth:`BackboneReader.inputs`.
+        """
+        return self.reader.inputs(self.batch, self.where, self.first).to(device)
+
+
+@dataclass(frozen=True)
 class BackboneReader:
     """Makes a backbone's inputs of token records, or of records that its tokenizer takes.
 
@@ -162,8 +184,14 @@ class BackboneReader:
         names = (COLUMN, *POINTS_COLUMN.values())
         return lengths_of(batch.column(next(name for name in names if name in batch.schema.names)))
 
-    def read(self, batch: pa.RecordBatch, where: object, first: int = 0) -> ConstituentInputs:
-        """Inputs of token records or of others; their order is kept.
+    def read(self, batch: pa.RecordBatch, where: object, first: int = 0) -> ConstituentInputs | Unread:
+        """Inputs of token records or of others, as soon as they are on a device; their order is kept."""
+        if (COLUMN in batch.schema.names) == self.reads_features:
+            return Unread(self, batch, where, first)
+        return self.inputs(batch, where, first)
+
+    def inputs(self, batch: pa.RecordBatch, where: object, first: int = 0) -> ConstituentInputs:
+        """Inputs of token records or of others, at once; their order is kept.
 
         Raises:
             HepfmError: an id that the tokenizer does not have, or a value that it does not take; names the record.

@@ -92,7 +92,7 @@ class BackboneTagger(nn.Module):
             return backbone.encode(inputs.view, inputs.codes, inputs.features)
         seen = backbone.embed(inputs.codes, inputs.features)
         begin = backbone.begin if backbone.config.features else backbone.embedding.weight[backbone.start][None]
-        x = torch.cat([begin.to(seen.dtype), seen])[inputs.view.index]
+        x = torch.cat([begin.to(seen.dtype), seen]).index_select(0, inputs.view.index)
         return backbone.read(x, inputs.layout, causal=reading == "causal")
 
     def embedding(self, inputs: ConstituentInputs) -> Tensor:

@@ -13,7 +13,6 @@ import torch
 
 from hepfm.core.draws import hashed_uniform, key_of
 from hepfm.core.errors import HepfmError
-from hepfm.core.nn.ragged import Layout
 from hepfm.core.records import values_of
 from hepfm.ingest.corpus import Corpus, Split
 from hepfm.ingest.held_out import check_held_out
@@ -26,15 +25,10 @@ TRAIN = "train"
 
 
 class Inputs(Protocol):
-    """What a network reads of jets: packed tensors."""
+    """What a network reads of jets: packed tensors, or what becomes such on the way to a device."""
 
-    @property
-    def layout(self) -> Layout:
-        """Which particle belongs to which jet."""
-        ...
-
-    def to(self, device: torch.device | str) -> Inputs:
-        """The same on another device."""
+    def to(self, device: torch.device | str) -> Any:
+        """Packed tensors on a device."""
         ...
 
 

@@ -163,7 +163,7 @@ class Backbone(nn.Module):
         seen = self.embed(codes[view.seen], None if features is None else features[view.seen])
         if self.config.registers:
             seen = torch.cat([self.registers.to(seen.dtype), seen])
-        return self.transformer(seen[view.index], view.layout, causal=False)
+        return self.transformer(seen.index_select(0, view.index), view.layout, causal=False)
 
     def new_cache(self, rows: int, max_length: int) -> Cache:
         """An empty KV cache for ``rows`` sequences of at most ``max_length`` tokens, start included."""

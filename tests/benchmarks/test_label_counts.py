@@ -1,4 +1,4 @@
-"""``hepfm bench label-counts``: one command that makes table, plot and JSON, goes on, and refuses what would fail later."""
+"""``hepfm bench label-counts``: table, plot and JSON by one command, which goes on and refuses early."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_gain_is_told_in_spreads() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"counts": (1, 8)}, "not one of each"),
+        ({"counts": (1, 8)}, "less than one of each"),
         ({"counts": (8, 8)}, "twice"),
         ({"counts": (8, 4000)}, "are asked for"),
         ({"seeds": 0}, "--seeds"),

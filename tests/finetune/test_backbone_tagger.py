@@ -22,7 +22,7 @@ from hepfm import cli, models
 from hepfm.core.artifacts import read_artifact
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
-from hepfm.finetune.backbone_inputs import BackboneReader
+from hepfm.finetune.backbone_inputs import BackboneReader, Unread
 from hepfm.finetune.backbone_tagger import BackboneTagger, BackboneTaggerConfig, on_backbone, reading_of
 from hepfm.finetune.protocols import ProtocolConfig
 from hepfm.finetune.tag import TagConfig, main
@@ -75,7 +75,7 @@ def test_a_backbone_reads_jets_as_its_objective_does(name: str, made: Made) -> N
     taken = batches.reader.take(0, 30).batch
     with torch.no_grad():
         expected, layout = objective.represent(objective.whole(batches.batch(0, 30)))
-        inputs = reader.read(taken, "records")
+        inputs = reader.inputs(taken, "records")
         found = network.represent(inputs)
     assert torch.equal(inputs.layout.offsets, layout.offsets)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
@@ -86,7 +86,7 @@ def test_a_causal_backbone_reads_bidirectionally_when_asked(made: Made) -> None:
     ways = {}
     for asked in ("causal", "bidirectional"):
         network, reader = network_on(made, "next-token", asked)
-        inputs = reader.read(records, "records")
+        inputs = reader.inputs(records, "records")
         changed = dataclasses.replace(inputs, codes=inputs.codes.clone())
         changed.codes[-1] = (changed.codes[-1] + 1) % 32
         with torch.no_grad():
@@ -214,6 +214,16 @@ def others(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return {"other": other, "showers": shower_corpus(folder / "calo").path}
 
 
+def test_a_tokenizer_never_runs_beside_a_training_step(made: Made) -> None:
+    """It switches off oneDNN for the whole process: what reads ahead must leave it to the thread that trains."""
+    for backbone, corpus in (("next-token", "jets"), ("joint-features", "tokens")):
+        reader = dataclasses.replace(network_on(made, backbone)[1], records=corpus)
+        batch = Corpus.open(made[corpus]).split("val").read(0).slice(0, 5)
+        unread = reader.read(batch, "records")
+        assert isinstance(unread, Unread)
+        assert torch.equal(unread.to("cpu").layout.offsets, reader.inputs(batch, "records").layout.offsets)
+
+
 def test_values_that_are_not_finite_are_named_with_their_record(made: Made) -> None:
     reader = network_on(made, "next-token")[1]
     batch = Corpus.open(made["jets"]).split("val").read(0).slice(0, 10)
@@ -229,7 +239,7 @@ def test_values_that_are_not_finite_are_named_with_their_record(made: Made) -> N
         pa.ListArray.from_arrays(pa.array(offsets), points, type=column.type),
     )
     with pytest.raises(HepfmError, match="mine: record 104: pt is nan GeV"):
-        reader.read(broken, "mine", first=100)
+        reader.inputs(broken, "mine", first=100)
 
 
 @pytest.mark.slow
