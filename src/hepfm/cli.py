@@ -93,6 +93,12 @@ COMMANDS = (
         "EvaluateTaggingConfig",
         "a tagger on labelled jets, under the published tables",
     ),
+    Command(
+        "evaluate regression",
+        "hepfm.benchmarks.regression",
+        "EvaluateRegressionConfig",
+        "estimates of a quantity against its true values",
+    ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
     Command(
         "evaluate profiles",
@@ -123,6 +129,12 @@ COMMANDS = (
         "hepfm.benchmarks.pretrain_step",
         "PretrainStepConfig",
         "training steps of backbones, packed against padded",
+    ),
+    Command(
+        "bench label-counts",
+        "hepfm.benchmarks.label_counts",
+        "LabelCountsConfig",
+        "how many labels a pretrained backbone saves",
     ),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),

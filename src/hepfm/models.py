@@ -25,6 +25,7 @@ LOADERS = {
     "tokenizer": "hepfm.tokenize.registry:load_tokenizer",
     "backbone": "hepfm.pretrain.backbone:load_backbone",
     "tagger": "hepfm.finetune.tagger:load_tagger",
+    "regressor": "hepfm.finetune.regression:load_regressor",
 }
 # Figures that say most about a model of either kind.
 HEADLINES = ("validation_loss", "validation_accuracy", "codebook_use", "jet_mass_w1_gev")

@@ -21,6 +21,7 @@ from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
 from hepfm.finetune.inputs import FEATURE_SETS
 from hepfm.finetune.particle_transformer import ParticleTransformer, ParticleTransformerConfig
+from hepfm.finetune.protocols import ProtocolConfig
 from hepfm.finetune.tag import TagConfig, main
 from hepfm.finetune.tagger import Tagger, load_tagger, save_tagger
 from hepfm.finetune.tagging_metrics import measure
@@ -62,7 +63,12 @@ def test_a_pretrained_tagger_goes_on_with_a_new_head_frozen_or_whole(corpus: Pat
     training = dataclasses.replace(QUICK, steps=3)
     for protocol in ("frozen", "full"):
         run = tmp_path / protocol
-        options = {"labels": ("Hbb", "QCD"), "tagger": str(artifact.path), "protocol": protocol, "training": training}
+        options = {
+            "labels": ("Hbb", "QCD"),
+            "tagger": str(artifact.path),
+            "protocol": ProtocolConfig(protocol),
+            "training": training,
+        }
         main(TagConfig((corpus,), run, **options))  # type: ignore[arg-type]
         tagger, found = load_tagger(run)
         assert tagger.classes == ("Hbb", "QCD")

@@ -43,6 +43,9 @@ class ParameterGroup:
     """Peak learning rate of these parameters; the schedule is the common one. None: the common peak."""
     weight_decay: float | None = None
     """Weight decay of the matrices among them; vectors have none, as elsewhere. None: the common one."""
+    from_step: int = 0
+    """Update (from 0) that first trains them; until then they have no gradients and no optimizer states. From there on
+    their learning rate rises over warmup_steps."""
 
 
 @dataclass(frozen=True)
@@ -166,8 +169,12 @@ class TrainingConfig:
                 re.compile(group.match)
             except re.error as error:
                 raise HepfmError(f"no regular expression: {error}", where) from error
-            if group.learning_rate is None and group.weight_decay is None:
-                raise HepfmError("sets neither learning_rate nor weight_decay", where)
+            if group.learning_rate is None and group.weight_decay is None and not group.from_step:
+                raise HepfmError("sets neither learning_rate nor weight_decay nor from_step", where)
+            if not 0 <= group.from_step < self.steps:
+                raise HepfmError(f"from_step must lie in 0 to {self.steps - 1}, is {group.from_step}", where)
+            if group.from_step and self.zero_stage:  # whose optimizers know one count of steps for all weights
+                raise HepfmError("parameters that are trained later need ZeRO stage 0", "--zero-stage", "leave it out")
             # Chained comparisons with inf also refuse nan.
             if group.learning_rate is not None and not 0 < group.learning_rate < math.inf:
                 raise HepfmError(f"learning_rate must be positive and finite, is {group.learning_rate}", where)

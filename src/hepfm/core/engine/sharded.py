@@ -76,7 +76,8 @@ def _recompute(objective: nn.Module, wanted: bool) -> None:
 def adamw(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """torch's AdamW, fused: unlike DeepSpeed's own it needs no compiler. Vectors do not decay.
 
-    Each of its groups holds ``scale``: what to multiply the schedule's learning rate by.
+    Each of its groups holds ``scale``, what to multiply the schedule's learning rate by, and ``from_step``, the first
+    update that trains it.
 
     Raises:
         HepfmError: an entry of ``config.groups`` matches nothing, or changes nothing.
@@ -93,7 +94,8 @@ def adamw(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
         rate, decay = rules[number].learning_rate, rules[number].weight_decay
         decay = config.weight_decay if decay is None else decay
         scale = 1.0 if rate is None else rate / config.learning_rate
-        settings.append({"params": parameters, "weight_decay": 0.0 if steady else decay, "scale": scale})
+        own = {"weight_decay": 0.0 if steady else decay, "scale": scale, "from_step": rules[number].from_step}
+        settings.append({"params": parameters, **own})
     return torch.optim.AdamW(settings, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
@@ -157,14 +159,20 @@ def parameter_groups(engine: DeepSpeedEngine) -> list[dict[str, Any]]:
     return engine.optimizer.param_groups
 
 
-def update(engine: DeepSpeedEngine, rate: float, config: TrainingConfig) -> float:
-    """Clip and apply the gradients of the last micro-batches.
+def update(engine: DeepSpeedEngine, rate: float, step: int, config: TrainingConfig) -> float:
+    """Clip and apply the gradients of the last micro-batches, those of update ``step``.
 
     Returns:
         The global norm of the gradient before clipping.
     """
     for group in parameter_groups(engine):
+        since = step - group.get("from_step", 0)
         group["lr"] = rate * group["scale"]
+        if since < step:  # trained from a later step on
+            group["lr"] *= min((since + 1) / max(config.warmup_steps, 1), 1.0)
+        if since < 0:
+            for parameter in group["params"]:
+                parameter.grad = None  # which AdamW passes over; several processes have summed zeros
     if config.zero_stage == 0:
         norm = float(clip_grad_norm_(engine.module.parameters(), config.clip or math.inf))
         engine.step()
