@@ -77,6 +77,11 @@ def test_several_corpora_of_one_tokenizer_are_one_set(token_corpus: Callable[...
     assert len(data.digests) == 2
 
 
+def test_a_corpus_named_twice_is_refused(token_corpus: Callable[..., Path]) -> None:
+    with pytest.raises(HepfmError, match="holds the same records as .*hepfm corpus mix"):
+        TokenCorpora.open([token_corpus(), token_corpus(seed=2, records=300), token_corpus()])
+
+
 def test_corpora_of_two_tokenizers_are_refused(token_corpus: Callable[..., Path]) -> None:
     first, second = token_corpus(), token_corpus(tokenizer="b")
     with pytest.raises(HepfmError, match="was made by tokenizer") as error:
