@@ -18,7 +18,10 @@ from hepfm.core.errors import HepfmError
 from hepfm.pretrain.backbone import load_generator, retold
 from hepfm.pretrain.batches import IdRange
 from hepfm.pretrain.data import TokenCorpora
+from hepfm.pretrain.objectives import ObjectiveConfig
 from hepfm.pretrain.run import Beginning, run_training
+from hepfm.pretrain.stream_backbone import widened
+from hepfm.pretrain.stream_batches import counted
 from hepfm.pretrain.survey import surveyed_again
 from hepfm.tokenize.registry import load_tokenizer
 
@@ -52,10 +55,13 @@ def main(config: AdaptConfig) -> None:
         if told:
             torch.manual_seed(key_of("weights", config.training.seed))
             backbone = retold(backbone, told.conditions)
+        if streams := backbone.config.streams:
+            backbone = widened(backbone, counted(data, streams, streams.number))
         return Beginning(
             backbone.train(),
             int(artifact.contract["max_length"]),
             artifact.hash,
+            ObjectiveConfig().of_streams(data.streams is not None).resolved(),
             dropout=config.condition_dropout,
             sample=told.sample if told else None,
             data=data,
