@@ -60,7 +60,8 @@ def main(config: BenchConfig) -> None:
 def report(result: dict[str, Any], path: Path | None) -> None:
     """Print a result; write it to a file, if one is named."""
     for name, rate in result["rates"].items():
-        sys.stdout.write(f"{name:32} {rate:14,.0f} {result['unit']}  +- {result['spread'][name]:.0%}\n")
+        shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        sys.stdout.write(f"{name:32} {shown:>14} {result['unit']}  +- {result['spread'][name]:.0%}\n")
     for name, ratio in result["ratios"].items():
         sys.stdout.write(f"ratios.{name:25} {ratio:14,.3g}\n")
     for name, figure in result["figures"].items():

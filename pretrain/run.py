@@ -98,6 +98,8 @@ class Beginning:
         sample: what some records are told, if the backbone is told anything.
         data: the corpora in the backbone's vocabulary, where that is larger than theirs.
         data_sets: what the backbone knew before, see :meth:`hepfm.pretrain.data.TokenCorpora.data_sets`.
+        training: settings in place of the command's, where parameters have their own learning rates.
+        finish: done to the trained backbone before it is written.
     """
 
     backbone: Backbone
@@ -109,6 +111,8 @@ class Beginning:
     sample: ConditionValues | None = None
     data: TokenCorpora | None = None
     data_sets: tuple[dict[str, Any], ...] = ()
+    training: TrainingConfig | None = None
+    finish: Callable[[nn.Module], object] = lambda backbone: None
 
 
 def main(config: PretrainConfig) -> None:
@@ -186,7 +190,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
     launch.setup({"settings": settings_of(config, without=("nproc", "gpus"))}, getattr(config, "gpus", 0))
     start = begin(data)
     data = start.data or data
-    work = Work.of(data, start, config.training)
+    work = Work.of(data, start, start.training or config.training)
     check(work.module, work.validation, work.training)
     lengths = launch.on_main(lambda: work.lengths(data))
     launch.on_main(lambda: run.claim(config, FREE))
@@ -201,6 +205,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
         lengths["flops_per_token"],
     )
     if launch.is_main():
+        start.finish(start.backbone)
         _write(run, start, data, config, lengths, figures)
         _done(run, "finished")
 

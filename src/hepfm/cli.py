@@ -136,6 +136,26 @@ COMMANDS = (
         "LabelCountsConfig",
         "how many labels a pretrained backbone saves",
     ),
+    Command(
+        "bench generation-transfer",
+        "hepfm.benchmarks.transfer.command",
+        "GenerationTransferConfig",
+        "a generator adapted to another domain, against training from scratch",
+    ),
+    Command(
+        "bench generate-jets",
+        "hepfm.benchmarks.generate_speed",
+        "GenerateJetsConfig",
+        "generation of jets against the published procedure",
+        "jets",
+    ),
+    Command(
+        "bench generate-showers",
+        "hepfm.benchmarks.generate_speed",
+        "GenerateShowersConfig",
+        "generation of showers against the published procedure",
+        "showers",
+    ),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )
