@@ -66,6 +66,7 @@ COMMANDS = (
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
     Command("models import", "hepfm.models", "ImportConfig", "others' checkpoint -> an artifact", "import_model"),
+    Command("models export --onnx", "hepfm.finetune.export", "ExportConfig", "a tagger as an ONNX graph for C++"),
     Command(
         "evaluate simulation",
         "hepfm.benchmarks.closeness.command",
