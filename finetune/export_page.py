@@ -65,8 +65,8 @@ With ONNX Runtime's C++ interface: make one `Ort::Value` an input with `Ort::Val
 ## Check
 
 `{reference["file"]}` holds {reference["jets"]} jets of 1 to {reference["jets"]} particles (`particles`, `jet`,
-`mask`) and the `output` that ONNX Runtime gave for them, at most {apart["scores"]:.1g} (scores) and {apart["embedding"]:.1g}
-(embedding) from PyTorch's:
+`mask`) and the `output` that ONNX Runtime gave for them, at most {apart["scores"]:.1g} (scores) and
+{apart["embedding"]:.1g} (embedding) from PyTorch's:
 
     import numpy, onnxruntime
     reference = numpy.load("{reference["file"]}")
