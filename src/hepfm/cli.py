@@ -62,6 +62,12 @@ COMMANDS = (
     Command("pretrain --plan", "hepfm.pretrain.plan", "PlanConfig", "memory, tokens/s and days, before training"),
     Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora"),
     Command("finetune tag", "hepfm.finetune.tag", "TagConfig", "train a tagger on labelled jets"),
+    Command(
+        "finetune sophon",
+        "hepfm.finetune.sophon_training",
+        "SophonConfig",
+        "train Sophon's 188-class tagger of resonances",
+    ),
     Command("finetune generate", "hepfm.finetune.adapt", "AdaptConfig", "adapt a backbone to other token corpora"),
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
