@@ -15,8 +15,10 @@ from torch import nn
 
 from hepfm.finetune.deep_sets import DeepSets
 from hepfm.finetune.pair_bias import SMALLEST, PairBias
+from hepfm.finetune.particle_net import EdgeConvolution, ParticleNet, squared_distances
 from hepfm.finetune.particle_transformer import Block, ParticleTransformer
 
+FAR = 1e30  # square of a distance to what is no particle
 HIDDEN = -1e30  # a score of what is not attended to: finite, so that a jet without particles gives numbers
 
 
@@ -107,7 +109,44 @@ class PaddedDeepSets(nn.Module):
         return network.jet(torch.where(mask[:, :, None], particles, 0.0).sum(1))
 
 
+class PaddedParticleNet(nn.Module):
+    """:class:`~hepfm.finetune.particle_net.ParticleNet` on rectangles."""
+
+    def __init__(self, network: ParticleNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, features: torch.Tensor, vectors: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        network, neighbours = self.network, self.network.config.neighbours
+        # Points at zero, far from all, behind each jet: there are always as many neighbours as are asked for.
+        real = F.pad(mask, (0, neighbours + 1))
+        x = torch.where(real[:, :, None], F.pad(network.input_norm(features), (0, 0, 0, neighbours + 1)), 0.0)
+        places = F.pad(features[:, :, -2:], (0, 0, 0, neighbours + 1))
+        for convolution in network.convolutions:
+            assert isinstance(convolution, EdgeConvolution)
+            distance = squared_distances(places) + torch.where(real, 0.0, FAR)[:, None, :]
+            near = distance.topk(neighbours + 1, largest=False, sorted=True)[1][:, :, 1:]
+            x = torch.where(real[:, :, None], _edges(convolution, x, near), 0.0)
+            places = x
+        mean = x.sum(1) / real.sum(1, keepdim=True).clamp(min=1)
+        return F.relu(network.hidden(mean))
+
+
+def _edges(convolution: EdgeConvolution, x: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+    """What an edge convolution makes of particles (n, P, C) with neighbours (n, P, k)."""
+    own, other = convolution.first.weight.chunk(2, 1)
+    jets, particles, neighbours = near.shape
+    of_other = F.linear(x, other)
+    index = near.flatten(1)[:, :, None].expand(-1, -1, of_other.shape[2])
+    of_near = of_other.gather(1, index).reshape(jets, particles, neighbours, -1)
+    messages = F.relu(convolution.first_norm(F.linear(x, own - other)[:, :, None] + of_near))
+    for layer in convolution.layers:
+        messages = F.relu(layer(messages))
+    return F.relu(messages.mean(2) + (x if convolution.shortcut is None else convolution.shortcut(x)))
+
+
 PADDED: dict[str, Callable[..., nn.Module]] = {
     "particle-transformer": PaddedParticleTransformer,
+    "particle-net": PaddedParticleNet,
     "deep-sets": PaddedDeepSets,
 }

@@ -23,12 +23,14 @@ from hepfm.finetune import boosted_tagger
 from hepfm.finetune.deep_sets import DeepSets, DeepSetsConfig
 from hepfm.finetune.inputs import FEATURE_SETS, POINTS, FeatureSet, JetInputs
 from hepfm.finetune.judging import KIND, MEND, Judge
+from hepfm.finetune.particle_net import ParticleNet, ParticleNetConfig
 from hepfm.finetune.particle_transformer import ParticleTransformer, ParticleTransformerConfig
 from hepfm.ingest.corpus import Corpus
 
 # name of an architecture -> (its settings, its network)
 NETWORKS: dict[str, tuple[type[Any], Callable[[Any], nn.Module]]] = {
     "particle-transformer": (ParticleTransformerConfig, ParticleTransformer),
+    "particle-net": (ParticleNetConfig, ParticleNet),
     "deep-sets": (DeepSetsConfig, DeepSets),
 }
 BATCH_JETS = 256  # judged at a time

@@ -15,6 +15,12 @@ from tyro.conf import Positional
 from hepfm.benchmarks.report import sections
 from hepfm.benchmarks.tagging.pictures import pictures
 from hepfm.benchmarks.tagging.published import Benchmark, benchmark_of
+from hepfm.benchmarks.tagging.sculpting import (
+    default_discriminants,
+    measure_sculpting,
+    sculpting_pictures,
+    sculpting_table,
+)
 from hepfm.benchmarks.tagging.tables import discriminant_table, result_table
 from hepfm.core.config import command_line
 from hepfm.core.errors import HepfmError
@@ -47,6 +53,9 @@ class EvaluateTaggingConfig:
     """Class that the others are told apart from; by default QCD, or gluon jets for quarks."""
     discriminants: tuple[str, ...] = ()
     """Further taggers, as SIGNAL+...:BACKGROUND+... of labels or Sophon's groups: X_bb:QCD, X_bb+X_cc:QCD."""
+    sculpting: bool = True
+    """Tell how cuts on the discriminants (by default each class against the background) shape the background's
+    spectra of soft-drop mass and pt."""
     replicas: int = REPLICAS
     """Replicas of the bootstrap."""
     seed: int = 0
@@ -61,14 +70,19 @@ def main(config: EvaluateTaggingConfig) -> None:
     tagger, artifact = load_tagger(config.tagger)
     asked = [Discriminant.parse(text, tagger.classes) for text in config.discriminants]
     corpus = Corpus.open(config.corpus)
-    scored = tagger.judge(corpus.split(config.split))
+    split = corpus.split(config.split)
+    scored = tagger.judge(split)
     benchmark = benchmark_of(scored.classes)
     measured = _measure(config, scored, benchmark)
     found = [measure_discriminant(each, scored, key=config.seed, replicas=config.replicas) for each in asked]
+    wanted = (asked or default_discriminants(measured)) if config.sculpting else []
+    sculpted = measure_sculpting(tagger, split, scored, wanted, config.seed, config.replicas)
     name = str(artifact.architecture.get("network", "tagger"))
     tables = [result_table(name, measured, benchmark)]
     if found:
         tables.append(discriminant_table(found))
+    if sculpted:
+        tables.append(sculpting_table(sculpted))
     sys.stdout.write("\n".join(table.markdown() for table in tables))
     if config.out is None:
         return
@@ -79,7 +93,13 @@ def main(config: EvaluateTaggingConfig) -> None:
         "versions": versions(),
     }
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    data = {"date": date, "provenance": provenance, **as_data(measured), "discriminants": [asdict(f) for f in found]}
+    data = {
+        "date": date,
+        "provenance": provenance,
+        **as_data(measured),
+        "discriminants": [asdict(item) for item in found],
+        "sculpting": [{"discriminant": item.name, **asdict(cut)} for item in sculpted for cut in item.cuts],
+    }
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / REPORT, _finite(data))
     part = {
@@ -88,7 +108,7 @@ def main(config: EvaluateTaggingConfig) -> None:
         "notes": [],
         "tables": tables,
         "wide": [],
-        "plots": pictures(scored, measured),
+        "plots": [*pictures(scored, measured), *sculpting_pictures(sculpted)],
     }
     write_text(config.out / PAGE, sections("Tagging", date, [part], (), provenance))
     sys.stdout.write(f"\n{config.out / PAGE}\n")

@@ -12,6 +12,7 @@ from hepfm.finetune.export import INPUTS, reference_jets
 from hepfm.finetune.inputs import FEATURE_SETS
 from hepfm.finetune.padded import PADDED
 from hepfm.finetune.padded_inputs import Preparation
+from hepfm.finetune.particle_net import ParticleNet, ParticleNetConfig
 from hepfm.finetune.particle_transformer import ParticleTransformer, ParticleTransformerConfig
 
 SMALL = {"embed": (16, 16), "pair_embed": (8,), "heads": 2, "blocks": 2}
@@ -23,6 +24,10 @@ def networks() -> dict[str, tuple[str, nn.Module]]:
         "plain": (
             "particle-transformer",
             ParticleTransformer(ParticleTransformerConfig(**{**SMALL, "pair_embed": ()})),  # type: ignore[arg-type]
+        ),
+        "ParticleNet": (
+            "particle-net",
+            ParticleNet(ParticleNetConfig(convolutions=((8, 8), (16, 16)), neighbours=6, head=16)),
         ),
         "deep sets": ("deep-sets", DeepSets(DeepSetsConfig())),
     }
