@@ -1,4 +1,4 @@
-"""Weights of weaver-core's ``ParticleNet``: the published configurations of JetClass and top tagging, and the light one.
+"""Weights of weaver-core's ``ParticleNet``: the published configuration of JetClass and top tagging, and the light one.
 
 A file holds names and shapes only; how many neighbours a particle has follows from no shape, so only the published
 widths are read.
@@ -101,9 +101,7 @@ def _config(weights: Mapping[str, torch.Tensor], where: Path) -> ParticleNetConf
             widths.setdefault(int(match[1]), {})[int(match[2]) + 1 if match[2] else 0] = value.shape[0]
     convolutions = tuple(tuple(layers[n] for n in sorted(layers)) for _, layers in sorted(widths.items()))
     if convolutions not in NEIGHBOURS:
-        raise HepfmError(
-            f"has edge convolutions of widths {convolutions}, which are not the published ones", where, MEND
-        )
+        raise HepfmError(f"has edge convolutions of unpublished widths {convolutions}", where, MEND)
     try:
         return ParticleNetConfig(
             features=weights["input_norm.weight"].shape[0],

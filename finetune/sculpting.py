@@ -1,7 +1,7 @@
 """Whether a cut on a discriminant shapes the background's spectra of mass and pt.
 
-The Jensen-Shannon divergence between the spectrum of the background jets that pass and that of all, at fixed shares that
-pass, in bits: 0 where a cut shapes nothing, 1 where the spectra do not overlap. By chance alone few jets that pass
+The Jensen-Shannon divergence between the spectrum of the background jets that pass and that of all, at fixed shares
+that pass, in bits: 0 where a cut shapes nothing, 1 where the spectra do not overlap. By chance alone few jets that pass
 differ from all, too: as many background jets drawn at random say by how much.
 """
 

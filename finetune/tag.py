@@ -55,8 +55,8 @@ class TagConfig:
     """Folder of the run."""
     model: Model = "particle-transformer"
     """particle-transformer (2.1 M parameters), sophon (the same with a hidden layer of 512 in its head and four-vectors
-    scaled to 500 GeV), particle-net (0.37 M), deep-sets (0.08 M), or boosted-trees on substructure (200 rounds; of the training settings only
-    the seed counts)."""
+    scaled to 500 GeV), particle-net (0.37 M), deep-sets (0.08 M), or boosted-trees on substructure (200 rounds; of the
+    training settings only the seed counts)."""
     tagger: str = ""
     """Pretrained tagger to start from, a run, an artifact folder, a hub id or a URL: its network and features with a
     new head, whatever --model says."""

@@ -1,4 +1,4 @@
-"""``hepfm models import`` of weaver-core's Particle Transformers and ParticleNets: weights become a tagger's artifact."""
+"""``hepfm models import`` of weaver-core's Particle Transformers and ParticleNets: from weights to an artifact."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ Imported from the weights `{origin["file"]}` (sha256 `{origin["sha256"]}`); noth
 Licence of the weights: {origin["licence"]}.
 
 The file tells neither labels nor features{untold}: whoever imported it did, or
-these are the published ones. Labels: {names}. Features: `{tagger.features.name}`, which `config.json` describes.{activation}
+these are the published ones. Labels: {names}. Features: `{tagger.features.name}`, which
+`config.json` describes.{activation}
 
 ## Use
 

@@ -79,8 +79,8 @@ def sculpting_table(found: Sequence[Sculpted]) -> Table:
     )
     note = (
         "Jensen-Shannon divergence [bits] of the spectrum of background jets that pass from that of all: 0 shapes "
-        "nothing. In brackets its mean for as many jets drawn at random, and their 95% quantile; above that a cut shapes the "
-        f"spectrum. Not given where fewer than {FEWEST} jets pass."
+        "nothing. In brackets its mean for as many jets drawn at random, and their 95% quantile; above that a cut "
+        f"shapes the spectrum. Not given where fewer than {FEWEST} jets pass."
     )
     return Table("Sculpting of the background", header, rows, note)
 

@@ -27,6 +27,7 @@ from hepfm.finetune.export import (
     run_graph,
 )
 from hepfm.finetune.inputs import FEATURE_SETS
+from hepfm.finetune.particle_net import ParticleNet, ParticleNetConfig
 from hepfm.finetune.particle_transformer import ParticleTransformer, ParticleTransformerConfig
 from hepfm.finetune.sophon import LABELS
 from hepfm.finetune.tagger import Tagger, save_tagger
@@ -36,6 +37,8 @@ def tagger(architecture: str, features: str) -> Tagger:
     torch.manual_seed(0)
     if architecture == "deep-sets":
         network: torch.nn.Module = DeepSets(DeepSetsConfig(classes=188))
+    elif architecture == "particle-net":
+        network = ParticleNet(ParticleNetConfig(classes=188, convolutions=((16, 16), (32, 32)), neighbours=5, head=128))
     else:
         sizes = ParticleTransformerConfig(
             classes=188, embed=(32, 128), pair_embed=(8,), blocks=1, class_blocks=1, head=(64,)
@@ -47,7 +50,7 @@ def tagger(architecture: str, features: str) -> Tagger:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("architecture", "features"), [("particle-transformer", "sophon"), ("deep-sets", "full")])
+@pytest.mark.parametrize(("architecture", "features"), [("particle-transformer", "sophon"), ("particle-net", "full")])
 def test_the_graph_gives_scores_and_embedding_of_any_jets(
     architecture: str,
     features: str,

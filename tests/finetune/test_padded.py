@@ -45,7 +45,7 @@ def test_embeddings_are_those_of_packed_jets(name: str) -> None:
     prepared = Preparation(features)(*(torch.from_numpy(raw[name]) for name in INPUTS))
     expected = network.eval().embedding(features.read(records, "jets"))  # type: ignore[operator]
     found = PADDED[architecture](network)(*prepared)
-    assert expected.abs().max() > 0.5
+    assert expected.abs().max() > 0.25
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
