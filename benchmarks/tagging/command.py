@@ -66,7 +66,7 @@ def main(config: EvaluateTaggingConfig) -> None:
     """Judge, print tables, write the report."""
     if config.replicas < 2:
         raise HepfmError(f"must be at least 2, is {config.replicas}", "--replicas")
-    _check_out(config.out)
+    check_out(config.out)
     tagger, artifact = load_tagger(config.tagger)
     asked = [Discriminant.parse(text, tagger.classes) for text in config.discriminants]
     corpus = Corpus.open(config.corpus)
@@ -101,7 +101,7 @@ def main(config: EvaluateTaggingConfig) -> None:
         "sculpting": [{"discriminant": item.name, **asdict(cut)} for item in sculpted for cut in item.cuts],
     }
     config.out.mkdir(parents=True, exist_ok=True)
-    write_json(config.out / REPORT, _finite(data))
+    write_json(config.out / REPORT, finite(data))
     part = {
         "title": f"{measured.jets:,} jets of {len(scored.classes)} classes",
         "text": "Errors are standard deviations over bootstrap replicas of the jets.",
@@ -114,7 +114,8 @@ def main(config: EvaluateTaggingConfig) -> None:
     sys.stdout.write(f"\n{config.out / PAGE}\n")
 
 
-def _check_out(out: Path | None) -> None:
+def check_out(out: Path | None) -> None:
+    """Refuse a folder that holds anything but an earlier report."""
     if out is None or not out.exists():
         return
     if not out.is_dir():
@@ -143,12 +144,12 @@ def as_data(measured: Measured) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The data with null for what is not finite, which JSON cannot hold."""
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and value - value != 0:
         return None
     return value

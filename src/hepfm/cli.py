@@ -91,6 +91,18 @@ COMMANDS = (
         "EvaluateTaggingConfig",
         "a tagger on labelled jets, under the published tables",
     ),
+    Command(
+        "evaluate search",
+        "hepfm.benchmarks.tagging.search",
+        "EvaluateSearchConfig",
+        "resonances in single jets, after cuts on a tagger",
+    ),
+    Command(
+        "evaluate transfer",
+        "hepfm.benchmarks.tagging.transfer",
+        "EvaluateTransferConfig",
+        "other labels from a tagger's embedding, against scratch",
+    ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
     Command(
         "evaluate profiles",
