@@ -82,33 +82,30 @@ def sculpting(
     ordered = values[order]
     bins = np.searchsorted(EDGES[name], quantity[order], side="right")
     size = len(EDGES[name]) + 1
-    last = np.searchsorted(-ordered, -ordered, side="right")  # jets that pass where this one does
     everyone = np.bincount(bins, minlength=size)
     draws = generator("sculpting", name, key)
     found = []
     for share in shares:
-        cut = max(math.ceil(share * len(ordered)), 1) - 1
-        passed = int(last[cut])
-        threshold = float(ordered[cut])
+        threshold = float(ordered[max(math.ceil(share * len(ordered)), 1) - 1])
+        passed = int(np.searchsorted(-ordered, -threshold, side="right"))
         if passed < FEWEST:
             found.append(Sculpting(name, share, threshold, (passed, len(values)), None, math.nan, math.nan))
             continue
-        value = divergence(np.bincount(bins[:passed], minlength=size), everyone)
-        replicated = []
-        for _ in range(replicas):
-            again = np.bincount(draws.integers(0, len(bins), len(bins)), minlength=len(bins))
-            sums = np.cumsum(again)
-            end = int(last[min(int(np.searchsorted(sums, share * len(bins))), len(bins) - 1)])
-            ours = np.bincount(bins[:end], again[:end], size)
-            replicated.append(divergence(ours, np.bincount(bins, again, size)))
-        random = [divergence(draws.multivariate_hypergeometric(everyone, passed), everyone) for _ in range(replicas)]
+        ours = np.bincount(bins[:passed], minlength=size)
+        # Jets drawn anew, the threshold as it is: all that counts is how many of each bin pass, and how many do not.
+        cells = np.stack([ours, everyone - ours])
+        drawn = draws.multinomial(len(bins), cells.ravel() / len(bins), replicas).reshape(replicas, 2, size)
+        replicated = [divergence(again[0], again.sum(0)) for again in drawn if again[0].any()]
+        random = [
+            divergence(again, everyone) for again in draws.multivariate_hypergeometric(everyone, passed, replicas)
+        ]
         found.append(
             Sculpting(
                 name,
                 share,
                 threshold,
                 (passed, len(values)),
-                Estimate(value, float(np.std(replicated, ddof=1))),
+                Estimate(divergence(ours, everyone), float(np.std(replicated, ddof=1))),
                 float(np.mean(random)),
                 float(np.quantile(random, 0.95)),
             )
