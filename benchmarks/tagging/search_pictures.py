@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hepfm.benchmarks.panels import line_colour
 from hepfm.benchmarks.report import themed
 from hepfm.benchmarks.tagging.pictures import THEMES
 from hepfm.core.plots import EDGE, FILL, HEIGHT_IN, STYLES, WIDTH_IN, Theme, settings
@@ -51,11 +50,11 @@ def _stacked(axes: Axes, names: Sequence[str], counts: Sequence[np.ndarray], edg
         below = below + own
     middles = (edges[1:] + edges[:-1]) / 2
     seen = below > 0
-    ink = line_colour(theme)
+    ink = settings(theme)["text.color"]
     error = np.sqrt(below[seen])
     axes.errorbar(middles[seen], below[seen], error, fmt="o", markersize=2.5, elinewidth=0.8, color=ink, label="all")
     axes.set_xlim(edges[0], edges[-1])
     highest = float((below + np.sqrt(below)).max()) or 1.0
-    axes.set_ylim(0, highest * (1.15 + 0.07 * len(names)))
+    axes.set_ylim(0, highest * (1.15 + 0.05 * len(names)))
     axes.set(xlabel="soft-drop mass [GeV]", ylabel=f"jets / {edges[1] - edges[0]:.3g} GeV")
     axes.legend(frameon=False, ncols=2, loc="upper right")
