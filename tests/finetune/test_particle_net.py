@@ -9,15 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from labelled_jets import labelled_corpus
 from weaver_jets import padded, random_inputs, saved
 
 from hepfm import models
+from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.torch_files import read_checkpoint
 from hepfm.finetune.inputs import JetInputs
 from hepfm.finetune.particle_net import ParticleNet, ParticleNetConfig, nearest
 from hepfm.finetune.particle_net_weights import read_network
+from hepfm.finetune.tag import TagConfig, main
+from hepfm.ingest.corpus import Corpus
 
 LENGTHS = [1, 2, 16, 17, 40, 80, 3, 128, 18]
 PUBLISHED = {
@@ -90,6 +94,16 @@ def test_gradients_reach_every_weight() -> None:
     network = ParticleNet(ParticleNetConfig(convolutions=((8, 8), (16, 16)), neighbours=4, head=8)).train()
     network(random_inputs([5, 9, 1])).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def test_the_command_trains_it_and_its_artifact_loads(tmp_path: Path) -> None:
+    corpus = labelled_corpus(tmp_path / "corpus", jets=60)
+    training = TrainingConfig(steps=2, batch_records=16, warmup_steps=1, validation_records=16)
+    main(TagConfig((corpus,), tmp_path / "run", model="particle-net", labels=("QCD", "Hbb"), training=training))
+    tagger, artifact = models.load(tmp_path / "run")
+    assert artifact.metrics()["parameters"] == 370_156 - 8 * 257  # two classes in place of ten
+    records = Corpus.open(corpus).split("test").read(0)
+    assert tagger.embedding(records).shape == (len(records), 256)
 
 
 def test_weights_are_imported_by_the_command(tmp_path: Path) -> None:
