@@ -21,7 +21,7 @@ from hepfm.finetune.weaver_weights import COUNTER, Recognised, bare_name, featur
 FIRST = "edge_convs.0.convs.0.weight"
 MEND = "name the weights of weaver-core's ParticleNet, without fusion"
 # Widths of the convolutions -> neighbours of a particle (arXiv:1902.08570, section 3.2).
-NEIGHBOURS = {
+NEIGHBOURS: dict[tuple[tuple[int, ...], ...], int] = {
     ((64, 64, 64), (128, 128, 128), (256, 256, 256)): 16,
     ((32, 32, 32), (64, 64, 64)): 7,
 }

@@ -197,10 +197,9 @@ def mixed(judge: Judge, split: Split, background: Sequence[str], shares: dict[st
     of_background = tuple(dict.fromkeys(label for name in background for label in members(name, labels)))
     groups = [Group("background", 1.0, of_background)]
     for label in shares:
-        (own,) = members(label, labels) if label in labels else (None,)
-        if own is None or own in of_background:
+        if label not in labels or label in of_background:
             raise HepfmError(f"has no label '{label}' beside the background's", corpus.path, "--signals")
-        groups.append(Group(label, 1.0, (own,)))
+        groups.append(Group(label, 1.0, (label,)))
     kinds = np.concatenate([group_numbers(block, groups) for block in split])
     wanted = kinds == 0
     if not wanted.any():
