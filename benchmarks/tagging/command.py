@@ -18,6 +18,7 @@ from hepfm.benchmarks.tagging.published import Benchmark, benchmark_of
 from hepfm.benchmarks.tagging.sculpting import (
     default_discriminants,
     measure_sculpting,
+    roc_picture,
     sculpting_pictures,
     sculpting_table,
 )
@@ -108,7 +109,7 @@ def main(config: EvaluateTaggingConfig) -> None:
         "notes": [],
         "tables": tables,
         "wide": [],
-        "plots": [*pictures(scored, measured), *sculpting_pictures(sculpted)],
+        "plots": [*pictures(scored, measured), *roc_picture(scored, asked), *sculpting_pictures(sculpted)],
     }
     write_text(config.out / PAGE, sections("Tagging", date, [part], (), provenance))
     sys.stdout.write(f"\n{config.out / PAGE}\n")

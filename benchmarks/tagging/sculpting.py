@@ -1,21 +1,24 @@
-"""What cuts on discriminants do to the background's soft-drop mass and pt, as a table and as pictures."""
+"""Discriminants on a page: ROC curves, and what cuts do to the background's soft-drop mass and pt."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from hepfm.benchmarks.report import number, themed
 from hepfm.benchmarks.tables import Cell, Table
 from hepfm.benchmarks.tagging.pictures import THEMES
-from hepfm.core.plots import Curve, ratio_plot
+from hepfm.core.plots import HEIGHT_IN, STYLES, WIDTH_IN, Curve, Theme, ratio_plot, settings
 from hepfm.core.statistics import Histogram, Values, histogram
 from hepfm.finetune.discriminants import Discriminant, values_and_truth
 from hepfm.finetune.judging import Judge
 from hepfm.finetune.sculpting import EDGES, FEWEST, SHARES, Sculpting, quantities, sculpting
-from hepfm.finetune.tagging_metrics import Measured, Scored
+from hepfm.finetune.tagging_metrics import Measured, Scored, roc
 from hepfm.ingest.corpus import Split
 
 MOST = 10  # discriminants, where none was named
@@ -110,6 +113,35 @@ def sculpting_pictures(found: Sequence[Sculpted]) -> list[dict[str, str]]:
         )
         for place, item in enumerate(found)
     ]
+
+
+def roc_picture(scored: Scored, wanted: Sequence[Discriminant]) -> list[dict[str, str]]:
+    """ROC curves of discriminants, on jets of their signal and background."""
+    if not wanted:
+        return []
+    figures = {}
+    for theme in THEMES:
+        with matplotlib.rc_context(settings(theme)):
+            figure = Figure(figsize=(WIDTH_IN, HEIGHT_IN), layout="constrained", facecolor="none")
+            _curves(figure.subplots(), scored, wanted[:MOST], theme)
+            figures[theme] = figure
+    return [themed("Discriminants: background against signal efficiency", "discriminants", figures)]
+
+
+def _curves(axes: Axes, scored: Scored, wanted: Sequence[Discriminant], theme: Theme) -> None:
+    axes.set_facecolor("none")
+    for place, each in enumerate(wanted):
+        values, truth = values_and_truth(each, scored)
+        kept, passed = roc(values[truth >= 0], truth[truth >= 0] == 1)
+        light, dark, _ = STYLES[place % len(STYLES)]
+        dashes = STYLES[place // len(STYLES) % len(STYLES)][2]
+        seen = passed > 0
+        axes.plot(
+            kept[seen], passed[seen], color=light if theme == "light" else dark, linestyle=dashes, label=each.name
+        )
+    axes.set(xlabel="signal efficiency", ylabel="background efficiency", xlim=(0, 1), yscale="log")
+    axes.set_ylim(top=1)
+    axes.legend(frameon=False)
 
 
 def _spectrum(item: Sculpted, cut: Sculpting | None) -> Histogram:

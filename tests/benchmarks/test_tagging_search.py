@@ -120,6 +120,7 @@ def test_the_tagging_report_tells_what_cuts_shape(
     monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path / "out")])
     cli.main()
     assert "Sculpting of the background" in capsys.readouterr().out
+    assert "Discriminants: background against signal efficiency" in (tmp_path / "out" / "index.html").read_text()
     cuts = json.loads((tmp_path / "out" / "report.json").read_text())["sculpting"]
     assert {(cut["quantity"], cut["share"]) for cut in cuts} == {
         (name, share) for name in ("softdrop_mass", "pt") for share in (0.5, 0.1, 0.01)
