@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from hepfm.core.config import settings_of
+from hepfm.core.config import settings_of, to_dict
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.config import TrainingConfig
@@ -181,7 +181,7 @@ def _train(config: SophonConfig, run: RunFolder, data: LabelledCorpora, classes:
         )
     identity = {
         "objective": "classification",
-        "architecture": {"network": tagger.architecture, **asdict(sizes)},
+        "architecture": {"network": tagger.architecture, **to_dict(sizes)},
         "features": FEATURES.name,
         "labels": tagger.labels,
         "corpora": data.digests,

@@ -15,7 +15,7 @@ import tyro
 from torch import nn
 from tyro.conf import Positional
 
-from hepfm.core.config import settings_of
+from hepfm.core.config import settings_of, to_dict
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.batches import Losses
@@ -249,7 +249,7 @@ def _identity(tagger: Tagger, data: LabelledCorpora, config: TagConfig) -> dict[
     """What has to be the same for a run to be continued."""
     return {
         "objective": "classification",
-        "architecture": {"network": tagger.architecture, **dataclasses.asdict(tagger.network.config)},
+        "architecture": {"network": tagger.architecture, **to_dict(tagger.network.config)},
         "features": tagger.features.name,
         "labels": tagger.labels,
         "corpora": data.digests,

@@ -160,7 +160,11 @@ def test_a_killed_run_continues_to_the_same_weights(corpus: Path, tmp_path: Path
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)  # as here
     deadline = time.monotonic() + 300
-    while not list(killed.glob("checkpoints/*2*")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list(killed.glob("checkpoints/step-*2/hashes.json"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     if process.poll() is None:
         os.kill(process.pid, signal.SIGKILL)
