@@ -66,6 +66,13 @@ COMMANDS = (
     Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora", trains=True),
     Command("finetune tag", "hepfm.finetune.tag", "TagConfig", "train a tagger on labelled jets", trains=True),
     Command(
+        "finetune sophon",
+        "hepfm.finetune.sophon_training",
+        "SophonConfig",
+        "train Sophon's 188-class tagger of resonances",
+        trains=True,
+    ),
+    Command(
         "finetune generate",
         "hepfm.finetune.adapt",
         "AdaptConfig",
@@ -75,6 +82,7 @@ COMMANDS = (
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
     Command("models import", "hepfm.models", "ImportConfig", "others' checkpoint -> an artifact", "import_model"),
+    Command("models export --onnx", "hepfm.finetune.export", "ExportConfig", "a tagger as an ONNX graph for C++"),
     Command(
         "evaluate simulation",
         "hepfm.benchmarks.closeness.command",
@@ -98,6 +106,18 @@ COMMANDS = (
         "hepfm.benchmarks.regression",
         "EvaluateRegressionConfig",
         "estimates of a quantity against its true values",
+    ),
+    Command(
+        "evaluate search",
+        "hepfm.benchmarks.tagging.search",
+        "EvaluateSearchConfig",
+        "resonances in single jets, after cuts on a tagger",
+    ),
+    Command(
+        "evaluate transfer",
+        "hepfm.benchmarks.tagging.transfer",
+        "EvaluateTransferConfig",
+        "other labels from a tagger's embedding, against scratch",
     ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
     Command(

@@ -64,12 +64,12 @@ class TrainingConfig:
     that is searched for in the parameters' names and the first group that matches counts."""
     warmup_steps: int = 100
     """Steps in which the learning rate rises linearly from zero to its peak."""
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    """After warm-up: cosine decay, stable then decay in the last part (wsd), or constant."""
+    schedule: Literal["cosine", "wsd", "exponential", "constant"] = "cosine"
+    """After warm-up: cosine decay; stable, then decay in the last part, as 1 - sqrt (wsd) or exponential; constant."""
     decay_fraction: float = 0.2
-    """Share of all steps that wsd spends decaying."""
+    """Share of all steps that wsd and exponential spend decaying."""
     min_learning_rate_fraction: float = 0.1
-    """Final learning rate as a share of its peak (cosine and wsd)."""
+    """Final learning rate as a share of its peak (all but constant)."""
     weight_decay: float = 0.01
     """AdamW's weight decay; vectors (biases, norms) and parameters marked no_weight_decay have none."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -143,6 +143,8 @@ class TrainingConfig:
             raise HepfmError("needs validations", "--patience", "give --validate-every")
         if not self.learning_rate > 0:
             raise HepfmError(f"must be positive, is {self.learning_rate}", "--learning-rate")
+        if self.schedule == "exponential" and not self.min_learning_rate_fraction:
+            raise HepfmError("exponential decay ends above zero", "--min-learning-rate-fraction")
         if not 0 < self.decay_fraction <= 1:
             raise HepfmError(f"must lie in (0, 1], is {self.decay_fraction}", "--decay-fraction")
         self._check_groups()
