@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hepfm.benchmarks import metrics
-from hepfm.benchmarks.scores import suite
+from hepfm.benchmarks.scores import jet_suite, shower_suite
 from hepfm.benchmarks.scores.physics_distances import FPD_SIZES, KPD_BATCH, Sizes
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents
@@ -24,7 +24,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("jetnet", "calochallenge"):
         monkeypatch.setitem(FPD_SIZES, name, Sizes(40, 120, 4, 3))
         monkeypatch.setitem(KPD_BATCH, name, 40)
-    monkeypatch.setattr(suite, "COVERAGE_JETS", 10)
+    monkeypatch.setattr(jet_suite, "COVERAGE_JETS", 10)
 
 
 def outcomes(data: Any) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def test_a_grid_gets_the_ild_set(toy_showers) -> None:  # type: ignore[no-untype
 
 def test_prdc_takes_what_fits_and_says_so(toy_showers, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     sample = toy_showers("1-photons", 100)
-    monkeypatch.setattr(suite, "MOST_VOXEL_BYTES", 16 * 368 * 60)
+    monkeypatch.setattr(shower_suite, "MOST_VOXEL_BYTES", 16 * 368 * 60)
     scores = metrics.shower_scores(sample, sample, replicas=2)
     assert "of the first 60 showers" in scores.manifolds["recall"].note
     assert scores.manifolds["recall"].value is not None
