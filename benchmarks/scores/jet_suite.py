@@ -17,6 +17,7 @@ from hepfm.benchmarks.scores.outcome import Outcome, attempt, enough
 from hepfm.benchmarks.scores.shower_relations import correlation_difference, correlation_floor
 from hepfm.benchmarks.scores.suite_parts import (
     MANIFOLD_EVENTS,
+    Kept,
     Seconds,
     feature_manifolds,
     of_the_first,
@@ -111,8 +112,8 @@ def jet_scores(
             for key in real.values
         },
         "batched": lambda: _batched(real, made, chosen, seed),
-        "distances": lambda: physics_distances(real.polynomials, made.polynomials, "jetnet", seed),
-        "manifolds": lambda: _jet_manifolds(*_scaled(real.polynomials, made.polynomials), seed),
+        "distances": lambda: physics_distances(real.polynomials, made.polynomials, "jetnet", seed, real.kept),
+        "manifolds": lambda: _jet_manifolds(*_scaled(real.polynomials, made.polynomials), seed, real.kept),
         "transport": lambda: _transport(real, made, seed),
     }
     for name, compute in groups.items():
@@ -131,6 +132,10 @@ def name_of(protocol: Protocol) -> str:
 
 def _batched(real: JetSide, made: JetSide, protocol: Protocol, seed: int) -> dict[str, Outcome]:
     """W1M, W1P and W1EFP, with floors between halves of the reference."""
+
+    def kept(name: str, compute: Callable[[], Any]) -> Any:
+        return real.kept.once((name, str(protocol), seed), compute)
+
     columns = [PRODUCTS.index((graph,)) for graph in PRIME_4]
     primes = [side.polynomials[:, columns] for side in (real, made)]
     half = _halves(real.jets, seed)
@@ -139,17 +144,17 @@ def _batched(real: JetSide, made: JetSide, protocol: Protocol, seed: int) -> dic
     return {
         "w1m": attempt(
             lambda: w1m(real.relative, made.relative, protocol, key=seed),
-            lambda: w1m(real_halves[0], real_halves[1], protocol, key=f"floor {seed}"),
+            lambda: kept("w1m", lambda: w1m(real_halves[0], real_halves[1], protocol, key=f"floor {seed}")),
         ),
         **outcomes_of(
             ("w1p", "w1p_deta", "w1p_dphi", "w1p_pt"),
             lambda: _each(w1p(real.relative, made.relative, protocol, key=seed)),
-            lambda: _each(w1p(real_halves[0], real_halves[1], protocol, key=f"floor {seed}")),
+            lambda: kept("w1p", lambda: _each(w1p(real_halves[0], real_halves[1], protocol, key=f"floor {seed}"))),
         ),
         **outcomes_of(
             ("w1efp",),
             lambda: _each(w1_features(primes[0], primes[1], protocol, key=f"w1efp {seed}"))[:1],
-            lambda: _each(w1_features(prime_halves[0], prime_halves[1], protocol, key=f"w1efp floor {seed}"))[:1],
+            lambda: kept("w1efp", lambda: _each(w1_features(*prime_halves, protocol, key=f"w1efp floor {seed}"))[:1]),
         ),
     }
 
@@ -222,8 +227,8 @@ def _scaled(real: np.ndarray, made: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return (real - real.mean(axis=0)) / spread, (made - real.mean(axis=0)) / spread
 
 
-def _jet_manifolds(real: np.ndarray, made: np.ndarray, seed: int) -> dict[str, Outcome]:
-    found = feature_manifolds(real[:MANIFOLD_EVENTS], made[:MANIFOLD_EVENTS], seed)
+def _jet_manifolds(real: np.ndarray, made: np.ndarray, seed: int, kept: Kept) -> dict[str, Outcome]:
+    found = feature_manifolds(real[:MANIFOLD_EVENTS], made[:MANIFOLD_EVENTS], seed, kept)
     return of_the_first(found, MANIFOLD_EVENTS, max(len(real), len(made)), "jets")
 
 
@@ -234,5 +239,7 @@ def _transport(real: JetSide, made: JetSide, seed: int) -> dict[str, Outcome]:
 
     half = [real.relative.select(chosen) for chosen in _halves(real.jets, seed)]
     return outcomes_of(
-        ("coverage", "mmd"), lambda: listed(real.relative, made.relative), lambda: listed(half[0], half[1])
+        ("coverage", "mmd"),
+        lambda: listed(real.relative, made.relative),
+        lambda: real.kept.once(("transport", seed), lambda: listed(half[0], half[1])),
     )

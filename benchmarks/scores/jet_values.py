@@ -9,6 +9,7 @@ import numpy as np
 
 from hepfm.benchmarks.scores.energy_flow import energy_flow_polynomials
 from hepfm.benchmarks.scores.jet_batches import relative
+from hepfm.benchmarks.scores.suite_parts import Kept
 from hepfm.core import observables
 from hepfm.core.observables import Constituents
 from hepfm.core.statistics import Values
@@ -34,6 +35,7 @@ class JetSide:
 
     def __init__(self, jets: Constituents) -> None:
         self.jets = jets
+        self.kept = Kept()
 
     def __len__(self) -> int:
         return len(self.jets)

@@ -18,6 +18,7 @@ from hepfm.benchmarks.scores.showers import ShowerSample, check_alike, check_ene
 from hepfm.benchmarks.scores.showers import check_units as check_response
 from hepfm.benchmarks.scores.suite_parts import (
     MANIFOLD_EVENTS,
+    Kept,
     Seconds,
     feature_manifolds,
     of_the_first,
@@ -36,7 +37,7 @@ class ShowerSide:
     """Showers with what is computed from them, each part once and when it is first asked for."""
 
     def __init__(self, sample: ShowerSample, seed: int = 0) -> None:
-        self.sample, self._seed = sample, seed
+        self.sample, self._seed, self.kept = sample, seed, Kept()
         self._spectra: dict[bytes, Binned] = {}
 
     @cached_property
@@ -135,8 +136,8 @@ def shower_scores(
             separation.append(_voxels(real, made, seed, replicas))
     groups: dict[str, Callable[[], dict[str, Outcome]]] = {
         "correlation": lambda: {"layers": _correlation(real.features, made.features, seed, replicas)},
-        "distances": lambda: physics_distances(real.inputs, made.inputs, "calochallenge", seed),
-        "manifolds": lambda: _voxel_manifolds(real.sample, made.sample, seed),
+        "distances": lambda: physics_distances(real.inputs, made.inputs, "calochallenge", seed, real.kept),
+        "manifolds": lambda: _voxel_manifolds(real, made, seed),
         "ild": lambda: _ild(real, made, seed) if geometry.kind == "grid" else {},
     }
     found: dict[str, dict[str, Outcome]] = {}
@@ -228,11 +229,11 @@ def _mean(values: list[Estimate]) -> Estimate:
     return Estimate(*(float(np.mean([getattr(value, name) for value in values])) for name in ("value", "error")))
 
 
-def _voxel_manifolds(reference: ShowerSample, sample: ShowerSample, seed: int) -> dict[str, Outcome]:
-    most = min(MANIFOLD_EVENTS, MOST_VOXEL_BYTES // (16 * reference.geometry.voxels))
-    values = [log_voxels(side.limited(most)) for side in (reference, sample)]
-    found = feature_manifolds(values[0], values[1], seed)
-    return of_the_first(found, most, max(reference.showers, sample.showers), "showers")
+def _voxel_manifolds(real: ShowerSide, made: ShowerSide, seed: int) -> dict[str, Outcome]:
+    most = min(MANIFOLD_EVENTS, MOST_VOXEL_BYTES // (16 * real.sample.geometry.voxels))
+    values = [log_voxels(side.sample.limited(most)) for side in (real, made)]
+    found = feature_manifolds(values[0], values[1], seed, real.kept)
+    return of_the_first(found, most, max(real.sample.showers, made.sample.showers), "showers")
 
 
 def log_voxels(sample: ShowerSample) -> np.ndarray:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.statistics import Estimate
 
+T = TypeVar("T")
 MANIFOLD_EVENTS = 20_000  # of either side at most: the time goes with the square of their number
 
 
@@ -42,24 +43,43 @@ class Seconds:
         self.told(name, seconds)
 
 
-def physics_distances(real: np.ndarray, made: np.ndarray, rules: str, seed: int) -> dict[str, Outcome]:
+class Kept:
+    """What was computed once and is asked for again, as the floors of a reference are for each sample."""
+
+    def __init__(self) -> None:
+        self._found: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """The value of ``compute``, or what it gave the first time with this key."""
+        if key not in self._found:
+            self._found[key] = compute()
+        return self._found[key]  # type: ignore[no-any-return]
+
+
+def physics_distances(real: np.ndarray, made: np.ndarray, rules: str, seed: int, kept: Kept) -> dict[str, Outcome]:
     """FPD and KPD of features with floors between halves of the reference."""
     sizes, batch = FPD_SIZES[rules], KPD_BATCH[rules]
     first, second = halves(real, generator("physics distances", seed))
     return {
-        "fpd": attempt(lambda: fpd(real, made, sizes), lambda: fpd(first, second, sizes)),
-        "kpd": attempt(lambda: kpd(real, made, batch), lambda: kpd(first, second, batch)),
+        "fpd": attempt(
+            lambda: fpd(real, made, sizes), lambda: kept.once(("fpd", seed), lambda: fpd(first, second, sizes))
+        ),
+        "kpd": attempt(
+            lambda: kpd(real, made, batch), lambda: kept.once(("kpd", seed), lambda: kpd(first, second, batch))
+        ),
     }
 
 
-def feature_manifolds(real: np.ndarray, made: np.ndarray, seed: int) -> dict[str, Outcome]:
+def feature_manifolds(real: np.ndarray, made: np.ndarray, seed: int, kept: Kept) -> dict[str, Outcome]:
     def listed(found: Manifolds) -> list[Estimate]:
         return [found.precision, found.recall, found.density, found.coverage]
 
     return outcomes_of(
         ("precision", "recall", "density", "coverage"),
         lambda: listed(manifolds(real, made, key=seed)),
-        lambda: listed(manifolds(*halves(real, generator("manifold halves", seed)), key=seed)),
+        lambda: kept.once(
+            ("manifolds", seed), lambda: listed(manifolds(*halves(real, generator("manifold halves", seed)), key=seed))
+        ),
     )
 
 

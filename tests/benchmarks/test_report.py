@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hepfm.benchmarks.jets import OBSERVABLES
-from hepfm.benchmarks.report import Request, evaluate_jets
+from hepfm.benchmarks.reports.jets import Request, evaluate_jets
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents
 
