@@ -123,6 +123,11 @@ class Binned:
         """(bins,) contents."""
         return self.weighted(np.ones(self.records))
 
+    @property
+    def squares(self) -> np.ndarray:
+        """(bins,) sums over records of squared contents: the variances of the contents."""
+        return self._by_record.multiply(self._by_record).sum(axis=1)
+
     def weighted(self, weights: np.ndarray) -> np.ndarray:
         """(bins,) contents if record i counts ``weights[i]`` times."""
         return self._by_record @ weights.astype(np.float64)

@@ -86,6 +86,12 @@ COMMANDS = (
     ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
     Command(
+        "evaluate showers",
+        "hepfm.benchmarks.reports.shower_command",
+        "EvaluateShowersConfig",
+        "compare showers, as a report",
+    ),
+    Command(
         "evaluate profiles",
         "hepfm.benchmarks.profiles_report",
         "EvaluateProfilesConfig",
