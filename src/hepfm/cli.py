@@ -121,6 +121,13 @@ COMMANDS = (
         "PretrainStepConfig",
         "training steps of backbones, packed against padded",
     ),
+    Command(
+        "bench metrics",
+        "hepfm.benchmarks.metrics_speed",
+        "MetricsConfig",
+        "metrics of 100,000 jets and 20,000 showers, part by part",
+    ),
+    Command("bench all", "hepfm.benchmarks.speeds", "SpeedsConfig", "all speeds -> one JSON and one page"),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )
