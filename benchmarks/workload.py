@@ -54,7 +54,8 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
 
     Returns:
         name, value, unit, ratios (medians of the repeats), spread (half the range of each rate over its median),
-        value_of (the way whose rate is the value), ratio_spread (the same of each ratio, repeat by repeat), figures, notes, machine and versions.
+        value_of (the way whose rate is the value), ratio_spread (the same of each ratio, repeat by repeat),
+        figures, notes, machine and versions.
     """
     rates: dict[str, list[float]] = {way: [] for way in workload.ways}
     with progress(f"bench {name}", (repeats + 1) * len(rates), "runs") as task:

@@ -122,8 +122,11 @@ def shower_displays(samples: Mapping[str, Sequence[Shown]], geometry: Geometry) 
     for theme in THEMES:
         with matplotlib.rc_context({**settings(theme), **SMALL, "axes3d.grid": False}):
             columns, lines = max(len(side) for side in samples.values()), len(samples)
-            figure = Figure(figsize=(columns * SHOWER_IN, lines * SHOWER_IN * 0.95), facecolor="none")
-            figure.subplots_adjust(left=0.0, right=0.97, bottom=0.03, top=0.97, wspace=0.02, hspace=0.08)
+            figure = Figure(figsize=(columns * SHOWER_IN, lines * SHOWER_IN), facecolor="none")
+            height = lines * SHOWER_IN
+            figure.subplots_adjust(
+                left=0.0, right=0.96, bottom=0.12 / height, top=1 - 0.45 / height, wspace=0.02, hspace=0.2
+            )
             for line, (name, side) in enumerate(samples.items()):
                 for column, shower in enumerate(side):
                     axes = figure.add_subplot(lines, columns, line * columns + column + 1, projection="3d")
@@ -133,7 +136,7 @@ def shower_displays(samples: Mapping[str, Sequence[Shown]], geometry: Geometry) 
                     axes.set_ylabel(f"{geometry.across[0]} [mm]", labelpad=-6)
                     axes.set_zlabel(f"{geometry.across[1]} [mm]", labelpad=-6)
                     told = f"{shower.incident:.3g} GeV, {len(shower.voxel)} cells"
-                    axes.set_title(f"{name}\n{told}" if column == 0 else told, loc="left", fontsize=8, y=0.98)
+                    axes.set_title(f"{name}\n{told}" if column == 0 else f"\n{told}", loc="left", fontsize=8, y=1.0)
             pictures[theme] = inline_png(figure, "Showers in space")
     return {"title": "Showers in space; colour and area of a cell grow with its energy", **pictures}
 

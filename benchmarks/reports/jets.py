@@ -11,7 +11,7 @@ from typing import Any
 from hepfm.benchmarks.jets import OBSERVABLES, SUBSTRUCTURE, Measured, measure
 from hepfm.benchmarks.reports.classifying import Wanted, classified
 from hepfm.benchmarks.reports.classifying import as_data as classifiers_as_data
-from hepfm.benchmarks.reports.jets_page import TWO_SIDED, JetReport, page
+from hepfm.benchmarks.reports.jets_page import JetReport, page
 from hepfm.benchmarks.reports.marks import with_verdict
 from hepfm.benchmarks.scores.classifier_inputs import Table as Inputs
 from hepfm.benchmarks.scores.classifiers import dnn
@@ -168,7 +168,7 @@ def _halves(real: JetSide, seed: int) -> tuple[JetSide, JetSide]:
 
 def _scores(scores: JetScores) -> dict[str, Any]:
     groups = {
-        name: {key: with_verdict(outcome, key in TWO_SIDED) for key, outcome in group.items()}
+        name: {key: with_verdict(outcome, key == "coverage", name != "manifolds") for key, outcome in group.items()}
         for name, group in vars(scores).items()
         if isinstance(group, dict) and name != "wasserstein"
     }

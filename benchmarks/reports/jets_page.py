@@ -10,7 +10,7 @@ from hepfm.benchmarks.jets import Measured
 from hepfm.benchmarks.report import number, part, sections
 from hepfm.benchmarks.reports.classifying import Classified, posterior_table
 from hepfm.benchmarks.reports.displays import jet_displays
-from hepfm.benchmarks.reports.marks import NOTE, Row, counts, outcome_cell, outcome_table, scaled
+from hepfm.benchmarks.reports.marks import NOTE, OF_HALVES, Row, counts, outcome_cell, outcome_table, scaled
 from hepfm.benchmarks.reports.pictures import matrices, ratio_plots
 from hepfm.benchmarks.reports.published_jets import JETNET_30, Generator
 from hepfm.benchmarks.scores.jet_suite import JetScores, complete
@@ -21,7 +21,6 @@ from hepfm.benchmarks.tables import Cell, Table
 from hepfm.core.plots import Curve
 from hepfm.core.statistics import Estimate
 
-TWO_SIDED = frozenset({"precision", "recall", "density", "coverage"})
 QUANTITIES = ("pT", "mass", "multiplicity", "τ21", "τ32", "D2", "soft drop")
 # Title and scale of each metric, as papers have them.
 METRICS: dict[str, tuple[str, float]] = {
@@ -157,7 +156,7 @@ def _rows(scores: Mapping[str, JetScores]) -> list[Row]:
             if group == "transport" and key == "coverage":
                 title = "COV"
             outcomes = {name: getattr(part, group)[key] for name, part in scores.items()}
-            rows.append(Row(title, outcomes, scale, key in TWO_SIDED))
+            rows.append(Row(title, outcomes, scale, key == "coverage", judged=group != "manifolds"))
     rows.append(Row("correlations", {name: part.correlation for name, part in scores.items()}))
     for key in first.quantiled_kl:
         outcomes = {name: part.quantiled_kl[key] for name, part in scores.items()}
@@ -176,7 +175,7 @@ def _classifier_rows(found: Classified | None) -> list[Row]:
 
 def _metrics(found: JetReport, names: Sequence[str]) -> dict[str, Any]:
     protocol = next(iter(found.scores.values())).protocol
-    tables = [outcome_table("Metrics", _rows(found.scores), names, f"Batches: protocol {protocol}.")]
+    tables = [outcome_table("Metrics", _rows(found.scores), names, f"Batches: protocol {protocol}. {OF_HALVES}")]
     if found.classifiers is not None:
         tables.append(outcome_table("Classifiers against the reference", _classifier_rows(found.classifiers), names))
         if found.classifiers.posteriors:

@@ -21,6 +21,11 @@ NOTE = (
     " Green: not told from it; red: beyond it."
 )
 
+OF_HALVES = (
+    "Precision, recall, density and coverage depend on the number of events; their floor is of halves of the reference,"
+    " and they are not judged by it."
+)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,18 +35,22 @@ class Row:
         title: of the metric, with its unit.
         outcomes: by sample.
         scale: what values are multiplied with, as papers do.
-        two_sided: a value below the floor differs from it, too (shares such as a recall); distances only lie above.
+        two_sided: a value below the floor differs from it, too (such as a share); distances only lie above.
+        judged: whether value and floor are of as many events, so that they can be compared.
     """
 
     title: str
     outcomes: Mapping[str, Outcome]
     scale: float = 1.0
     two_sided: bool = False
+    judged: bool = True
 
 
 def like_reference(outcome: Outcome, two_sided: bool = False) -> bool | None:
     """Whether a sample cannot be told from the reference by this metric; None where value or floor are not known."""
     value, floor = outcome.value, outcome.floor
+    if value is not None and outcome.limit is not None:
+        return value.value <= outcome.limit
     if value is None or floor is None:
         return None
     if isinstance(floor, Floor):
@@ -51,14 +60,14 @@ def like_reference(outcome: Outcome, two_sided: bool = False) -> bool | None:
     return bool(abs(apart) <= allowed if two_sided else apart <= allowed)
 
 
-def outcome_cell(outcome: Outcome | None, scale: float = 1.0, two_sided: bool = False) -> Cell:
+def outcome_cell(outcome: Outcome | None, scale: float = 1.0, two_sided: bool = False, judged: bool = True) -> Cell:
     """Value, error and floor; a metric that could not be computed says so, and why."""
     if outcome is None:
         return Cell("-")
     if outcome.value is None:
         return Cell(NOT_COMPUTED, note=outcome.note)
     floor = outcome.floor
-    like = like_reference(outcome, two_sided)
+    like = like_reference(outcome, two_sided) if judged else None
     return Cell(
         number(scaled(outcome.value, scale)),
         missed=like is False,
@@ -78,7 +87,7 @@ def outcome_table(title: str, rows: Sequence[Row], names: Sequence[str], note: s
     body = []
     for row in rows:
         label = row.title if row.scale == 1 else f"{row.title} x {row.scale:,.0f}"
-        cells = [outcome_cell(row.outcomes.get(name), row.scale, row.two_sided) for name in names]
+        cells = [outcome_cell(row.outcomes.get(name), row.scale, row.two_sided, row.judged) for name in names]
         body.append((Cell(label), *cells))
     return Table(title, ("metric", *names), tuple(body), f"{note} {NOTE}".strip())
 
@@ -87,7 +96,11 @@ def counts(rows: Sequence[Row], names: Sequence[str]) -> Table:
     """Of how many metrics each sample passes, fails or leaves open."""
     body = []
     for name in names:
-        marks = [like_reference(row.outcomes[name], row.two_sided) for row in rows if name in row.outcomes]
+        marks = [
+            like_reference(row.outcomes[name], row.two_sided) if row.judged else None
+            for row in rows
+            if name in row.outcomes
+        ]
         missing = sum(row.outcomes[name].value is None for row in rows if name in row.outcomes)
         like, unlike = marks.count(True), marks.count(False)
         body.append(
@@ -99,13 +112,13 @@ def counts(rows: Sequence[Row], names: Sequence[str]) -> Table:
                 Cell(f"{missing}"),
             )
         )
-    header = ("sample", "like the reference", "beyond the floor", "without a floor", NOT_COMPUTED)
+    header = ("sample", "like the reference", "beyond the floor", "not judged", NOT_COMPUTED)
     return Table("Verdict", header, tuple(body), "Metrics of the tables below. They are not independent of each other.")
 
 
-def with_verdict(outcome: Outcome, two_sided: bool = False) -> dict[str, Any]:
+def with_verdict(outcome: Outcome, two_sided: bool = False, judged: bool = True) -> dict[str, Any]:
     """An outcome as plain data, with ``like_reference``."""
-    return {**plain_outcome(outcome), "like_reference": like_reference(outcome, two_sided)}
+    return {**plain_outcome(outcome), "like_reference": like_reference(outcome, two_sided) if judged else None}
 
 
 def plain_outcome(outcome: Outcome) -> dict[str, Any]:
@@ -117,4 +130,5 @@ def plain_outcome(outcome: Outcome) -> dict[str, Any]:
         "value": None if value is None else asdict(value),
         "floor": None if outcome.floor is None else asdict(outcome.floor),
         "note": outcome.note,
+        "limit": None if outcome.limit is None or not np.isfinite(outcome.limit) else outcome.limit,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -21,7 +21,7 @@ from hepfm.core.statistics import Estimate
 T = TypeVar("T")
 THEMES: tuple[Theme, ...] = ("light", "dark")
 SAMPLES = len(STYLES)  # in one plot, at most
-PICTURE_DPI = 130
+PICTURE_DPI = 110
 COLUMNS = 4
 MATRIX_IN, MATRIX_WIDE_IN = 2.6, 11.0
 LAYER_WIDTH_IN, LAYER_HEIGHT_IN = 4.6, 3.0
@@ -63,10 +63,11 @@ def line_plots(
     xlabel: str,
     ylabel: str,
     band: Sequence[float | None] | None = None,
-    band_label: str = "floor (95%)",
+    band_label: str = "chance (95%)",
     log_x: bool = False,
     log_y: bool = False,
     level: float | None = None,
+    reference: Sequence[Estimate | None] | None = None,
 ) -> list[dict[str, str]]:
     """Values with errors over x, five samples a picture.
 
@@ -79,6 +80,7 @@ def line_plots(
         band_label: what the band is.
         log_x, log_y: logarithmic axes.
         level: a line at this value.
+        reference: n values of the reference, in grey.
     """
     found = []
     for number, group in enumerate(groups_of(samples)):
@@ -90,21 +92,11 @@ def line_plots(
             if level is not None:
                 axes.axhline(level, color=EDGE[theme], linewidth=0.9)
             values = []
+            if reference is not None:
+                values.append(_with_errors(axes, x, reference, "reference", EDGE[theme], "-"))
             for place, label in enumerate(group):
-                y = np.array([np.nan if part is None else part.value for part in samples[label]])
-                error = np.array([np.nan if part is None else part.error for part in samples[label]])
-                values.append(y)
-                axes.errorbar(
-                    x,
-                    y,
-                    yerr=np.nan_to_num(error),
-                    color=sample_colour(place, theme),
-                    linestyle=STYLES[place][2],
-                    linewidth=1.4,
-                    marker="o",
-                    markersize=2.6,
-                    label=label,
-                )
+                dashes = STYLES[place][2]
+                values.append(_with_errors(axes, x, samples[label], label, sample_colour(place, theme), dashes))
             axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if log_x else "linear")
             _limits(axes, np.concatenate(values), band, log_y)
             axes.legend(frameon=False, ncols=2, columnspacing=1.2)
@@ -112,6 +104,18 @@ def line_plots(
         told = title if len(samples) <= SAMPLES else f"{title} ({number + 1})"
         found.append(themed(told, f"{name}-{number}", drawn(draw, (LAYER_WIDTH_IN, LAYER_HEIGHT_IN))))
     return found
+
+
+def _with_errors(
+    axes: Axes, x: np.ndarray, values: Sequence[Estimate | None], label: str, colour: str, dashes: Any
+) -> np.ndarray:
+    y = np.array([np.nan if part is None else part.value for part in values])
+    error = np.array([np.nan if part is None else part.error for part in values])
+    axes.errorbar(
+        x, y, yerr=np.nan_to_num(error), color=colour, linestyle=dashes, linewidth=1.4, marker="o", markersize=2.6,
+        label=label,
+    )  # fmt: skip
+    return y
 
 
 def _limits(axes: Axes, values: np.ndarray, band: Sequence[float | None] | None, log_y: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hepfm.benchmarks.report import number, part, sections
 from hepfm.benchmarks.reports.classifying import Classified, posterior_table
 from hepfm.benchmarks.reports.displays import Shown, shower_displays
-from hepfm.benchmarks.reports.marks import Row, counts, outcome_table
+from hepfm.benchmarks.reports.marks import OF_HALVES, Row, counts, outcome_table
 from hepfm.benchmarks.reports.pictures import matrices
 from hepfm.benchmarks.reports.published_tables import calochallenge_table, data_set_of, floors_table, ild_table
 from hepfm.benchmarks.reports.shower_plots import by_layer, distributions, responses
@@ -18,7 +18,6 @@ from hepfm.benchmarks.scores.shower_suite import ShowerScores, ShowerSide
 from hepfm.benchmarks.tables import Cell, Table
 from hepfm.core.statistics import Estimate
 
-TWO_SIDED = frozenset({"precision", "recall", "density", "coverage"})
 DEFINITIONS = (
     ("Threshold", "Voxels below the geometry's readout threshold count as empty in all samples."),
     ("Separation power", "½ Σ (p - q)²/(p + q) of shares inside the range: 0 equal, 1 disjoint; blind outside of it."),
@@ -52,7 +51,9 @@ def page(data: Mapping[str, Any], found: ShowerReport) -> str:
     rows, classifiers = _rows(found.scores), _classifier_rows(found.classifiers)
     size = " · ".join(f"{showers:,} {name} showers" for name, showers in data["showers"].items())
     verdict = counts([*_all_separations(found.scores), *rows, *classifiers], names)
-    parts = [part("Verdict", f"{geometry.summary()}. {size}", [verdict, outcome_table("Metrics", rows, names)])]
+    parts = [
+        part("Verdict", f"{geometry.summary()}. {size}", [verdict, outcome_table("Metrics", rows, names, OF_HALVES)])
+    ]
     if found.classifiers is not None:
         tables = [outcome_table("Classifiers against the reference", classifiers, names)]
         if found.classifiers.posteriors:
@@ -92,7 +93,7 @@ def _rows(scores: Mapping[str, ShowerScores]) -> list[Row]:
         )
     rows.append(Row("layer correlations", {name: each.correlation for name, each in scores.items()}))
     rows += [Row(key.upper(), _outcomes(scores, "distances", key), 1e3) for key in first.distances]
-    rows += [Row(key, _outcomes(scores, "manifolds", key), 1, key in TWO_SIDED) for key in first.manifolds]
+    rows += [Row(key, _outcomes(scores, "manifolds", key), judged=False) for key in first.manifolds]
     rows += [Row(f"ILD set, {key}", _outcomes(scores, "ild", key), 100) for key in first.ild]
     return rows
 

@@ -11,10 +11,12 @@ from hepfm.benchmarks.scores.one_dimensional import Binned
 from hepfm.benchmarks.scores.shower_histograms import Separation, log_edges, observables_of
 from hepfm.benchmarks.scores.shower_suite import ShowerScores, ShowerSide
 from hepfm.core.plots import Curve
-from hepfm.core.statistics import Estimate, Floor, Histogram, Values, histogram
+from hepfm.core.statistics import Estimate, Histogram, Values, histogram
 
 DEPTHS = (0.25, 0.5, 0.75)  # of the reference's energy: the layers where it is reached are shown
 MOST_BINS = 50  # of a drawn histogram: those of separation powers are finer
+OUTER = (0.002, 0.998)  # quantiles of the reference between which its bulk lies
+FEWEST_EDGES = 4
 ILD_SHOWN = {"occupancy": "cells above the threshold", "centre depth": "centre of gravity [layer]"}
 
 
@@ -28,7 +30,11 @@ def distributions(
     for observable, attribute, column in observables_of(reference.features, geometry):
         if observable.edges is None or (observable.layer is not None and observable.layer not in layers):
             continue
-        edges = _coarser(observable.edges)
+        if observable.group.endswith("phi"):  # as eta, in what is not shown layer by layer either
+            continue
+        edges = observable.edges
+        if not observable.group.endswith("energy"):
+            edges = _bulk(edges, _values(reference, attribute, column))
         found += ratio_plots(
             observable.name.capitalize(),
             observable.name.replace(" ", "-").replace(",", ""),
@@ -51,9 +57,20 @@ def _layers(reference: ShowerSide) -> set[int]:
     return {reference.features.layers[place] for place in places}
 
 
-def _coarser(edges: np.ndarray) -> np.ndarray:
-    step = -(-(len(edges) - 1) // MOST_BINS)
-    return edges[:: step if (len(edges) - 1) % step == 0 else 1]
+def _bulk(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The edges around nearly all values of the reference, and a margin; fewer ones where there are many."""
+    low, high = np.quantile(values, OUTER)
+    first, last = np.searchsorted(edges, low, side="right") - 1, np.searchsorted(edges, high)
+    margin = max(2, (last - first) // 6)
+    kept = edges[max(0, first - margin) : last + margin + 1]
+    if len(kept) < FEWEST_EDGES:
+        return edges
+    return kept[:: -(-(len(kept) - 1) // MOST_BINS)]
+
+
+def _values(side: ShowerSide, attribute: str, column: int | None) -> np.ndarray:
+    values: np.ndarray = getattr(side.features, attribute)
+    return values if column is None else values[:, column]
 
 
 def _axis(group: str, unit: str) -> str:
@@ -63,8 +80,7 @@ def _axis(group: str, unit: str) -> str:
 
 def _filled(side: ShowerSide, attribute: str, column: int | None, edges: np.ndarray) -> Histogram:
     """Of one quantity; logarithmic edges are handed on as log10, which the plot wants, and empty layers lie below."""
-    values = getattr(side.features, attribute)
-    values = values if column is None else values[:, column]
+    values = _values(side, attribute, column)
     if attribute == "layer_energy":
         values, edges = np.log10(np.maximum(values, edges[0] * 1e-3)), np.log10(edges)
     return histogram(Values(values, np.arange(len(values)), len(values)), edges)
@@ -144,8 +160,7 @@ def by_layer(scores: Mapping[str, ShowerScores], layers: int) -> list[dict[str, 
     parts = {name: _grouped(each.separation) for name, each in scores.items()}
     for group, known in next(iter(parts.values())).items():
         numbers = [each.observable.layer for each in known]
-        floors = [each.outcome.floor for each in known]
-        upper = [floor.upper if isinstance(floor, Floor) else None for floor in floors]
+        upper = [each.outcome.limit for each in known]
         samples = {name: [each.outcome.value for each in groups[group]] for name, groups in parts.items()}
         found += line_plots(
             group.capitalize(),
@@ -175,13 +190,12 @@ def responses(scores: Mapping[str, ShowerScores]) -> list[dict[str, str]]:
     wide = bool(energy[-1] > 20 * energy[0]) if len(energy) else False
     found = []
     for title, attribute in (("Response", "response"), ("Resolution", "resolution")):
-        values: dict[str, list[Estimate | None]] = {
-            "reference": [_side(getattr(each, attribute), 0) for each in first],
-            **{name: [_side(getattr(bin, attribute), 1) for bin in part.response] for name, part in scores.items()},
-        }
+        values = {name: [_side(getattr(each, attribute), 1) for each in part.response] for name, part in scores.items()}
+        real = [_side(getattr(each, attribute), 0) for each in first]
         found += line_plots(
-            title, attribute, energy, values, xlabel="incident energy [GeV]", ylabel=title.lower(), log_x=wide
-        )
+            title, attribute, energy, values,
+            xlabel="incident energy [GeV]", ylabel=title.lower(), log_x=wide, reference=real,
+        )  # fmt: skip
         ratios = {
             name: [getattr(each, f"{attribute}_ratio") for each in part.response] for name, part in scores.items()
         }

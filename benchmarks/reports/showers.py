@@ -14,7 +14,7 @@ from hepfm.benchmarks.reports.classifying import Kinds, Wanted, classified
 from hepfm.benchmarks.reports.classifying import as_data as classifiers_as_data
 from hepfm.benchmarks.reports.displays import QUANTILES, showers_near
 from hepfm.benchmarks.reports.marks import with_verdict
-from hepfm.benchmarks.reports.shower_page import TWO_SIDED, ShowerReport, page
+from hepfm.benchmarks.reports.shower_page import ShowerReport, page
 from hepfm.benchmarks.scores.classifier_inputs import Image, Inputs, Voxels, high_level
 from hepfm.benchmarks.scores.classifiers import dnn
 from hepfm.benchmarks.scores.outcome import Outcome
@@ -109,7 +109,7 @@ def _scores(scores: ShowerScores) -> dict[str, Any]:
     data["correlation"] = with_verdict(scores.correlation)
     for group in ("means", "distances", "manifolds", "ild"):
         outcomes: dict[str, Outcome] = getattr(scores, group)
-        data[group] = {name: with_verdict(outcome, name in TWO_SIDED) for name, outcome in outcomes.items()}
+        data[group] = {name: with_verdict(outcome, judged=group != "manifolds") for name, outcome in outcomes.items()}
     return data
 
 

@@ -39,6 +39,8 @@ class EvaluateTaggingConfig:
     """The tagger: a run, an artifact folder, a hub id or a URL."""
     corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
     """Labelled jets; what it was trained on must not be among them."""
+    also: tuple[str, ...] = ()
+    """Further taggers of the same classes, judged on the same jets, each a row of the table."""
     out: Path | None = None
     """Folder of the page (index.html) and of report.json; an earlier report there is replaced."""
     split: str = "test"
@@ -66,7 +68,8 @@ def main(config: EvaluateTaggingConfig) -> None:
     measured = _measure(config, scored, benchmark)
     found = [measure_discriminant(each, scored, key=config.seed, replicas=config.replicas) for each in asked]
     name = str(artifact.architecture.get("network", "tagger"))
-    tables = [result_table(name, measured, benchmark)]
+    others = _others(config, name, tagger.classes, corpus, benchmark)
+    tables = [result_table(name, measured, benchmark, {label: item.measured for label, item in others.items()})]
     if found:
         tables.append(discriminant_table(found))
     sys.stdout.write("\n".join(table.markdown() for table in tables))
@@ -74,12 +77,14 @@ def main(config: EvaluateTaggingConfig) -> None:
         return
     provenance = {
         "tagger": {"hash": artifact.hash, "network": name},
+        **{label: {"hash": item.hash} for label, item in others.items()},
         "corpus": {"digest": corpus.digest, "split": config.split, "jets judged": measured.jets},
         "command": command_line(),
         "versions": versions(),
     }
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     data = {"date": date, "provenance": provenance, **as_data(measured), "discriminants": [asdict(f) for f in found]}
+    data["also"] = {label: as_data(item.measured) for label, item in others.items()}
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / REPORT, _finite(data))
     part = {
@@ -90,8 +95,42 @@ def main(config: EvaluateTaggingConfig) -> None:
         "wide": [],
         "plots": pictures(scored, measured),
     }
-    write_text(config.out / PAGE, sections("Tagging", date, [part], (), provenance))
+    further = [
+        {**part, "title": label, "text": "", "tables": [], "plots": pictures(item.scored, item.measured, f"{number}-")}
+        for number, (label, item) in enumerate(others.items())
+    ]
+    write_text(config.out / PAGE, sections("Tagging", date, [part, *further], (), provenance))
     sys.stdout.write(f"\n{config.out / PAGE}\n")
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A further tagger's scores of the same jets."""
+
+    hash: str
+    scored: Scored
+    measured: Measured
+
+
+def _others(
+    config: EvaluateTaggingConfig, first: str, classes: Sequence[str], corpus: Corpus, benchmark: Benchmark | None
+) -> dict[str, _Other]:
+    """Further taggers by name: their network's, told apart by number where these agree."""
+    found: dict[str, _Other] = {}
+    for name in config.also:
+        tagger, artifact = load_tagger(name)
+        if tuple(tagger.classes) != tuple(classes):
+            raise HepfmError(
+                f"has other classes: {', '.join(tagger.classes)}", name, f"those of {config.tagger} are needed"
+            )
+        network = label = str(artifact.architecture.get("network", "tagger"))
+        number = 1
+        while label in found or label == first:
+            number += 1
+            label = f"{network} ({number})"
+        scored = tagger.judge(corpus.split(config.split))
+        found[label] = _Other(artifact.hash, scored, _measure(config, scored, benchmark))
+    return found
 
 
 def _check_out(out: Path | None) -> None:

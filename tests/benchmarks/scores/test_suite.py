@@ -29,7 +29,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def outcomes(data: Any) -> list[dict[str, Any]]:
     """All outcomes in a report."""
-    if isinstance(data, dict) and data.keys() == {"value", "floor", "note"}:
+    if isinstance(data, dict) and data.keys() == {"value", "floor", "note", "limit"}:
         return [data]
     parts = data.values() if isinstance(data, dict) else data if isinstance(data, list) else []
     return [found for part in parts for found in outcomes(part)]
