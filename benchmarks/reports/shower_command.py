@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 from tyro.conf import Positional
 
 from hepfm.benchmarks.reports.classifying import Wanted
@@ -79,4 +82,23 @@ def main(config: EvaluateShowersConfig) -> None:
         seed=config.seed,
         replicas=config.replicas,
     )
+    print_table(config.out)
     sys.stdout.write(f"{page}\n")
+
+
+def print_table(report: Path) -> None:
+    """Show the metrics of a report that are one number, each with its floor."""
+    scores = json.loads((report / "report.json").read_text())["scores"]
+    table = Table("metric", *(part for name in scores for part in (name, "floor")))
+    first = next(iter(scores.values()))
+    for group in ("means", "distances", "manifolds", "ild"):
+        for metric in first[group]:
+            title = f"separation power, {metric}" if group == "means" else metric
+            outcomes = [each[group].get(metric) for each in scores.values()]
+            table.add_row(title, *(_cell(outcome, part) for outcome in outcomes for part in ("value", "floor")))
+    Console(file=sys.stderr, width=None if sys.stderr.isatty() else 120).print(table)
+
+
+def _cell(outcome: dict[str, Any] | None, part: str) -> str:
+    found = None if outcome is None else outcome[part]
+    return "not computed" if found is None else f"{found['value']:.3g} ± {found['error'] or float('nan'):.1g}"
