@@ -50,7 +50,8 @@ class BenchConfig:
 def main(config: BenchConfig) -> None:
     """Measure and print rates and ratios."""
     if config.name not in BENCHMARKS:
-        raise HepfmError(f"no benchmark '{config.name}'", "", f"there is: {', '.join(BENCHMARKS)}")
+        there = f"{', '.join(BENCHMARKS)}; hepfm --help lists those with options of their own"
+        raise HepfmError(f"no benchmark '{config.name}'", "", f"there is: {there}")
     with BENCHMARKS[config.name]() as workload:
         report(measure(config.name, workload), config.json)
 

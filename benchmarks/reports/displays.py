@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hepfm.benchmarks.panels import SMALL
 from hepfm.benchmarks.reports.pictures import THEMES, inline_png
@@ -185,5 +186,7 @@ def _draw(
     )
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):  # type: ignore[attr-defined]
         axis.set_pane_color((0.5, 0.5, 0.5, 0.06))
+        axis.set_major_locator(MaxNLocator(4))
         axis.set_tick_params(labelsize=6.5, pad=-3)
+    axes.set_box_aspect(None, zoom=1.12)  # type: ignore[attr-defined]
     axes.view_init(elev=18, azim=-62)  # type: ignore[attr-defined]

@@ -193,14 +193,14 @@ def responses(scores: Mapping[str, ShowerScores]) -> list[dict[str, str]]:
         values = {name: [_side(getattr(each, attribute), 1) for each in part.response] for name, part in scores.items()}
         real = [_side(getattr(each, attribute), 0) for each in first]
         found += line_plots(
-            title, attribute, energy, values,
+            title, f"{attribute}-by-energy", energy, values,
             xlabel="incident energy [GeV]", ylabel=title.lower(), log_x=wide, reference=real,
         )  # fmt: skip
         ratios = {
             name: [getattr(each, f"{attribute}_ratio") for each in part.response] for name, part in scores.items()
         }
         found += line_plots(
-            f"{title}: sample over reference", f"{attribute}-ratio", energy, ratios,
+            f"{title}: sample over reference", f"{attribute}-by-energy-ratio", energy, ratios,
             xlabel="incident energy [GeV]", ylabel="ratio", log_x=wide, level=1.0,
         )  # fmt: skip
     return found

@@ -103,7 +103,7 @@ def test_more_samples_than_fit_in_one_plot(toy_showers, tmp_path: Path) -> None:
     ("damage", "told"),
     [
         ("few", "30 showers are too few: a comparison needs 50"),
-        ("nan", "sample 's': an energy of shower 3 is nan"),
+        ("nan", "s: an energy of shower 3 is nan"),
         ("unit", "sample 's': the median of visible over incident energy is"),
         ("energies", "sample 's': has other incident energies"),
         ("binning", "sample 's': has another binning"),
