@@ -89,16 +89,6 @@ def test_the_page_is_one_file_with_everything(report: Path) -> None:
     assert len(identifiers) == len(set(identifiers))
 
 
-def test_more_samples_than_fit_in_one_plot(toy_showers, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    samples = {f"sample {n}": toy_showers(showers=60, seed=n) for n in range(1, 8)}
-    without = ("separation", "manifolds", "correlation", "distances")
-    page = evaluate_showers(toy_showers(showers=60), samples, tmp_path, provenance={}, without=without, replicas=2)
-    text = page.read_text()
-    assert "Response (1)" in text
-    assert "Response (2)" in text
-    assert all(f"<td>{name}</td>" in text for name in samples)
-
-
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
