@@ -82,7 +82,7 @@ def main(config: SpeedsConfig) -> None:
         found.append(item)
         sys.stdout.write(f"{line(item)}\n")
         sys.stdout.flush()
-    data = {
+    data: dict[str, Any] = {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": machine(),
         "versions": versions(),

@@ -100,7 +100,8 @@ def classified(
             return Outcome(scores.auc), Outcome(scores.jsd)
 
         floor = pair(*halves)
-        auc, jsd = {}, {}
+        auc: dict[str, Outcome] = {}
+        jsd: dict[str, Outcome] = {}
         for sample, side in samples.items():
             for place, outcome, known in zip((auc, jsd), pair(reference, side), floor, strict=True):
                 note = outcome.note if known.value is not None or outcome.value is None else f"no floor: {known.note}"

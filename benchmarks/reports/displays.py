@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -38,7 +39,7 @@ def jet_displays(jets: Mapping[str, Constituents], seed: int) -> dict[str, str]:
         for name, side in jets.items()
     }
     reach = _reach([side.select(np.isin(np.arange(len(side)), chosen[name])) for name, side in jets.items()])
-    pictures = {}
+    pictures: dict[str, str] = {}
     for theme in THEMES:
         with matplotlib.rc_context({**settings(theme), **SMALL}):
             figure = Figure(figsize=(SHOWN * JET_IN, len(jets) * JET_IN), layout="constrained", facecolor="none")
@@ -119,7 +120,7 @@ def shower_displays(samples: Mapping[str, Sequence[Shown]], geometry: Geometry) 
     energies = np.concatenate([shower.energy for side in samples.values() for shower in side])
     scale = _scale(energies)
     limits = [_limits(values, samples) for values in across]
-    pictures = {}
+    pictures: dict[str, str] = {}
     for theme in THEMES:
         with matplotlib.rc_context({**settings(theme), **SMALL, "axes3d.grid": False}):
             columns, lines = max(len(side) for side in samples.values()), len(samples)
@@ -156,13 +157,13 @@ def _limits(values: np.ndarray, samples: Mapping[str, Sequence[Shown]]) -> tuple
         return float(values.min()), float(values.max())
     order = np.argsort(place)
     share = np.cumsum(energy[order]) / energy.sum()
-    low, high = (float(place[order][min(np.searchsorted(share, part), len(order) - 1)]) for part in (0.01, 0.99))
+    low, high = (float(place[order[min(int(np.searchsorted(share, part)), len(order) - 1)]]) for part in (0.01, 0.99))
     margin = 0.1 * (high - low) or 1.0
     return low - margin, high + margin
 
 
 def _draw(
-    axes: matplotlib.axes.Axes,
+    axes: Any,
     shower: Shown,
     depth: np.ndarray,
     across: Sequence[np.ndarray],
@@ -176,7 +177,7 @@ def _draw(
     axes.scatter(
         depth[voxel],
         across[0][voxel],
-        across[1][voxel],  # type: ignore[misc]
+        across[1][voxel],
         s=1 + 22 * size**1.5,
         c=energy,
         cmap=COLOURS[theme],
@@ -184,9 +185,9 @@ def _draw(
         alpha=0.75,
         linewidths=0,
     )
-    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):  # type: ignore[attr-defined]
+    for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_pane_color((0.5, 0.5, 0.5, 0.06))
         axis.set_major_locator(MaxNLocator(4))
         axis.set_tick_params(labelsize=6.5, pad=-3)
-    axes.set_box_aspect(None, zoom=1.12)  # type: ignore[attr-defined]
-    axes.view_init(elev=18, azim=-62)  # type: ignore[attr-defined]
+    axes.set_box_aspect(None, zoom=1.12)
+    axes.view_init(elev=18, azim=-62)

@@ -171,7 +171,7 @@ def matrices(
         apart = matrix - reference
         known = np.abs(apart[np.isfinite(apart)])
         panels += [(name, matrix, 1.0), (f"{name} - {first}", apart, float(known.max(initial=0.0)) or 1e-3)]
-    pictures = {}
+    pictures: dict[str, str] = {}
     for theme in THEMES:
         with matplotlib.rc_context({**settings(theme), **SMALL, "xtick.top": False, "ytick.right": False}):
             lines = -(-len(panels) // COLUMNS)

@@ -104,12 +104,10 @@ def jet_scores(
     found: dict[str, dict[str, Outcome]] = {}
     groups: dict[str, Callable[[], dict[str, Outcome]]] = {
         "wasserstein": lambda: {
-            key: _wasserstein(*(side.values[key] for side in (real, made)), f"{seed}/{key}", replicas)
-            for key in real.values
+            key: _wasserstein(real.values[key], made.values[key], f"{seed}/{key}", replicas) for key in real.values
         },
         "quantiled_kl": lambda: {
-            key: _quantiled_kl(*(side.values[key] for side in (real, made)), f"{seed}/{key}", replicas)
-            for key in real.values
+            key: _quantiled_kl(real.values[key], made.values[key], f"{seed}/{key}", replicas) for key in real.values
         },
         "batched": lambda: _batched(real, made, chosen, seed),
         "distances": lambda: physics_distances(real.polynomials, made.polynomials, "jetnet", seed, real.kept),
@@ -154,7 +152,10 @@ def _batched(real: JetSide, made: JetSide, protocol: Protocol, seed: int) -> dic
         **outcomes_of(
             ("w1efp",),
             lambda: _each(w1_features(primes[0], primes[1], protocol, key=f"w1efp {seed}"))[:1],
-            lambda: kept("w1efp", lambda: _each(w1_features(*prime_halves, protocol, key=f"w1efp floor {seed}"))[:1]),
+            lambda: kept(
+                "w1efp",
+                lambda: _each(w1_features(prime_halves[0], prime_halves[1], protocol, key=f"w1efp floor {seed}"))[:1],
+            ),
         ),
     }
 

@@ -64,7 +64,7 @@ class JetSide:
         }
 
     @cached_property
-    def _taus(self) -> np.ndarray:
+    def _taus(self) -> dict[int, np.ndarray]:
         return observables.nsubjettiness(self.jets, (1, 2, 3))
 
     @property

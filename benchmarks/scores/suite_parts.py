@@ -53,7 +53,8 @@ class Kept:
         """The value of ``compute``, or what it gave the first time with this key."""
         if key not in self._found:
             self._found[key] = compute()
-        return self._found[key]  # type: ignore[no-any-return]
+        found: T = self._found[key]
+        return found
 
 
 def physics_distances(real: np.ndarray, made: np.ndarray, rules: str, seed: int, kept: Kept) -> dict[str, Outcome]:
