@@ -34,4 +34,3 @@ from hepfm.finetune.sophon_weights import FlatConfig, flat_mixture
 from hepfm.finetune.tag import FREE, VARIANTS, parameters_of
 from hepfm.finetune.tagger import Tagger, save_tagger
 from hepfm.finetune.tasks import Classification
-from hepfm.finetune.tagger import Tagger, save_tagger

@@ -46,6 +46,8 @@ class EvaluateTaggingConfig:
     """The tagger: a run, an artifact folder, a hub id or a URL."""
     corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
     """Labelled jets; what it was trained on must not be among them."""
+    also: tuple[str, ...] = ()
+    """Further taggers of the same classes, judged on the same jets, each a row of the table."""
     out: Path | None = None
     """Folder of the page (index.html) and of report.json; an earlier report there is replaced."""
     split: str = "test"
@@ -79,7 +81,8 @@ def main(config: EvaluateTaggingConfig) -> None:
     wanted = (asked or default_discriminants(measured)) if config.sculpting else []
     sculpted = measure_sculpting(tagger, split, scored, wanted, config.seed, config.replicas)
     name = str(artifact.architecture.get("network", "tagger"))
-    tables = [result_table(name, measured, benchmark)]
+    others = _others(config, name, tagger.classes, corpus, benchmark)
+    tables = [result_table(name, measured, benchmark, {label: item.measured for label, item in others.items()})]
     if found:
         tables.append(discriminant_table(found))
     if sculpted:
@@ -89,6 +92,7 @@ def main(config: EvaluateTaggingConfig) -> None:
         return
     provenance = {
         "tagger": {"hash": artifact.hash, "network": name},
+        **{label: {"hash": item.hash} for label, item in others.items()},
         "corpus": {"digest": corpus.digest, "split": config.split, "jets judged": measured.jets},
         "command": command_line(),
         "versions": versions(),
@@ -100,6 +104,7 @@ def main(config: EvaluateTaggingConfig) -> None:
         **as_data(measured),
         "discriminants": [asdict(item) for item in found],
         "sculpting": [{"discriminant": item.name, **asdict(cut)} for item in sculpted for cut in item.cuts],
+        "also": {label: as_data(item.measured) for label, item in others.items()},
     }
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / REPORT, finite(data))
@@ -111,8 +116,42 @@ def main(config: EvaluateTaggingConfig) -> None:
         "wide": [],
         "plots": [*pictures(scored, measured), *roc_picture(scored, asked), *sculpting_pictures(sculpted)],
     }
-    write_text(config.out / PAGE, sections("Tagging", date, [part], (), provenance))
+    further = [
+        {**part, "title": label, "text": "", "tables": [], "plots": pictures(item.scored, item.measured, f"{number}-")}
+        for number, (label, item) in enumerate(others.items())
+    ]
+    write_text(config.out / PAGE, sections("Tagging", date, [part, *further], (), provenance))
     sys.stdout.write(f"\n{config.out / PAGE}\n")
+
+
+@dataclass(frozen=True)
+class _Other:
+    """A further tagger's scores of the same jets."""
+
+    hash: str
+    scored: Scored
+    measured: Measured
+
+
+def _others(
+    config: EvaluateTaggingConfig, first: str, classes: Sequence[str], corpus: Corpus, benchmark: Benchmark | None
+) -> dict[str, _Other]:
+    """Further taggers by name: their network's, told apart by number where these agree."""
+    found: dict[str, _Other] = {}
+    for name in config.also:
+        tagger, artifact = load_tagger(name)
+        if tuple(tagger.classes) != tuple(classes):
+            raise HepfmError(
+                f"has other classes: {', '.join(tagger.classes)}", name, f"those of {config.tagger} are needed"
+            )
+        network = label = str(artifact.architecture.get("network", "tagger"))
+        number = 1
+        while label in found or label == first:
+            number += 1
+            label = f"{network} ({number})"
+        scored = tagger.judge(corpus.split(config.split))
+        found[label] = _Other(artifact.hash, scored, _measure(config, scored, benchmark))
+    return found
 
 
 def check_out(out: Path | None) -> None:

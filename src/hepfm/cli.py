@@ -121,6 +121,12 @@ COMMANDS = (
     ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
     Command(
+        "evaluate showers",
+        "hepfm.benchmarks.reports.shower_command",
+        "EvaluateShowersConfig",
+        "compare showers, as a report",
+    ),
+    Command(
         "evaluate profiles",
         "hepfm.benchmarks.profiles_report",
         "EvaluateProfilesConfig",
@@ -176,6 +182,13 @@ COMMANDS = (
         "generation of showers against the published procedure",
         "showers",
     ),
+    Command(
+        "bench metrics",
+        "hepfm.benchmarks.metrics_speed",
+        "MetricsConfig",
+        "metrics of 100,000 jets and 20,000 showers, part by part",
+    ),
+    Command("bench all", "hepfm.benchmarks.speeds", "SpeedsConfig", "all speeds -> one JSON and one page"),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )
