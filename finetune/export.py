@@ -68,7 +68,7 @@ class Graph(nn.Module):
 
     def __init__(self, tagger: Tagger) -> None:
         super().__init__()
-        self.preparation = Preparation(tagger.features)
+        self.preparation = Preparation(_feature_set(tagger))
         self.network = PADDED[tagger.architecture](tagger.network)
         self.classify = tagger.network.classify
         self.eval()
@@ -76,6 +76,11 @@ class Graph(nn.Module):
     def forward(self, particles: torch.Tensor, jet: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         embedding = self.network(*self.preparation(particles, jet, mask))
         return torch.cat([self.classify(embedding).softmax(1), embedding], 1)
+
+
+def _feature_set(tagger: Tagger) -> FeatureSet:
+    assert isinstance(tagger.features, FeatureSet)  # only networks on a backbone read anything else
+    return tagger.features
 
 
 def main(config: ExportConfig) -> None:
@@ -112,7 +117,7 @@ def write_graph(tagger: Tagger, artifact: Artifact, folder: Path) -> dict[str, f
     Raises:
         HepfmError: they differ by more than 1e-5.
     """
-    jets, inputs = reference_jets(tagger.features)
+    jets, inputs = reference_jets(_feature_set(tagger))
     expected = np.concatenate([tagger.scores(jets), tagger.embedding(jets)], 1)
     graph = Graph(tagger)
     with _quiet():
@@ -214,7 +219,7 @@ def padded_inputs(batch: pa.RecordBatch, features: FeatureSet) -> dict[str, np.n
 
 def describe(tagger: Tagger, artifact: Artifact, apart: dict[str, float]) -> dict[str, Any]:
     """What the graph takes and gives, as plain data."""
-    columns = columns_of(tagger.features)
+    columns = columns_of(_feature_set(tagger))
     width = tagger.network.embedding_width
     jet = ("transverse momentum", "pseudorapidity", "energy")
     return {
