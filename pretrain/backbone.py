@@ -136,12 +136,21 @@ class Backbone(nn.Module):
         """Features (T, width) of packed token ids (T,); each sequence has at least one."""
         return self.read(self.embedding(inputs), layout, conditions)
 
-    def read(self, x: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
-        """Features (T, width) of packed embeddings (T, width), what is told added to the first of each sequence."""
+    def read(
+        self,
+        x: torch.Tensor,
+        layout: Layout,
+        conditions: ConditionValues | None = None,
+        causal: bool | None = None,
+    ) -> torch.Tensor:
+        """Features (T, width) of packed embeddings (T, width), what is told added to the first of each sequence.
+
+        ``causal`` says whether a token sees only itself and those before it, by default as configured.
+        """
         begin = self.beginning(conditions, layout.sequences)
         if begin is not None:
             x = x.index_add(0, layout.offsets[:-1].long(), begin.to(x.dtype))
-        return self.transformer(x, layout)
+        return self.transformer(x, layout, causal)
 
     def forward(self, inputs: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
         """Logits (T, vocabulary) of the token after each of the packed token ids (T,)."""
@@ -166,7 +175,7 @@ class Backbone(nn.Module):
         seen = self.embed(codes[view.seen], None if features is None else features[view.seen])
         if self.config.registers:
             seen = torch.cat([self.registers.to(seen.dtype), seen])
-        return self.transformer(seen[view.index], view.layout, causal=False)
+        return self.transformer(seen.index_select(0, view.index), view.layout, causal=False)
 
     def new_cache(self, rows: int, max_length: int) -> Cache:
         """An empty KV cache for ``rows`` sequences of at most ``max_length`` tokens, start included."""

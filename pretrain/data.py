@@ -80,8 +80,8 @@ class TokenCorpora:
             vocabulary: ``one``: all are of one tokenizer; ``joined``: those of several tokenizers stand side by side.
 
         Raises:
-            HepfmError: none given, one that holds no tokens, two of different tokenizers, one that holds out what
-                another trains on, or a mixture beside others.
+            HepfmError: none given, one that holds no tokens, one given twice, two of different tokenizers, one that
+                holds out what another trains on, or a mixture beside others.
         """
         if not paths:
             raise HepfmError("no token corpus given", "", "name one or several")
@@ -94,6 +94,7 @@ class TokenCorpora:
         corpora = mixture.corpora if mixture else tuple(Corpus.open(path) for path in paths)
         made = [_tokens_entry(corpus) for corpus in corpora]
         if not mixture:  # which was looked at when it was defined
+            _check_different(corpora)
             check_held_out(corpora, [()] * len(corpora))
         hashes = list(dict.fromkeys(str(entry["tokenizer"]) for entry in made))
         if len(hashes) > 1 and vocabulary == "one":
@@ -250,6 +251,18 @@ class TokenCorpora:
     def digests(self) -> list[str]:
         """What names the content of each corpus, and of the mixture if there is one."""
         return [corpus.digest for corpus in self.corpora] + ([self.mixture.digest] if self.mixture else [])
+
+
+def _check_different(corpora: Sequence[Corpus]) -> None:
+    seen: dict[str, Corpus] = {}
+    for corpus in corpora:
+        if corpus.digest in seen:
+            raise HepfmError(
+                f"holds the same records as {seen[corpus.digest].path}",
+                corpus.path,
+                "name it once; hepfm corpus mix gives it more weight",
+            )
+        seen[corpus.digest] = corpus
 
 
 def _bits(kind: pa.DataType) -> int:

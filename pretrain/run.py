@@ -187,10 +187,10 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
         _done(run, "is finished already")
         return
     data = TokenCorpora.open(config.tokens, vocabulary)
+    launch.setup({"settings": settings_of(config, without=("nproc", "gpus"))}, getattr(config, "gpus", 0))
     start = begin(data)
     data = start.data or data
     work = Work.of(data, start, start.training or config.training)
-    launch.setup({"settings": settings_of(config, without=("nproc", "gpus"))}, getattr(config, "gpus", 0))
     check(work.module, work.validation, work.training)
     lengths = launch.on_main(lambda: work.lengths(data))
     launch.on_main(lambda: run.claim(config, FREE))
