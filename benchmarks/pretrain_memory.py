@@ -59,7 +59,7 @@ def main(config: PretrainMemoryConfig) -> None:
     rows = []
     with progress("bench pretrain-memory", len(trials), "trainings") as task:
         for trial in trials:
-            rows.append(compare(trial, measure(trial)))
+            rows.append(compare(trial, measure(trial, give_back=True)))
             task.advance()
     sys.stdout.write("model      processes  ZeRO   libraries  predicted   measured  ratio  ratio without libraries\n")
     for row in rows:

@@ -38,12 +38,13 @@ from hepfm.finetune.tasks import PRETRAINED, Regression, Start, Tagging, Task, f
 from hepfm.pretrain.backbone import load_backbone
 
 FREE = FREE_SETTINGS | {"nproc"}
-Model = Literal["particle-transformer", "sophon", "deep-sets", "boosted-trees"]
+Model = Literal["particle-transformer", "sophon", "particle-net", "deep-sets", "boosted-trees"]
 Features = Literal["default", "full", "kinpid", "kin", "sophon"]
 # Models that are another one's architecture in other sizes, and with other features.
 VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "particle-transformer": ("particle-transformer", {}, "full"),
     "sophon": ("particle-transformer", {"head": (512,)}, "sophon"),
+    "particle-net": ("particle-net", {}, "full"),
     "deep-sets": ("deep-sets", {}, "full"),
 }
 
@@ -59,8 +60,8 @@ class TagConfig:
     """Folder of the run."""
     model: Model = "particle-transformer"
     """particle-transformer (2.1 M parameters), sophon (the same with a hidden layer of 512 in its head and four-vectors
-    scaled to 500 GeV), deep-sets (0.08 M), or boosted-trees on substructure (200 rounds; of the training settings only
-    the seed counts)."""
+    scaled to 500 GeV), particle-net (0.37 M), deep-sets (0.08 M), or boosted-trees on substructure (200 rounds; of the
+    training settings only the seed counts)."""
     tagger: str = ""
     """Pretrained tagger to start from, a run, an artifact folder, a hub id or a URL: its network and features with a
     new head, whatever --model says."""

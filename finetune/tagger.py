@@ -24,6 +24,7 @@ from hepfm.finetune.backbone_tagger import BackboneTagger, BackboneTaggerConfig
 from hepfm.finetune.deep_sets import DeepSets, DeepSetsConfig
 from hepfm.finetune.inputs import FEATURE_SETS, FeatureSet
 from hepfm.finetune.judging import KIND, MEND, Judge
+from hepfm.finetune.particle_net import ParticleNet, ParticleNetConfig
 from hepfm.finetune.particle_transformer import ParticleTransformer, ParticleTransformerConfig
 from hepfm.finetune.tagging_metrics import Scored
 from hepfm.ingest.corpus import Corpus, Split
@@ -31,6 +32,7 @@ from hepfm.ingest.corpus import Corpus, Split
 # name of an architecture -> (its settings, its network)
 NETWORKS: dict[str, tuple[type[Any], Callable[[Any], nn.Module]]] = {
     "particle-transformer": (ParticleTransformerConfig, ParticleTransformer),
+    "particle-net": (ParticleNetConfig, ParticleNet),
     "deep-sets": (DeepSetsConfig, DeepSets),
     backbone_tagger.ARCHITECTURE: (BackboneTaggerConfig, BackboneTagger),
 }

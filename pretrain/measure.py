@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -75,15 +76,21 @@ def multiplicities(records: int, max_length: int) -> np.ndarray:
     return np.clip(np.rint(drawn), 1, max_length).astype(np.int64)
 
 
-def measure(trial: Trial) -> list[Measured]:
+def measure(trial: Trial, give_back: bool = False) -> list[Measured]:
     """Run the trial; the result of each process.
+
+    Args:
+        trial: what is run.
+        give_back: the C library returns what is freed at once. That is slower, but the peak is then what is in use and
+            not how an allocator happens to keep gaps, which differs between machines by a third.
 
     Raises:
         HepfmError: it cannot be run here.
     """
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "hepfm.pretrain.measure", folder, json.dumps(asdict(trial))]
-        done = subprocess.run(command, capture_output=True, text=True)
+        heap = {"MALLOC_MMAP_THRESHOLD_": "65536"} if give_back else {}  # glibc's tunable, in bytes
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **heap})
         if done.returncode:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
             raise HepfmError(f"the measurement of {trial.model} ended with exit code {done.returncode}: {last}")

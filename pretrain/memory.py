@@ -20,9 +20,6 @@ from hepfm.pretrain.backbone import Backbone, BackboneConfig
 
 SINGLE, HALF = 4, 2
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default for reducing and gathering
-# What lies unused in the C library's heap, as a share of all that belongs to weights, by ZeRO stage: the copies that
-# ZeRO makes in passing leave gaps. Fitted to five measurements.
-HEAP_SLACK = {0: 0.0, 1: 0.27, 2: 0.27, 3: 0.4}
 
 
 @dataclass(frozen=True)
@@ -143,8 +140,7 @@ def predict(setting: Setting) -> Memory:
     """Memory of one device at the worst moment of a step.
 
     That is the end of the forward pass, when all activations are there, or the backward pass and update, when all
-    gradients are. A GPU's allocator gives the room of the ones to the others. The C library's does not: on a CPU both
-    count.
+    gradients are: what is freed makes room for the rest.
     """
     config, stage, shared = setting.backbone, setting.zero_stage, setting.processes
     whole = float(SINGLE * parameters(config))
@@ -154,7 +150,8 @@ def predict(setting: Setting) -> Memory:
     logits = min(CHUNK_LOGITS[setting.device], setting.tokens * (config.codes + 2))
     passing += SINGLE * (logits + 2 * (config.codes + 2) * config.transformer.width)  # and the head at its chunk
     # Stage 0 copies gradients to send them; the others allocate a whole bucket, of which a CPU takes what is used.
-    bucket = SINGLE * BUCKET_ELEMENTS if setting.device == "cuda" else min(whole, SINGLE * BUCKET_ELEMENTS)
+    on_cpu = setting.device == "cpu"
+    bucket = min(whole, SINGLE * BUCKET_ELEMENTS) if on_cpu else SINGLE * BUCKET_ELEMENTS
     if stage == 0:
         weights, moments, held, sent = whole, 2 * whole, whole, (whole if shared > 1 else 0.0)
     elif stage < 3:  # a master copy of the own share; the bucket, later the share of the gradients in one piece
@@ -162,11 +159,9 @@ def predict(setting: Setting) -> Memory:
     else:  # the caller's network, the gathered weights, own share and its master copy; gradients of the own share twice
         weights, moments, held, sent = 2 * whole + 2 * share, 2 * share, share, bucket + share
     before = held if setting.accumulation > 1 or stage == 3 else 0.0  # gradients while activations are all there
-    if setting.device == "cpu":
-        gradients = whole if stage < 3 else held
-        slack = HEAP_SLACK[stage] * (weights + gradients + moments + sent)
-        return Memory(weights, gradients, moments, kept, passing + sent + slack)
-    early = before + kept + passing + (sent if stage else 0.0)
+    early = before + kept + passing
+    if stage == 3 or (stage > 0 and not on_cpu):  # a CPU's bucket is not there before the backward pass writes to it
+        early += sent
     late = max(held, whole if stage == 1 else held) + sent
     if early > late:
         return Memory(weights, before, moments, kept, early - before - kept)

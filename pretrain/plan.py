@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -181,7 +182,7 @@ def make_plan(config: PlanConfig, data: DataSet, speed: Speed) -> dict[str, Any]
             "zero_stage": config.zero_stage,
             "step_s": step,
             "exchange_s": sending,
-            "steps": tokens / tokens_per_step,
+            "steps": math.ceil(tokens / tokens_per_step),
             "days": tokens / tokens_per_step * step / DAY_S,
         },
         "assumptions": _assumptions(config, data, speed),
@@ -237,8 +238,13 @@ def _assumptions(config: PlanConfig, data: DataSet, speed: Speed) -> list[str]:
         "every device keeps that speed at its share of the batch; reading the data costs nothing beside it",
         f"exchange: {config.network_gb_per_s:g} GB/s a device, ring algorithms, fp32, none of it hidden behind "
         "computing; no other job on the network",
-        "memory: fp32 weights, gradients and AdamW moments; activations of the mean batch; fragmentation, the CUDA "
-        "context (about 0.5 GB) and NCCL's buffers (about 1 GB) come on top",
+        "next-token prediction; memory: fp32 weights, gradients and AdamW moments, activations of the mean batch; on "
+        "top come "
+        + (
+            "fragmentation, the CUDA context (about 0.5 GB) and NCCL's buffers (about 1 GB)"
+            if config.gpus
+            else "libraries (about 0.3 GB) and what the C library's heap keeps (up to a third)"
+        ),
         "checkpoints, validation, start-up and time in the queue come on top",
     ]
     if config.gpus and "on CPU" in speed.source:

@@ -12,7 +12,7 @@ from hepfm.core.config import to_dict
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.config import TrainingConfig
-from hepfm.core.engine.train import train
+from hepfm.core.engine.train import check, train
 from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.contract import FeatureContract
@@ -63,17 +63,19 @@ def fit_network(
     config.loss.check()
     check_codes(max(config.network.streams), corpus, "--levels" if config.network.quantizer == "fsq" else "--codes")
     launch.setup()
-    claim(run, config)
     torch.manual_seed(key_of("weights", config.training.seed))
     split = corpus.split("train")
     points = config.training.batch_records * split.points / split.records
     sizes = config.network.resolved(contract.width, points)
     network = VQVAE(sizes, contract.width, len(contract.conditions), synchronised=launch.world() > 1)
     validation, training = _validation(corpus, contract, config.training)
+    objective = Objective(network, contract, config.loss)
+    check(objective, validation, training)
+    claim(run, config)
     batches = PointBatches(split, contract, training.seed)
     network.start(batches.batch(0, min(training.batch_records, split.records)).features)
     figures = train(
-        Objective(network, contract, config.loss),
+        objective,
         batches,
         validation,
         training,

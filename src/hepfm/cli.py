@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
+from hepfm.core.engine.early import requeue_on_signals
 from hepfm.core.errors import HepfmError
 
 HELP = ("-h", "--help")
@@ -20,7 +21,8 @@ EXIT_INTERRUPTED = 130
 class Command:
     """Where a command lives: ``module`` has the configuration ``config`` and the recipe ``main``.
 
-    ``config`` is a dataclass, or a function that chooses one by the arguments.
+    ``config`` is a dataclass, or a function that chooses one by the arguments. A command that ``trains`` asks a queue
+    to start it again when it is told to stop.
     """
 
     words: str
@@ -28,6 +30,7 @@ class Command:
     config: str
     help: str
     main: str = "main"
+    trains: bool = False
 
 
 # A longer name stands before the shorter one that it begins with.
@@ -51,7 +54,7 @@ COMMANDS = (
     Command("corpus split", "hepfm.ingest.tools", "SplitConfig", "deal a corpus's records anew", "split_records"),
     Command("corpus export", "hepfm.ingest.tools", "ExportConfig", "Parquet, awkward, datasets, ...", "export_corpus"),
     Command("corpus mix", "hepfm.ingest.mix_command", "MixConfig", "define a weighted mixture of corpora", "mix"),
-    Command("tokenizer fit", "hepfm.tokenize.fit", "fit_config", "fit a tokenizer to a corpus"),
+    Command("tokenizer fit", "hepfm.tokenize.fit", "fit_config", "fit a tokenizer to a corpus", trains=True),
     Command("tokenizer apply", "hepfm.tokenize.apply", "ApplyConfig", "corpus -> token corpus"),
     Command(
         "tokenizer compare",
@@ -60,12 +63,26 @@ COMMANDS = (
         "rate against distortion of several tokenizers",
     ),
     Command("pretrain --plan", "hepfm.pretrain.plan", "PlanConfig", "memory, tokens/s and days, before training"),
-    Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora"),
-    Command("finetune tag", "hepfm.finetune.tag", "TagConfig", "train a tagger on labelled jets"),
-    Command("finetune generate", "hepfm.finetune.adapt", "AdaptConfig", "adapt a backbone to other token corpora"),
+    Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora", trains=True),
+    Command("finetune tag", "hepfm.finetune.tag", "TagConfig", "train a tagger on labelled jets", trains=True),
+    Command(
+        "finetune sophon",
+        "hepfm.finetune.sophon_training",
+        "SophonConfig",
+        "train Sophon's 188-class tagger of resonances",
+        trains=True,
+    ),
+    Command(
+        "finetune generate",
+        "hepfm.finetune.adapt",
+        "AdaptConfig",
+        "adapt a backbone to other token corpora",
+        trains=True,
+    ),
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
     Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
     Command("models import", "hepfm.models", "ImportConfig", "others' checkpoint -> an artifact", "import_model"),
+    Command("models export --onnx", "hepfm.finetune.export", "ExportConfig", "a tagger as an ONNX graph for C++"),
     Command(
         "evaluate simulation",
         "hepfm.benchmarks.closeness.command",
@@ -90,7 +107,25 @@ COMMANDS = (
         "EvaluateRegressionConfig",
         "estimates of a quantity against its true values",
     ),
+    Command(
+        "evaluate search",
+        "hepfm.benchmarks.tagging.search",
+        "EvaluateSearchConfig",
+        "resonances in single jets, after cuts on a tagger",
+    ),
+    Command(
+        "evaluate transfer",
+        "hepfm.benchmarks.tagging.transfer",
+        "EvaluateTransferConfig",
+        "other labels from a tagger's embedding, against scratch",
+    ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
+    Command(
+        "evaluate showers",
+        "hepfm.benchmarks.reports.shower_command",
+        "EvaluateShowersConfig",
+        "compare showers, as a report",
+    ),
     Command(
         "evaluate profiles",
         "hepfm.benchmarks.profiles_report",
@@ -127,6 +162,33 @@ COMMANDS = (
         "LabelCountsConfig",
         "how many labels a pretrained backbone saves",
     ),
+    Command(
+        "bench generation-transfer",
+        "hepfm.benchmarks.transfer.command",
+        "GenerationTransferConfig",
+        "a generator adapted to another domain, against training from scratch",
+    ),
+    Command(
+        "bench generate-jets",
+        "hepfm.benchmarks.generate_speed",
+        "GenerateJetsConfig",
+        "generation of jets against the published procedure",
+        "jets",
+    ),
+    Command(
+        "bench generate-showers",
+        "hepfm.benchmarks.generate_speed",
+        "GenerateShowersConfig",
+        "generation of showers against the published procedure",
+        "showers",
+    ),
+    Command(
+        "bench metrics",
+        "hepfm.benchmarks.metrics_speed",
+        "MetricsConfig",
+        "metrics of 100,000 jets and 20,000 showers, part by part",
+    ),
+    Command("bench all", "hepfm.benchmarks.speeds", "SpeedsConfig", "all speeds -> one JSON and one page"),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )
@@ -196,6 +258,8 @@ def main() -> None:
         sys.stdout.write(f"hepfm {metadata.version('hepfm')}\n")
         return
     try:
+        if find(arguments)[0].trains:
+            requeue_on_signals()
         run(arguments)
     except HepfmError as error:
         sys.stderr.write(f"hepfm: {error}\n")

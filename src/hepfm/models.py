@@ -75,7 +75,8 @@ class ImportConfig:
     """Turn a checkpoint of somebody else's code into an artifact. Nothing in it is run, and their code is not needed.
 
     Read are the tokenizers and generators of OmniJet-alpha (VQVAENormFormer, VQVAEMLP, GPT) for jets and showers, and
-    the weights (.pt) of weaver-core's ParticleTransformer: Particle Transformer on JetClass, Sophon, or your own.
+    the weights (.pt) of weaver-core's ParticleTransformer (Particle Transformer on JetClass, Sophon, or your own) and
+    ParticleNet.
     """
 
     path: Annotated[Positional[Path], tyro.conf.arg(metavar="PATH")]
@@ -139,7 +140,7 @@ def _import(checkpoint: Checkpoint, config: ImportConfig, origin: dict[str, Any]
         f"is not recognised: its state_dict has {', '.join(map(repr, names[:4]))}, ... ({len(names)} in all)",
         checkpoint.path,
         f"known: OmniJet-alpha tokenizers (with '{tokenizers.CODEBOOK}') and generators ('{generators.EMBEDDING}'), "
-        f"and weaver-core's Particle Transformers ('{taggers.TOKEN}')",
+        f"and weaver-core's Particle Transformers ('{taggers.TOKEN}') and ParticleNets ('edge_convs')",
     )
 
 

@@ -92,6 +92,14 @@ def test_what_was_left_out_stays_out_when_the_run_continues(tmp_path: Path) -> N
     toy.assert_equal(toy.fit(tmp_path / "run", noisy=True), expected)
 
 
+@pytest.mark.parametrize("text", ["{}", '[{"batch": "5"}]', "[5]", "[", '[{"batch": -1}]'])
+def test_a_list_of_left_out_batches_that_nobody_wrote_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "skipped.json").write_text(text)
+    with pytest.raises(HepfmError, match=r"skipped\.json"):
+        toy.fit(tmp_path / "run", noisy=True)
+
+
 def test_a_run_that_stopped_can_go_on_without_the_batch(tmp_path: Path) -> None:
     with pytest.raises(HepfmError, match="--nonfinite rollback"):
         toy.fit(tmp_path / "run", noisy=True, bad=[88])

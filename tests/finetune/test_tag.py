@@ -161,7 +161,11 @@ def test_a_killed_particle_transformer_continues_to_the_same_weights(corpus: Pat
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
     process = subprocess.Popen([*command, "--out", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list(killed.glob("checkpoints/*2*")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list(killed.glob("checkpoints/step-*2/hashes.json"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     if process.poll() is None:
         os.kill(process.pid, signal.SIGKILL)

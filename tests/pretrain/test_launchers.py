@@ -149,6 +149,31 @@ def test_local_processes_save_and_ask_for_a_requeue(
     assert "stopped on request" in job.told(0)
 
 
+def catches(pid: int, number: int) -> bool:
+    """Has a process a handler of its own for a signal? Before the first lines of ``hepfm`` none can have."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.split("SigCgt:")[1].split()[0], 16) >> (number - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="looks into /proc (Linux)")
+@pytest.mark.parametrize(
+    ("processes", "delay_s", "number"),
+    [(1, 0.0, signal.SIGTERM), (1, 1.0, signal.SIGUSR1), (2, 0.3, signal.SIGUSR1), (2, 2.0, signal.SIGTERM)],
+)
+def test_a_signal_before_training_asks_for_a_requeue(
+    processes: int, delay_s: float, number: int, job: Job, token_corpus: Callable[..., Path], tmp_path: Path
+) -> None:
+    asked = ["--nproc", str(processes), "--steps", "100000"]
+    process = job.start([*HEPFM, *pretrain(token_corpus(), tmp_path / "run", *asked)])
+    while not catches(process.pid, number):
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(delay_s)
+    process.send_signal(number)
+    assert job.wait() == [REQUEUE], job.told(0)
+    assert "the same command continues" in job.told(0)
+
+
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "hepfm.cli"]
 DEEPSPEED = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus", "2", "--no_local_rank"]
 DEEPSPEED += ["--module", "hepfm.cli"]

@@ -150,5 +150,5 @@ def test_predicted_memory_is_measured_memory(processes: int, stage: Literal[0, 1
 
     training = TrainingConfig(steps=2, batch_records=32, warmup_steps=0, validate_every=0, zero_stage=stage)
     trial = Trial("small", 8192, 128, processes, training)
-    row = compare(trial, measure(trial))
+    row = compare(trial, measure(trial, give_back=True))
     assert row["predicted_over_measured"] == pytest.approx(1, abs=0.15)

@@ -98,6 +98,27 @@ def test_more_codes_than_points_are_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"steps": 0}, "--steps"),
+        ({"batch_records": 1, "accumulation": 2}, "--batch-records"),
+        ({"patience": 2}, "--patience"),
+    ],
+)
+def test_training_that_cannot_work_is_refused_before_anything_is_written(
+    make_corpus: Callable[..., Corpus],
+    fit_config: Callable[..., Any],
+    tmp_path: Path,
+    change: dict[str, int],
+    told: str,
+) -> None:
+    config = fit_config(make_corpus(60, splits=(1, 0, 0)), tmp_path / "run")
+    with pytest.raises(HepfmError, match=told):
+        main(replace(config, training=replace(config.training, **change)))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_corpus_without_a_train_split_is_refused(
     make_corpus: Callable[..., Corpus], fit_config: Callable[..., Any], tmp_path: Path
 ) -> None:

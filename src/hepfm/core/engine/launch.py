@@ -21,6 +21,7 @@ from datetime import timedelta
 from typing import IO, TYPE_CHECKING, Any
 
 from hepfm.core.engine import rendezvous
+from hepfm.core.engine.early import SIGNALS, hold_signals, requeue_on_signals
 from hepfm.core.engine.guard import Guard
 from hepfm.core.engine.rendezvous import USER_ERROR
 from hepfm.core.errors import HepfmError
@@ -29,7 +30,6 @@ from hepfm.core.progress import say
 if TYPE_CHECKING:
     import torch
 
-FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 GRACE_S = 5.0
 FOREIGN_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_RANK")  # set by torchrun and by the deepspeed launcher
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
@@ -187,6 +187,8 @@ def relaunch(processes: int, command: Sequence[str] | None = None) -> None:
     if processes < 1:
         raise HepfmError(f"must be at least 1, is {processes}", "--nproc")
     rendezvous.adopt_slurm()
+    if world() > 1:
+        requeue_on_signals()
     if processes == 1 or world() > 1:
         return
     command = command or [sys.executable, "-m", "hepfm.cli", *sys.argv[1:]]
@@ -219,10 +221,16 @@ def _start(processes: int, command: Sequence[str], outputs: Sequence[IO[bytes] |
             env={**common, "RANK": str(k), "LOCAL_RANK": str(k)},
             stdout=outputs[k],
             stderr=outputs[k],
-            preexec_fn=_die_with_parent,
+            preexec_fn=_prepare,
         )
         for k in range(processes)
     ]
+
+
+def _prepare() -> None:
+    """A process of ``relaunch``, before its program."""
+    _die_with_parent()
+    hold_signals()
 
 
 def _free_port() -> int:
@@ -244,7 +252,7 @@ def _forwarding(started: Sequence[subprocess.Popen]) -> Iterator[None]:
         for process in started:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    before = {number: signal.signal(number, forward) for number in SIGNALS}
     try:
         yield
     finally:

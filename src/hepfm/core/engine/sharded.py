@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from hepfm.core.engine import launch
 from hepfm.core.engine.batches import Losses
 from hepfm.core.engine.config import ParameterGroup, TrainingConfig
-from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine, allow_async_io, deepspeed
+from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine, deepspeed
 from hepfm.core.errors import HepfmError
 
 
@@ -47,8 +47,6 @@ def build(objective: nn.Module, config: TrainingConfig, universal: bool = False)
     Raises:
         HepfmError: a setting that this network, or this machine, cannot follow.
     """
-    if "nvme" in (config.offload_optimizer, config.offload_parameters):
-        allow_async_io()
     objective = copy.deepcopy(objective) if config.zero_stage == 3 else objective
     _recompute(objective, config.activation_checkpointing)
     step = Step(objective, config.precision)
@@ -124,7 +122,6 @@ def _deepspeed_config(config: TrainingConfig, universal: bool) -> dict[str, Any]
     offload = {
         name: {
             "device": device,
-            "nvme_path": str(config.offload_path) if device == "nvme" else None,
             "pin_memory": launch.device().type == "cuda",
         }
         for name, device in devices.items()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hepfm.core.engine import launch
+from hepfm.core.errors import HepfmError
 from hepfm.core.files import read_json, write_json
 from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
@@ -58,4 +59,13 @@ class Skips:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return read_json(path) if path.exists() else []
+    entries = read_json(path) if path.exists() else []
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and type(entry.get("batch")) is int and entry["batch"] >= 0 for entry in entries
+    ):
+        raise HepfmError(
+            "does not list batches that were left out",
+            path,
+            "put back the file that the run wrote, or start a new run: without it other batches would be used",
+        )
+    return entries

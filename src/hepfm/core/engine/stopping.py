@@ -13,12 +13,10 @@ from typing import Any
 import torch
 
 from hepfm.core.engine import launch
+from hepfm.core.engine.early import REQUEUE, SIGNALS
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import write_json
 from hepfm.core.runs import RunFolder
-
-REQUEUE = 75  # EX_TEMPFAIL: the same command again continues
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Requeue(SystemExit):
