@@ -47,8 +47,10 @@ def reading_of(config: BackboneConfig, asked: ReadingAsked) -> Reading:
     """How a backbone reads records: as in pretraining by default (joint: by its encoder).
 
     Raises:
-        HepfmError: a way that it was not made for.
+        HepfmError: a way that it was not made for, or several tokens a point, which heads do not read.
     """
+    if config.streams is not None:
+        raise HepfmError("reads several tokens a point, a head reads one", "--backbone", "name another backbone")
     if asked == "default":
         return "causal" if config.objective == "next-token" else "encoder"
     if not config.predicts_next:

@@ -95,6 +95,10 @@ def test_a_causal_backbone_reads_bidirectionally_when_asked(made: Made) -> None:
     assert ways == {"causal": True, "bidirectional": False}
     with pytest.raises(HepfmError, match="sees all constituents at once"):
         network_on(made, "masked-features", "causal")
+    streams: Any = "several"
+    config = dataclasses.replace(load_backbone(made["next-token"])[0].config, streams=streams)
+    with pytest.raises(HepfmError, match="several tokens a point"):
+        reading_of(config, "default")
 
 
 CASES = [
