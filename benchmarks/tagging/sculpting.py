@@ -106,6 +106,7 @@ def sculpting_pictures(found: Sequence[Sculpted]) -> list[dict[str, str]]:
                     [Curve(f"{cut.share:.3g} pass", _spectrum(item, cut)) for cut in item.cuts if cut.divergence],
                     xlabel=AXES[item.cuts[0].quantity],
                     ylabel="share of jets",
+                    log_x=item.cuts[0].quantity == "pt",
                     theme=theme,
                 )
                 for theme in THEMES
@@ -149,4 +150,6 @@ def _spectrum(item: Sculpted, cut: Sculpting | None) -> Histogram:
     edges = EDGES[item.cuts[0].quantity]
     if item.cuts[0].quantity == "softdrop_mass":
         edges = edges[::2]  # for the eye
+    else:
+        quantity, edges = np.log10(quantity), np.log10(edges)
     return histogram(Values.per_record(quantity), edges)

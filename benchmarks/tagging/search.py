@@ -41,7 +41,7 @@ from hepfm.ingest.corpus import Corpus, Split
 from hepfm.ingest.reweight import Group, group_numbers
 
 MASS = "softdrop_mass"
-WINDOW = (0.16, 0.84)  # quantiles of a signal's mass
+WINDOW = 0.5  # share of a signal's jets in its mass window
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Found:
     Attributes:
         cut: its name; empty before any.
         signal: label.
-        window: lowest and highest mass [GeV]: the central 68% of the signal's jets before cuts.
+        window: lowest and highest mass [GeV]: the narrowest that holds half of the signal's jets before cuts.
         signal_jets, other_jets: in the window.
         efficiency: of the cut for the signal's jets in the window.
         significance: signal / sqrt(others) in the window, with its bootstrap error.
@@ -241,7 +241,7 @@ def look(sample: Sample, passed: dict[str, np.ndarray], seed: int) -> list[Found
     found = []
     for number, name in enumerate(sample.names[1:], 1):
         own = sample.kind == number
-        low, high = np.quantile(sample.mass[own], WINDOW)
+        low, high = narrowest(sample.mass[own])
         inside = (sample.mass >= low) & (sample.mass <= high)
         for cut, kept in {"": np.ones(len(own), dtype=bool), **passed}.items():
             signal, other = (own & inside & kept), (~own & inside & kept)
@@ -253,7 +253,7 @@ def look(sample: Sample, passed: dict[str, np.ndarray], seed: int) -> list[Found
                 Found(
                     cut,
                     name,
-                    (float(low), float(high)),
+                    (low, high),
                     int(signal.sum()),
                     int(other.sum()),
                     float(signal.sum() / (own & inside).sum()),
@@ -261,6 +261,15 @@ def look(sample: Sample, passed: dict[str, np.ndarray], seed: int) -> list[Found
                 )
             )
     return found
+
+
+def narrowest(mass: np.ndarray) -> tuple[float, float]:
+    """The narrowest interval that holds half of the masses (n,): the peak, whatever its tails."""
+    ordered = np.sort(mass)
+    inside = math.ceil(WINDOW * len(ordered))
+    widths = ordered[inside - 1 :] - ordered[: len(ordered) - inside + 1]
+    first = int(widths.argmin())
+    return float(ordered[first]), float(ordered[first + inside - 1])
 
 
 def _significance(counts: np.ndarray) -> float:
@@ -283,7 +292,7 @@ def search_table(found: Sequence[Found]) -> Table:
         for item in found
     )
     note = (
-        "The window holds the central 68% of the signal's jets; others are background and other signals in it. Errors "
-        "are those of Poisson counts."
+        "The window is the narrowest that holds half of the signal's jets; others are background and other signals in "
+        "it. Errors are those of Poisson counts."
     )
     return Table("Signals in their mass windows", header, rows, note)
