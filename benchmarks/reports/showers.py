@@ -61,6 +61,25 @@ def evaluate_showers(
     Raises:
         HepfmError: samples that cannot be compared with the reference; nothing is written then.
     """
+    data, found = measure(reference, samples, without, classifiers, seed=seed, replicas=replicas)
+    data = {"title": title, **data, "provenance": dict(provenance)}
+    content = page(data, found)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "report.json", data)
+    write_text(out / "index.html", content)
+    return out / "index.html"
+
+
+def measure(
+    reference: ShowerSample,
+    samples: Mapping[str, ShowerSample],
+    without: Sequence[str] = (),
+    classifiers: Wanted | None = None,
+    *,
+    seed: int = 0,
+    replicas: int = REPLICAS,
+) -> tuple[dict[str, Any], ShowerReport]:
+    """What a report tells, as plain data and as what its page is drawn from; arguments as for a report."""
     if not samples:
         raise HepfmError("no sample to compare with the reference", "evaluate showers", "name one or several samples")
     real, seconds = ShowerSide(reference, seed), Seconds()
@@ -83,23 +102,17 @@ def evaluate_showers(
     }
     found = ShowerReport(real, sides, scores, trained, shown)
     data = {
-        "title": title,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "showers": {"reference": len(real.features), **{name: len(side.features) for name, side in sides.items()}},
         "geometry": {"name": reference.geometry.name, "voxels": reference.geometry.voxels},
         "scores": {name: _scores(part) for name, part in scores.items()},
         "classifiers": None if trained is None else classifiers_as_data(trained),
-        "provenance": dict(provenance),
         "versions": versions(),
         "seed": seed,
         "replicas": replicas,
         "seconds": seconds.parts,
     }
-    content = page(data, found)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "report.json", data)
-    write_text(out / "index.html", content)
-    return out / "index.html"
+    return data, found
 
 
 def _scores(scores: ShowerScores) -> dict[str, Any]:

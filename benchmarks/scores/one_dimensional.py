@@ -204,12 +204,13 @@ def divergence_limit(
     records, too, where :func:`divergence_floor` of a reference that has to be halved lies too low.
     """
     pooled, records = Binned.pooled(reference, sample), reference.records + sample.records
-    draws = generator("binned permutations", key)
+    draws, total = generator("binned permutations", key), pooled.contents
     found = []
     for _ in range(splits):
         first = np.zeros(records)
         first[draws.permutation(records)[: reference.records]] = 1.0
-        sides = pooled.weighted(first), pooled.weighted(1 - first)
+        one = pooled.weighted(first)
+        sides = one, total - one
         if all(side.any() for side in sides):
             found.append(divergence(*sides))
     return float(np.quantile(found, 0.95)) if found else float("inf")

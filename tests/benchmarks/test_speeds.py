@@ -120,6 +120,7 @@ def test_one_that_hangs_ends_at_the_limit(toy: Path, tmp_path: Path) -> None:
     assert "not done after 0.02 minutes" in data["failed"]["metrics"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues(toy: Path, tmp_path: Path) -> None:
     (toy / "tag-train").write_text("hang")
     out = tmp_path / "b"

@@ -116,6 +116,7 @@ def test_more_samples_than_fit_in_one_plot(toy_jets: JetMaker, tmp_path: Path) -
     assert all(f"<th>{name}</th>" in text for name in samples)
 
 
+@pytest.mark.slow
 def test_every_metric_of_every_sample_is_told(toy_jets: JetMaker, tmp_path: Path) -> None:
     samples = {f"sample {n}": toy_jets(seed=n, jets=130) for n in (1, 2)}
     wanted = Wanted(("high", "posterior"), Split(30, 15, 15), Training(epochs=1, batch=20), 1)

@@ -12,38 +12,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hepfm.benchmarks.metrics import Hits, ShowerSample, Split, Training
+from hepfm.benchmarks.metrics import SPLITS, Hits, ShowerSample, Split, Training
 from hepfm.benchmarks.reports import showers as report_module
 from hepfm.benchmarks.reports.classifying import Wanted
 from hepfm.benchmarks.reports.displays import showers_near
 from hepfm.benchmarks.reports.published_tables import data_set_of
 from hepfm.benchmarks.reports.shower_command import EvaluateShowersConfig, main
-from hepfm.benchmarks.reports.showers import evaluate_showers, halves_of
+from hepfm.benchmarks.reports.showers import evaluate_showers, halves_of, measure
 from hepfm.benchmarks.scores.shower_suite import ShowerSide
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.geometry import Bins, Geometry, Layer
 
-NAMES = ("like", "soft", "third")
+NAMES = ("like", "soft")
+
+
+def samples_of(toy_showers: Any, showers: int = 150) -> dict[str, ShowerSample]:
+    scales = zip(NAMES, (1.0, 0.8), strict=True)
+    return {name: toy_showers(showers=showers, seed=n + 1, scale=scale) for n, (name, scale) in enumerate(scales)}
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory, toy_showers) -> Path:  # type: ignore[no-untyped-def]
-    samples = {name: toy_showers(showers=150, seed=n + 1) for n, name in enumerate(NAMES)}
-    samples["soft"] = toy_showers(showers=150, seed=2, scale=0.8)
-    return evaluate_showers(
-        toy_showers(showers=150),
-        samples,
-        tmp_path_factory.mktemp("showers"),
-        provenance={"like": {"corpus": "<b>a & b</b>", "made by": {"command": "hepfm ingest gflash"}}},
-        classifiers=Wanted(("high", "low"), Split(30, 15, 15), Training(epochs=1, batch=20), 1),
-        replicas=10,
-    )
-
-
-@pytest.fixture(scope="module")
-def data(report: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((report.parent / "report.json").read_text())
-    return found
+def data(toy_showers) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+    found, _ = measure(toy_showers(showers=150), samples_of(toy_showers), replicas=10)
+    return dict(json.loads(json.dumps(found)))
 
 
 def test_like_and_unlike_samples_are_told_apart(data: dict[str, Any]) -> None:
@@ -59,26 +50,55 @@ def test_like_and_unlike_samples_are_told_apart(data: dict[str, Any]) -> None:
             assert part["response_ratio"]["value"] == pytest.approx(0.8, rel=1e-3)
 
 
-def test_what_cannot_be_computed_is_never_zero(report: Path, data: dict[str, Any]) -> None:
+def test_what_cannot_be_computed_is_never_zero(data: dict[str, Any]) -> None:
     for name in NAMES:
         fpd = data["scores"][name]["distances"]["fpd"]
         assert fpd["value"] is None
         assert fpd["like_reference"] is None
         assert "needs 10,000" in fpd["note"]
-    page = report.read_text()
-    assert "not computed" in page
-    assert "FPD needs 10,000" in page
 
 
-def test_classifiers_are_trained_on_the_asked_split(data: dict[str, Any]) -> None:
+@pytest.mark.slow
+def test_classifiers_are_trained_on_the_asked_split(toy_showers, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    evaluate_showers(
+        toy_showers(showers=150),
+        {name: toy_showers(showers=150, seed=n + 1) for n, name in enumerate(NAMES)},
+        tmp_path,
+        provenance={},
+        without=("separation", "manifolds", "distances"),
+        classifiers=Wanted(("high", "low", "posterior"), Split(30, 15, 15), Training(epochs=1, batch=20), 1),
+        replicas=2,
+    )
+    found = json.loads((tmp_path / "report.json").read_text())["classifiers"]
     for name in ("high", "low"):
-        scores = data["classifiers"]["scores"][name]["auc"]
+        scores = found["scores"][name]["auc"]
         assert set(scores) == set(NAMES)
         assert all(0 <= part["value"]["value"] <= 1 and part["floor"] for part in scores.values())
+    assert all(part["reference"]["value"]["value"] < 0 for part in found["log_posterior"].values())
 
 
-def test_the_page_is_one_file_with_everything(report: Path) -> None:
-    page = report.read_text()
+@pytest.mark.slow
+def test_a_classifier_that_needs_more_showers_says_so(toy_showers, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    real, made = toy_showers(showers=60), toy_showers(showers=60, seed=1)
+    wanted = Wanted(("high", "resnet"), SPLITS["1-photons"], Training(), 1)
+    without = ("separation", "manifolds", "distances")
+    page = evaluate_showers(real, {"s": made}, tmp_path, provenance={}, without=without, classifiers=wanted, replicas=2)
+    scores = json.loads((tmp_path / "report.json").read_text())["classifiers"]["scores"]
+    assert scores["high"]["auc"]["s"]["value"] is None
+    assert "needs 121,000" in scores["high"]["auc"]["s"]["note"]
+    assert "121,000" in page.read_text()
+
+
+@pytest.mark.slow
+def test_the_page_is_one_file_with_everything(toy_showers, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    origin = {"like": {"corpus": "<b>a & b</b>", "made by": {"command": "hepfm ingest gflash"}}}
+    path = evaluate_showers(
+        toy_showers(showers=80), samples_of(toy_showers, 80), tmp_path, provenance=origin, replicas=3
+    )
+    page = path.read_text()
+    assert json.loads((tmp_path / "report.json").read_text())["provenance"] == origin
+    assert "FPD needs 10,000" in page
+    assert "not computed" in page
     assert not re.search(r"(src|href)=[\"'](?!#|data:)", page)
     assert not re.search(r"url\([\"']?https?:", page)
     assert "&lt;b&gt;a &amp; b&lt;/b&gt;" in page
@@ -152,6 +172,7 @@ def test_published_tables_belong_to_their_cells(toy_showers) -> None:  # type: i
     assert data_set_of(toy_showers("ild", showers=1).geometry) is None
 
 
+@pytest.mark.slow
 def test_any_geometry_with_cells_gets_a_report(tmp_path: Path) -> None:
     bins = Bins.irregular((-20.0, -5.0, 5.0, 20.0))
     geometry = Geometry("two layers of nine cells", "grid", (Layer(0, bins, bins), Layer(4, bins, bins)))
