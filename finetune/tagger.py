@@ -141,7 +141,8 @@ def _load_network(artifact: Artifact) -> Tagger:
     check_weights(artifact.weights(), expected, artifact.path)
     network.load_state_dict(artifact.weights())
     tagger = Tagger(network.eval(), architecture, classes, labels, features)
-    _replay(tagger, artifact)
+    if artifact.replayed:
+        _replay(tagger, artifact)
     return tagger
 
 

@@ -292,7 +292,8 @@ def load_backbone(name: str | Path) -> tuple[Backbone, Artifact]:
         raise HepfmError(f"its architecture cannot be built: {error}", artifact.path, MEND) from error
     backbone.load_weights(artifact.weights(), artifact.path)
     backbone.eval()
-    _replay(backbone, artifact)
+    if artifact.replayed:
+        _replay(backbone, artifact)
     return backbone, artifact
 
 

@@ -145,7 +145,8 @@ class FeatureTokenizer(ABC):
         contract = cls.contract_type.from_dict(artifact.contract, where)
         tokenizer = cls.build(architecture, contract, artifact.weights(), where)
         tokenizer.hash = artifact.hash
-        tokenizer.replay(artifact)
+        if artifact.replayed:
+            tokenizer.replay(artifact)
         return tokenizer
 
     def replay(self, artifact: Artifact) -> None:
