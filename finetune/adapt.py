@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import tyro
@@ -26,6 +26,8 @@ from hepfm.tokenize.registry import load_tokenizer
 @dataclass(frozen=True)
 class AdaptConfig:
     """Adapt a pretrained backbone to other token corpora. Run again after an interruption, it continues."""
+
+    command: ClassVar[str] = "hepfm finetune generate"
 
     tokens: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")]
     """Token corpora, made by the backbone's own tokenizers, or one mixture of them (hepfm corpus mix)."""

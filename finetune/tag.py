@@ -150,10 +150,23 @@ def _train(config: TagConfig, run: RunFolder, data: LabelledCorpora, classes: Cl
     )
     if launch.is_main():
         provenance = {**_provenance(config, data, training), "parent": parent}
-        metrics = {**figures, "steps": settings.steps, "parameters": parameters_of(tagger.network)}
+        metrics = {
+            **figures,
+            **accuracy_uncertainty(figures, settings),
+            "steps": settings.steps,
+            "parameters": parameters_of(tagger.network),
+        }
         tagger.network.cpu().eval()
         text = card(tagger.architecture, tagger.classes, _reads(tagger.features), provenance, metrics)
         save_tagger(run.artifact, tagger, provenance=provenance, metrics=metrics, card=text)
+
+
+def accuracy_uncertainty(figures: dict[str, float], settings: TrainingConfig) -> dict[str, float]:
+    """The binomial error of the accuracy on validation jets, if it was measured."""
+    accuracy = figures.get("validation_accuracy")
+    if accuracy is None:
+        return {}
+    return {"validation_accuracy_uncertainty": (accuracy * (1 - accuracy) / settings.validation_records) ** 0.5}
 
 
 def _grow(config: TagConfig, run: RunFolder, data: LabelledCorpora, classes: Classes) -> None:
@@ -190,6 +203,7 @@ def _batches(config: TagConfig, data: LabelledCorpora, classes: Classes, inputs:
 
 def _provenance(config: TagConfig, data: LabelledCorpora, training: LabelledBatches) -> dict[str, Any]:
     return {
+        "command": "hepfm finetune tag",
         "config": settings_of(config, without=("corpora", "tagger", "out", "nproc")),
         "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
         "mixture": data.mixture.summary() if data.mixture else None,

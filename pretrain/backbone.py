@@ -287,10 +287,15 @@ def load_backbone(name: str | Path) -> tuple[Backbone, Artifact]:
     """
     artifact = read_artifact(resolve(name), KIND)
     try:
-        backbone = Backbone(from_dict(BackboneConfig, artifact.architecture, artifact.path))
-    except (ValueError, TypeError) as error:
+        config = from_dict(BackboneConfig, artifact.architecture, artifact.path)
+        with torch.device("meta"):
+            expected = Backbone(config)
+    except (ValueError, TypeError, RuntimeError) as error:
         raise HepfmError(f"its architecture cannot be built: {error}", artifact.path, MEND) from error
-    backbone.load_weights(artifact.weights(), artifact.path)
+    weights = artifact.weights()
+    expected.check_weights(weights, artifact.path)  # before memory is taken for sizes that nothing backs
+    backbone = Backbone(config)
+    backbone.load_weights(weights, artifact.path)
     backbone.eval()
     if artifact.replayed:
         _replay(backbone, artifact)

@@ -74,6 +74,7 @@ def import_model(config: ImportConfig, quiet: bool = False) -> None:
         "sha256": sha256_file(checkpoint.path),
         "bytes": checkpoint.path.stat().st_size,
         "licence": config.licence,
+        "command": "hepfm models import",
         **checkpoint.progress,
     }
     made = _import(checkpoint, config, origin)

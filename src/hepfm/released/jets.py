@@ -39,10 +39,9 @@ WHERE = "jets"
 _POINTS = {quantity.name: quantity for quantity in records.CONSTITUENT}
 _JETS = {quantity.name: quantity for quantity in records.JET if quantity.name != "label"}
 _VECTOR = ("px", "py", "pz", "E")
-_KINEMATIC = {
-    *("px", "py", "pz", "x", "y", "z", "pt", "rho", "eta", "theta", "phi"),
-    *("E", "e", "energy", "t", "M", "m", "mass", "tau"),
-}
+# Coordinates of vector's own arrays -> what they are of a momentum.
+_GENERIC = {"x": "px", "y": "py", "z": "pz", "t": "E", "rho": "pt", "tau": "mass"}
+_KINEMATIC = {"px", "py", "pz", "pt", "eta", "theta", "phi", "E", "e", "energy", "M", "m", "mass", *_GENERIC}
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,8 @@ def _in_memory(batch: pa.RecordBatch, axis: str) -> Given:
         axis=axis if kind == "jets" else "",
         block_records=max(1, len(batch)),
         splits={},
-        statistics={name: summary.figures() for name, summary in summaries.items()},
+        # Who reads a value that is not finite refuses it, naming its record.
+        statistics={name: summary.figures() for name, summary in summaries.items() if np.isfinite(summary.mean)},
         provenance={},
         blocks_sha256="",
     )
@@ -141,7 +141,8 @@ def _from_numpy(array: np.ndarray) -> pa.RecordBatch:
         columns = {name: np.asarray(array[..., at], dtype=np.float64) for at, name in enumerate(_VECTOR)}
         further: dict[str, np.ndarray] = {}
     else:
-        momenta = _momenta({name: np.asarray(array[name], dtype=np.float64) for name in names if name in _KINEMATIC})
+        known = {name: np.asarray(array[name], dtype=np.float64) for name in names if name in _KINEMATIC}
+        momenta = _momenta(known, hasattr(array, "px"))
         columns = {name: np.asarray(getattr(momenta, name)) for name in _VECTOR}
         further = {name: np.asarray(array[name]) for name in names if name in _POINTS and name not in _KINEMATIC}
     stacked = np.stack(list(columns.values()), axis=-1)
@@ -157,23 +158,31 @@ def _from_vectors(array: ak.Array) -> pa.RecordBatch:
         )
     counts = ak.to_numpy(ak.num(array, axis=1))
     flat = ak.flatten(array, axis=1)
-    momenta = _momenta({name: _numbers(flat[name], name) for name in array.fields if name in _KINEMATIC})
+    momenta = _momenta(
+        {name: _numbers(flat[name], name) for name in array.fields if name in _KINEMATIC}, hasattr(array, "px")
+    )
     stacked = np.stack([np.asarray(getattr(momenta, name)) for name in _VECTOR], axis=-1)
     further = {name: _values(flat[name], name) for name in array.fields if name in _POINTS and name not in _KINEMATIC}
     return _jets(stacked, np.concatenate([[0], np.cumsum(counts)]), further)
 
 
-def _momenta(columns: Mapping[str, np.ndarray]) -> Any:
+def _momenta(columns: Mapping[str, np.ndarray], momenta_already: bool) -> Any:
     """``vector``'s momenta of coordinates of any kind.
+
+    Args:
+        columns: coordinates by name.
+        momenta_already: they are those of an array of momenta, which calls px ``x``.
 
     Raises:
         HepfmError: they are not the four coordinates of a momentum.
     """
+    if momenta_already:
+        columns = {_GENERIC.get(name, name): values for name, values in columns.items()}
     try:
         momenta = vector.array(dict(columns))
     except TypeError as error:
         raise HepfmError(f"have coordinates {', '.join(columns)}: {error}", WHERE, "see the vector package") from error
-    if not hasattr(momenta, "E"):
+    if not (hasattr(momenta, "px") and hasattr(momenta, "E")):
         what = f"have only {', '.join(columns)}, which are no four-momenta"
         raise HepfmError(what, WHERE, "add energy or mass, 0 for massless particles")
     return momenta
@@ -181,6 +190,10 @@ def _momenta(columns: Mapping[str, np.ndarray]) -> Any:
 
 def _jets(vectors: np.ndarray, offsets: np.ndarray, further: Mapping[str, np.ndarray]) -> pa.RecordBatch:
     """Jets that are the sums of four-vectors (N, 4)."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        record = int(np.searchsorted(offsets, np.argmin(finite), side="right")) - 1
+        raise HepfmError(f"a four-vector of record {record} is not finite", WHERE, "leave such jets out")
     px, py, pz, energy = np.moveaxis(vectors, -1, 0)
     points, jets = FourVectors(px, py, pz, energy, offsets).quantities()
     return _batch({**points, **further}, jets, offsets)

@@ -49,7 +49,7 @@ def figures_of(artifact: Artifact) -> str:
 
 
 def _figure(metrics: dict[str, Any], name: str) -> str:
-    error = metrics.get(f"{name}_error")
+    error = metrics.get(f"{name}_uncertainty")
     return f"{metrics[name]:.4g}" + (f" +- {error:.1g}" if error is not None else "")
 
 
