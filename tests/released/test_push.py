@@ -30,7 +30,9 @@ def test_a_run_is_published_and_pulled_by_others(
     hub: HubServer, login: None, runs: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["hepfm", "models", "push", str(runs["generator"]), f"hub:{NAME}", "--private"])
+    monkeypatch.setattr(
+        sys, "argv", ["hepfm", "models", "push", str(runs["generator"]), f"hub:{NAME}", "--private", "True"]
+    )
     cli.main()
     out, err = capsys.readouterr()
     assert out.strip() == f"{hub.url}/{NAME}/commit/{hub.repositories[NAME].sha()}"

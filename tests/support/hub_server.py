@@ -188,7 +188,7 @@ class HubHandler(Handler):
                     "path": file["path"],
                     "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular",
                     "shouldIgnore": False,
-                    "oid": _git_id(held[file["path"]]) if file["path"] in held else None,
+                    "oid": _id(file["path"], held[file["path"]]) if file["path"] in held else None,
                 }
                 for file in json.loads(body)["files"]
             ]
@@ -231,7 +231,9 @@ class HubHandler(Handler):
         self._json({"success": True, "commitOid": commit, "commitUrl": f"{self.rough.url}/{name}/commit/{commit}"})
 
 
-def _git_id(content: bytes) -> str:
+def _id(name: str, content: bytes) -> str:
+    if name.endswith(LARGE):
+        return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 

@@ -26,15 +26,17 @@ LONGEST_CONFIG = 16 << 20  # bytes; a page or a data set in the place of config.
 
 
 class Origin(Protocol):
-    """Where an artifact's files come from.
+    """Where an artifact's files come from."""
 
-    Attributes:
-        name: what the user called it, for messages.
-        key: names the place it comes from, and the version where it has one.
-    """
+    @property
+    def name(self) -> str:
+        """What the user called it, for messages."""
+        ...
 
-    name: str
-    key: str
+    @property
+    def key(self) -> str:
+        """Names the place it comes from, and the version where it has one."""
+        ...
 
     def config(self) -> bytes:
         """Content of ``config.json``."""

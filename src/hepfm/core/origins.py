@@ -184,4 +184,4 @@ def told(where: str) -> Iterator[None]:
         raise HepfmError(f"the hub answers {status} {error.response.reason_phrase}".rstrip(), where, mend) from error
     except Exception as error:  # the library's versions let errors of several network libraries through
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise HepfmError(f"not to be had from the hub: {reason}", where, "check the name and the network") from error
+        raise HepfmError(f"the hub cannot be used: {reason}", where, "check name and network, run again") from error

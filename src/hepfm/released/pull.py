@@ -17,6 +17,7 @@ from tyro.conf import Positional
 from hepfm import models
 from hepfm.core.artifacts import Artifact, copy_artifact, locate, read_artifact
 from hepfm.core.downloads import Remote, cache_root, download
+from hepfm.core.downloads import size_of as size_of_url
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import atomic_path, digest_of, fsync_folder, sha256_file
 from hepfm.core.model_cache import Origin, cache_folder, collect, remember, remembered
@@ -76,6 +77,7 @@ def pull(name: str, self_test: bool = True) -> Path:
     if Path(name).exists():
         return _bring(FolderOrigin(locate(name)), test)
     if name in shipped():
+        test(shipped()[name])
         return shipped()[name]
     if name in catalogue():
         return _import(catalogue()[name], test)
@@ -140,7 +142,7 @@ def _source(entry: Released) -> Path:
     file = cache_root() / "released" / digest_of(entry.url)[:16] / name
     if file.is_file() and (entry.sha256 is None or sha256_file(file) == entry.sha256):
         return file
-    with progress(f"download {entry.name}", entry.bytes or 0, "bytes") as task:
+    with progress(f"download {entry.name}", entry.bytes or size_of_url(entry.url) or 0, "bytes") as task:
         download(Remote(entry.url, entry.stated), file, task.advance)
     return file
 
