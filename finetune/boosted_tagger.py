@@ -108,6 +108,8 @@ def load_trees(artifact: Artifact) -> TreesTagger:
     """
     sizes = {name: value for name, value in artifact.architecture.items() if name != "network"}
     trees = Trees.from_weights(from_dict(BoostedTreesConfig, sizes, artifact.path), artifact.weights(), artifact.path)
+    if any(artifact.contract.get(name) != value for name, value in Substructure().contract().items()):
+        raise HepfmError("its features are not those of this hepfm", artifact.path, "update hepfm")
     reference = artifact.reference()
     try:
         found = trees.probabilities(reference["inputs"]) if artifact.replayed else reference["probabilities"]

@@ -76,7 +76,7 @@ def test_a_normal_install_has_every_module_and_data_file(tmp_path: Path) -> None
     site = tmp_path / "site"
     done = python("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(ROOT), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for stage in (*STAGES, "core"):
+    for stage in (*STAGES, "core", "released"):
         folder = ROOT / "src" / "hepfm" / stage
         wanted = {
             str(file.relative_to(folder)) for pattern in ("*.py", "*.j2", "*.yaml") for file in folder.rglob(pattern)

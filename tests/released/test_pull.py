@@ -97,6 +97,7 @@ def test_cut_connections_are_continued_where_they_broke(hub: HubServer, source: 
     assert starts[0] == 70_000
 
 
+@pytest.mark.slow
 def test_a_killed_pull_leaves_nothing_that_looks_finished_and_goes_on(
     hub: HubServer, source: Path, cache: Path
 ) -> None:

@@ -111,7 +111,7 @@ def _in_memory(batch: pa.RecordBatch, axis: str) -> Given:
     summaries: dict[str, Summary] = {}
     summarise(batch, summaries)
     manifest = Manifest(
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         schema=batch.schema,
         labels=(),
         axis=axis if kind == "jets" else "",
