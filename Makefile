@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Compiled DeepSpeed ops stay with this environment: the default cache is shared by all environments of a user.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo bench test test-slow lint clean
 
 install: $(VENV)/.installed
 
@@ -19,6 +19,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/hepfm demo
+
+# All speeds, one after another; given again, it continues. COMPARE=OLD.json shows what changed.
+bench: install
+	$(BIN)/hepfm bench all --out bench $(if $(COMPARE),--compare $(COMPARE))
 
 test: install
 	$(BIN)/python -m pytest -m "not slow"

@@ -15,7 +15,6 @@ from tyro.conf import Positional
 from hepfm.benchmarks.corpus_build import corpus_build
 from hepfm.benchmarks.corpus_read import corpus_read
 from hepfm.benchmarks.corpus_scale import corpus_scale
-from hepfm.benchmarks.metrics_speed import metrics_speed
 from hepfm.benchmarks.simulate_jets import simulate_jets
 from hepfm.benchmarks.simulate_showers import simulate_showers
 from hepfm.benchmarks.tag_speed import tag_infer, tag_train
@@ -28,7 +27,6 @@ BENCHMARKS: dict[str, Callable[[], AbstractContextManager[Workload]]] = {
     "corpus-build": corpus_build,
     "corpus-read": corpus_read,
     "corpus-scale": corpus_scale,
-    "metrics": metrics_speed,
     "simulate-jets": simulate_jets,
     "simulate-showers": simulate_showers,
     "tag-infer": tag_infer,
@@ -40,8 +38,8 @@ BENCHMARKS: dict[str, Callable[[], AbstractContextManager[Workload]]] = {
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Measure a speed: corpus-build, corpus-read, corpus-scale, metrics, simulate-jets, simulate-showers, tag-infer,
-    tag-train, tokenizer-apply, tokenizer-fit."""
+    """Measure a speed: corpus-build, corpus-read, corpus-scale, simulate-jets, simulate-showers, tag-infer, tag-train,
+    tokenizer-apply, tokenizer-fit."""
 
     name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
     """What to measure."""
@@ -52,7 +50,8 @@ class BenchConfig:
 def main(config: BenchConfig) -> None:
     """Measure and print rates and ratios."""
     if config.name not in BENCHMARKS:
-        raise HepfmError(f"no benchmark '{config.name}'", "", f"there is: {', '.join(BENCHMARKS)}")
+        there = f"{', '.join(BENCHMARKS)}; hepfm --help lists those with options of their own"
+        raise HepfmError(f"no benchmark '{config.name}'", "", f"there is: {there}")
     with BENCHMARKS[config.name]() as workload:
         report(measure(config.name, workload), config.json)
 
@@ -60,7 +59,8 @@ def main(config: BenchConfig) -> None:
 def report(result: dict[str, Any], path: Path | None) -> None:
     """Print a result; write it to a file, if one is named."""
     for name, rate in result["rates"].items():
-        sys.stdout.write(f"{name:32} {rate:14,.0f} {result['unit']}  +- {result['spread'][name]:.0%}\n")
+        shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
+        sys.stdout.write(f"{name:32} {shown:>14} {result['unit']}  +- {result['spread'][name]:.0%}\n")
     for name, ratio in result["ratios"].items():
         sys.stdout.write(f"ratios.{name:25} {ratio:14,.3g}\n")
     for name, figure in result["figures"].items():

@@ -14,7 +14,7 @@ import numpy as np
 
 from hepfm.benchmarks.baseline import independent_tokens
 from hepfm.benchmarks.evaluate import print_table
-from hepfm.benchmarks.report import Request, evaluate_jets
+from hepfm.benchmarks.reports.jets import Request, evaluate_jets
 from hepfm.benchmarks.samples import read_sample
 from hepfm.core.artifacts import Artifact, locate, read_artifact
 from hepfm.core.engine.config import TrainingConfig

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from hepfm.benchmarks.scores.jet_values import JetSide
 from hepfm.core import observables
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents, concatenate
@@ -51,11 +52,12 @@ class Observable:
     per: Literal["jet", "constituent"]
     spacing: Spacing
     definition: str
-    compute: Callable[[Constituents], np.ndarray]
+    compute: Callable[[JetSide], np.ndarray]
 
-    def values(self, jets: Constituents) -> Values:
+    def values(self, side: JetSide) -> Values:
         """The defined values of a sample."""
-        raw = np.asarray(self.compute(jets), dtype=np.float64)
+        jets = side.jets
+        raw = np.asarray(self.compute(side), dtype=np.float64)
         lengths = np.ones(len(jets), dtype=np.int64) if self.per == "jet" else observables.multiplicity(jets)
         record = np.repeat(np.arange(len(jets)), lengths)
         defined = np.isfinite(raw)
@@ -66,28 +68,32 @@ class Observable:
         return (len(jets) if self.per == "jet" else len(jets.pt)) - len(values.values)
 
 
-def _log_pt(jets: Constituents) -> np.ndarray:
-    pt = np.asarray(jets.pt, dtype=np.float64)
+def _quantity(name: str) -> Callable[[JetSide], np.ndarray]:
+    return lambda side: side.quantity(name)
+
+
+def _log_pt(side: JetSide) -> np.ndarray:
+    pt = np.asarray(side.jets.pt, dtype=np.float64)
     return np.log10(np.where(pt > 0, pt, np.nan))
 
 
 OBSERVABLES = (
     Observable(
         "jet_pt", "Jet pT", r"jet $p_{\mathrm{T}}$ [GeV]", "GeV", "jet", "even",
-        "Transverse momentum of the sum of the constituents, taken as massless.", observables.jet_pt,
+        "Transverse momentum of the sum of the constituents, taken as massless.", _quantity("jet_pt"),
     ),
     Observable(
         "jet_mass", "Jet mass", "jet mass [GeV]", "GeV", "jet", "even",
-        "Invariant mass of the sum of the constituents, taken as massless.", observables.jet_mass,
+        "Invariant mass of the sum of the constituents, taken as massless.", _quantity("jet_mass"),
     ),
     Observable(
         "multiplicity", "Multiplicity", "constituents per jet", "", "jet", "integer",
-        "Number of constituents of a jet.", observables.multiplicity,
+        "Number of constituents of a jet.", _quantity("multiplicity"),
     ),
     Observable(
         "tau21", "τ21", r"$\tau_{21}$", "", "jet", "even",
         "N-subjettiness ratio τ2/τ1 with β = 1, R0 = 0.8 about exclusive-kT axes (E scheme); undefined where τ1 = 0,"
-        " as in jets with one constituent.", observables.tau21,
+        " as in jets with one constituent.", _quantity("tau21"),
     ),
     Observable(
         "constituent_log_pt", "Constituent log10 pT", r"constituent $p_{\mathrm{T}}$ [GeV]", "", "constituent", "log10",
@@ -96,11 +102,27 @@ OBSERVABLES = (
     ),
     Observable(
         "constituent_deta", "Constituent Δη", r"constituent $\Delta\eta$", "", "constituent", "even",
-        "Pseudorapidity of a constituent relative to its jet's axis.", lambda jets: jets.deta,
+        "Pseudorapidity of a constituent relative to its jet's axis.", lambda side: side.jets.deta,
     ),
     Observable(
         "constituent_dphi", "Constituent Δφ", r"constituent $\Delta\phi$ [rad]", "rad", "constituent", "even",
-        "Azimuth of a constituent relative to its jet's axis.", lambda jets: jets.dphi,
+        "Azimuth of a constituent relative to its jet's axis.", lambda side: side.jets.dphi,
+    ),
+)  # fmt: skip
+SUBSTRUCTURE = (
+    Observable(
+        "tau32", "τ32", r"$\tau_{32}$", "", "jet", "even",
+        "N-subjettiness ratio τ3/τ2, as τ21; undefined where τ2 = 0, as in jets with up to two constituents.",
+        _quantity("tau32"),
+    ),
+    Observable(
+        "d2", "D2", r"$D_2$", "", "jet", "even",
+        "Ratio of energy correlation functions e3/e2³ with β = 1; undefined where e2 = 0.", _quantity("d2"),
+    ),
+    Observable(
+        "softdrop_mass", "Soft-drop mass", "soft-drop mass [GeV]", "GeV", "jet", "even",
+        "Mass after soft drop with z_cut = 0.1, β = 0, R0 = 0.8 on the Cambridge-Aachen jet (fastjet).",
+        _quantity("softdrop_mass"),
     ),
 )  # fmt: skip
 
@@ -150,19 +172,21 @@ class Measured:
 
 
 def measure(
-    reference: Constituents,
-    samples: Mapping[str, Constituents],
+    reference: JetSide,
+    samples: Mapping[str, JetSide],
     floor_reference: Constituents | None,
+    observables_of: Sequence[Observable] = OBSERVABLES,
     *,
     seed: int,
     replicas: int,
 ) -> list[Measured]:
-    """Compare samples with a reference in all observables.
+    """Compare samples with a reference in observables.
 
     Args:
         reference: real jets.
         samples: jets to judge, by name.
         floor_reference: further real jets, disjoint from ``reference``, for the floor.
+        observables_of: what to compare.
         seed: of bootstrap replicas and splits.
         replicas: bootstrap replicas per distance, and splits per floor.
 
@@ -171,22 +195,24 @@ def measure(
     """
     if not samples:
         raise HepfmError("no sample to compare with the reference", "evaluate jets", "name one or several samples")
-    _check("reference", reference)
-    for name, jets in samples.items():
-        _check(f"sample '{name}'", jets)
-        _check_units(name, jets, reference)
-    real = reference if floor_reference is None else concatenate([reference, floor_reference.check("floor reference")])
+    _check("reference", reference.jets)
+    for name, side in samples.items():
+        _check(f"sample '{name}'", side.jets)
+        _check_units(name, side.jets, reference.jets)
+    real = reference
+    if floor_reference is not None:
+        real = JetSide(concatenate([reference.jets, floor_reference.check("floor reference")]))
     measured = []
-    with progress("evaluate", len(OBSERVABLES) * len(samples), "distances") as bar:
-        for observable in OBSERVABLES:
+    with progress("evaluate", len(observables_of) * len(samples), "distances") as bar:
+        for observable in observables_of:
             pool = observable.values(real)
             judge = _Judge(pool, pool.first(len(reference)), observable, f"{seed}/{observable.name}", replicas)
             compared = {}
-            for name, jets in samples.items():
-                values = observable.values(jets)
-                compared[name] = judge.compare(values, observable.undefined(values, jets))
+            for name, side in samples.items():
+                values = observable.values(side)
+                compared[name] = judge.compare(values, observable.undefined(values, side.jets))
                 bar.advance()
-            undefined = observable.undefined(judge.reference, reference)
+            undefined = observable.undefined(judge.reference, reference.jets)
             measured.append(Measured(observable, histogram(judge.reference, judge.edges), undefined, compared))
     return measured
 

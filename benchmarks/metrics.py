@@ -22,7 +22,8 @@ from hepfm.benchmarks.scores.jet_batches import (
     w1m,
     w1p,
 )
-from hepfm.benchmarks.scores.jet_values import constituent_quantities, defined, jet_inputs, jet_quantities
+from hepfm.benchmarks.scores.jet_suite import JetScores, jet_scores
+from hepfm.benchmarks.scores.jet_values import JetSide, constituent_quantities, defined, jet_inputs, jet_quantities
 from hepfm.benchmarks.scores.manifolds import Manifolds, manifolds
 from hepfm.benchmarks.scores.one_dimensional import (
     kl_divergence,
@@ -53,8 +54,9 @@ from hepfm.benchmarks.scores.shower_relations import (
     correlation_floor,
     layer_correlations,
 )
+from hepfm.benchmarks.scores.shower_suite import ShowerScores, ShowerSide, log_voxels, shower_scores
 from hepfm.benchmarks.scores.showers import Hits, ShowerSample, check_alike, check_energies, read_showers
-from hepfm.benchmarks.scores.suite import JetScores, ShowerScores, jet_scores, log_voxels, shower_scores
+from hepfm.benchmarks.scores.suite_parts import Seconds
 from hepfm.core.statistics import (
     Estimate,
     Floor,
@@ -81,6 +83,7 @@ __all__ = [
     "Image",
     "Inputs",
     "JetScores",
+    "JetSide",
     "Manifolds",
     "Outcome",
     "Posterior",
@@ -88,10 +91,12 @@ __all__ = [
     "ResNet3d",
     "Score",
     "Scores",
+    "Seconds",
     "Separation",
     "ShowerFeatures",
     "ShowerSample",
     "ShowerScores",
+    "ShowerSide",
     "Sizes",
     "Split",
     "Table",

@@ -9,18 +9,24 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hepfm.benchmarks import metrics
+from hepfm.benchmarks.bench import report
+from hepfm.benchmarks.scores import jet_suite, shower_suite
 from hepfm.benchmarks.scores.energy_flow import CONNECTED, Edges, distances, vertices
 from hepfm.benchmarks.scores.shower_features import Axes, features_of
 from hepfm.benchmarks.scores.showers import Hits
 from hepfm.benchmarks.synthetic import real_multiplicities
-from hepfm.benchmarks.workload import Way, Workload
+from hepfm.benchmarks.workload import REPEATS, Way, Workload, measure
+from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents
+from hepfm.core.progress import say
 from hepfm.core.statistics import REPLICAS
 from hepfm.ingest.gflash.simulation import GflashShowers
 
@@ -28,6 +34,8 @@ JETS, SHOWERS = 2_000, 256  # of a call
 LOOPED_JETS = 50
 WHOLE_JETS, WHOLE_SHOWERS = 100_000, 20_000
 DETECTOR = "calochallenge2"
+JET_PARTS = ("quantities", "correlation", "polynomials", *jet_suite.GROUPS)
+SHOWER_PARTS = ("features", *(group for group in shower_suite.GROUPS if group != "ild"), "response")
 
 
 def random_jets(seed: int, jets: int) -> Constituents:
@@ -83,9 +91,34 @@ def simulated(seed: int, showers: int) -> metrics.ShowerSample:
     return metrics.ShowerSample.of_batches(f"seed {seed}", simulation.layout, showers, lambda: iter(batches))
 
 
+@dataclass(frozen=True)
+class MetricsConfig:
+    """Measure the metrics: polynomials and shower features against the loops of the published tools, and the seconds of
+    every part of all metrics on two samples of 100,000 jets and two of 20,000 showers of CaloChallenge's data set 2."""
+
+    share: float = 1.0
+    """Of these jets and showers; 0.1 shows where the time goes in a tenth of it or less."""
+    repeats: int = REPEATS
+    """Measurements of each rate, of which the median counts."""
+    json: Path | None = None
+    """File for the result."""
+
+
+def main(config: MetricsConfig) -> None:
+    """Measure and print rates, ratios and seconds."""
+    if not 0 < config.share <= 1:
+        raise HepfmError(f"must be above 0 and at most 1, is {config.share}", "--share")
+    if config.repeats < 1:
+        raise HepfmError(f"must be at least 1, is {config.repeats}", "--repeats")
+    with metrics_speed(config.share) as workload:
+        report(measure("metrics", workload, config.repeats), config.json)
+
+
 @contextmanager
-def metrics_speed() -> Iterator[Workload]:
-    """Polynomials and features against their loops; seconds of everything on 100,000 jets and on 20,000 showers."""
+def metrics_speed(share: float = 1.0) -> Iterator[Workload]:
+    """Polynomials and features against their loops; seconds of all on a share of 100,000 jets and of 20,000 showers."""
+    jet_parts, shower_parts = Parts("jets"), Parts("showers")
+    whole_jets, whole_showers = round(share * WHOLE_JETS), round(share * WHOLE_SHOWERS)
     jets, few = random_jets(0, JETS), random_jets(0, LOOPED_JETS)
     sample = simulated(0, SHOWERS)
     hits = list(sample.chunks(sample.geometry.threshold))
@@ -105,8 +138,10 @@ def metrics_speed() -> Iterator[Workload]:
             "shower_features_dense": ("shower_features", "shower_features_dense"),
         },
         figures={
-            f"seconds_{WHOLE_JETS}_jets": partial(_seconds, all_of_jets),
-            f"seconds_{WHOLE_SHOWERS}_showers": partial(_seconds, all_of_showers),
+            f"seconds_{whole_jets}_jets": partial(_seconds, partial(all_of_jets, whole_jets, jet_parts)),
+            **{f"jets_{name}_s": partial(jet_parts.of, name) for name in JET_PARTS},
+            f"seconds_{whole_showers}_showers": partial(_seconds, partial(all_of_showers, whole_showers, shower_parts)),
+            **{f"showers_{name}_s": partial(shower_parts.of, name) for name in SHOWER_PARTS},
         },
         notes=(
             "seconds: two samples of so many jets (protocol jetnet), or of parametrised showers in the 6,480 voxels of "
@@ -120,16 +155,27 @@ def _features(hits: list[Hits], axes: Axes, layers: tuple[int, ...]) -> None:
         features_of(part, axes, layers)
 
 
-def all_of_jets() -> Callable[[], object]:
-    """What computes all metrics of two samples of jets, once these are made."""
-    samples = random_jets(0, WHOLE_JETS), random_jets(1, WHOLE_JETS)
-    return partial(metrics.jet_scores, *samples, replicas=REPLICAS)
+class Parts:
+    """Seconds of the parts of a suite, told as they end."""
+
+    def __init__(self, what: str) -> None:
+        self.seconds = metrics.Seconds(told=lambda name, seconds: say(f"{what}, {name}: {seconds:.1f} s"))
+
+    def of(self, name: str) -> float:
+        """Seconds of one part, once the suite was computed."""
+        return self.seconds.parts[name]
 
 
-def all_of_showers() -> Callable[[], object]:
+def all_of_jets(jets: int, parts: Parts) -> Callable[[], object]:
+    """What computes all metrics of two samples of so many jets, once these are made."""
+    samples = random_jets(0, jets), random_jets(1, jets)
+    return partial(metrics.jet_scores, *samples, replicas=REPLICAS, seconds=parts.seconds)
+
+
+def all_of_showers(showers: int, parts: Parts) -> Callable[[], object]:
     """The same of showers."""
-    samples = simulated(0, WHOLE_SHOWERS), simulated(1, WHOLE_SHOWERS)
-    return partial(metrics.shower_scores, *samples, replicas=REPLICAS)
+    samples = simulated(0, showers), simulated(1, showers)
+    return partial(metrics.shower_scores, *samples, replicas=REPLICAS, seconds=parts.seconds)
 
 
 def _seconds(make: Callable[[], Callable[[], object]]) -> float:

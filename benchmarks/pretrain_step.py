@@ -148,7 +148,7 @@ class Trainer:
         batch = self.read()
         total, _ = self.engine(prepare(batch).to(launch.device()))
         self.engine.backward(total / len(batch.inputs))
-        update(self.engine, RATE, self.training)
+        update(self.engine, RATE, self.done, self.training)
         _wait()
         return len(batch.inputs)
 

@@ -21,10 +21,19 @@ READ_ENTRIES = 4096
 
 @dataclass(frozen=True)
 class Sample:
-    """Jets and where they came from."""
+    """Jets and where they came from.
+
+    Attributes:
+        jets: the jets.
+        origin: what they were read from, for the record.
+        source: of a corpus, what made it (``jetclass``, ``jetnet``); empty where unknown.
+        labels: of a corpus, the classes that occur in it.
+    """
 
     jets: Constituents
     origin: dict[str, Any]
+    source: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def read_sample(name: str | Path, limit: int | None = None, split: str = "test") -> Sample:
@@ -56,7 +65,25 @@ def _from_corpus(path: Path, limit: int | None, split: str) -> Sample:
     names = corpus.splits()
     chosen = split if split in names or len(names) > 1 else names[0]
     jets = _collect(iter(corpus.split(chosen)), limit, path)
-    return Sample(jets, {"corpus": path.name, "digest": corpus.digest, "split": chosen})
+    known = corpus.manifest.statistics.get("label", {}).get("values", {})
+    source = str(corpus.manifest.provenance.get("source", ""))
+    return Sample(jets, corpus_origin(corpus, chosen), source, tuple(name for name, jets in known.items() if jets))
+
+
+def corpus_origin(corpus: Corpus, split: str) -> dict[str, Any]:
+    """Which corpus it is, and how its manifest says that it was made."""
+    manifest = corpus.manifest
+    made = {name: manifest.provenance.get(name) for name in ("source", "command", "selection", "versions")}
+    files = manifest.provenance.get("files")
+    if isinstance(files, list) and files:
+        made["files"] = f"{len(files)}, the first {files[0].get('name')} with sha256 {files[0].get('sha256')}"
+    return {
+        "corpus": corpus.path.name,
+        "digest": corpus.digest,
+        "split": split,
+        "records": manifest.splits[split].records,
+        "made by": {name: value for name, value in made.items() if value},
+    }
 
 
 def _root_batches(path: Path) -> Iterator[pa.RecordBatch]:
@@ -70,12 +97,14 @@ def parquet_batches(path: Path) -> Iterator[pa.RecordBatch]:
     """Batches of a Parquet file of jet records.
 
     Raises:
-        HepfmError: it is no Parquet file.
+        HepfmError: it is no Parquet file, or one of something else.
     """
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise HepfmError(f"is not a Parquet file: {error}", path) from error
+    if (file.schema_arrow.metadata or {}).get(b"kind") != b"jets":
+        raise HepfmError("is a Parquet file of something else than jet records", path, "ingest it, name the corpus")
     yield from file.iter_batches(READ_ENTRIES)
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cell:
-    """Text, whether it is marked as a miss, and what chance gives in its place, where that is known."""
+    """Text, whether it is marked as a miss or as good, what chance gives in its place if that is known, and a note."""
 
     text: str
     missed: bool = False
     chance: str = ""
+    good: bool = False
+    note: str = ""
 
     def markdown(self) -> str:
         """The cell; what chance gives in brackets, a miss bold."""

@@ -54,6 +54,7 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
 
     Returns:
         name, value, unit, ratios (medians of the repeats), spread (half the range of each rate over its median),
+        value_of (the way whose rate is the value), ratio_spread (the same of each ratio, repeat by repeat),
         figures, notes, machine and versions.
     """
     rates: dict[str, list[float]] = {way: [] for way in workload.ways}
@@ -69,19 +70,31 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
                 task.advance()
     medians = {label: statistics.median(values) for label, values in rates.items()}
     ratios = {ratio: medians[way] / medians[reference] for ratio, (way, reference) in workload.ratios.items()}
-    ratios |= {share: ratios[ratio] / bound for share, (ratio, bound) in workload.bounds.items()}
+    apart = {
+        ratio: _spread([a / b for a, b in zip(rates[way], rates[reference], strict=True)])
+        for ratio, (way, reference) in workload.ratios.items()
+    }
+    for share, (ratio, bound) in workload.bounds.items():
+        ratios[share], apart[share] = ratios[ratio] / bound, apart[ratio]
     return {
         "name": name,
         "value": medians[workload.value],
         "unit": workload.unit,
         "rates": medians,
         "ratios": ratios,
-        "spread": {label: (max(values) - min(values)) / 2 / medians[label] for label, values in rates.items()},
+        "spread": {label: _spread(values) for label, values in rates.items()},
+        "value_of": workload.value,
+        "ratio_spread": apart,
         "figures": {label: call() for label, call in workload.figures.items()},
         "notes": list(workload.notes),
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def _spread(values: list[float]) -> float:
+    """Half the range over the median."""
+    return (max(values) - min(values)) / 2 / statistics.median(values)
 
 
 def machine() -> str:

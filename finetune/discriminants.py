@@ -1,8 +1,7 @@
-"""Discriminants on judged jets: ROC, rejection, and whether a cut on one shapes the spectrum of mass or pt."""
+"""Discriminants on judged jets: area under the ROC curve, and rejection."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -114,56 +113,3 @@ def measure_discriminant(
         for efficiency, share, error in zip(efficiencies, found[1:], errors[1:], strict=True)
     )
     return MeasuredDiscriminant(wanted.name, counts, Estimate(found[0], errors[0]), rejections)
-
-
-@dataclass(frozen=True)
-class Sculpting:
-    """What a cut on a discriminant does to the background's spectrum of mass or pt.
-
-    Attributes:
-        efficiency: of the signal, at the cut.
-        kept: share of the background that passes.
-        distance: Kolmogorov-Smirnov distance of the spectra before and after; 0 where nothing is shaped.
-        chance: 95% quantile of the distance that as many background jets drawn at random show.
-    """
-
-    efficiency: float
-    kept: float
-    distance: float
-    chance: float
-
-
-def sculpting(
-    values: np.ndarray, truth: np.ndarray, quantity: np.ndarray, efficiency: float, *, key: object = 0
-) -> Sculpting:
-    """How a cut at a signal efficiency shapes a quantity (n,) of background jets.
-
-    Args:
-        values, truth: from :func:`values_and_truth`.
-        quantity: mass or pt of each jet.
-        efficiency: of the signal.
-        key: names the draws of the chance level.
-
-    Raises:
-        HepfmError: no signal or background.
-    """
-    signal, background = values[truth == 1], truth == 0
-    if not len(signal) or not background.any():
-        raise HepfmError("there is no signal or no background", "sculpting")
-    threshold = np.sort(signal)[::-1][max(math.ceil(efficiency * len(signal)) - 1, 0)]
-    found = quantity[background].astype(np.float64)
-    passed = found[values[background] >= threshold]
-    if not len(passed):
-        return Sculpting(efficiency, 0.0, math.nan, math.nan)
-    draws = generator("sculpting", key)
-    chance = [_distance(draws.choice(found, len(passed), replace=False), found) for _ in range(REPLICAS)]
-    return Sculpting(efficiency, len(passed) / len(found), _distance(passed, found), float(np.quantile(chance, 0.95)))
-
-
-def _distance(part: np.ndarray, whole: np.ndarray) -> float:
-    """Largest difference of the distribution functions of some values and of all values."""
-    places = np.sort(whole)
-    of_part, of_whole = (
-        np.searchsorted(np.sort(values), places, side="right") / len(values) for values in (part, whole)
-    )
-    return float(np.abs(of_part - of_whole).max())

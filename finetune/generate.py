@@ -41,8 +41,9 @@ class GenerateConfig:
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 1000
     """Number of records."""
     format: FormatName = "auto"
-    """Of jets jetclass (default), aspenopenjets, parquet, corpus; of showers showerdata (default), calochallenge,
-    ildgrid, showerclouds, parquet, corpus. Units: GeV and rad; of showers mm and MeV, unless the format has others."""
+    """Of jets jetclass (default), aspenopenjets, jetnet, parquet, corpus; of showers showerdata (default),
+    calochallenge, ildgrid, showerclouds, parquet, corpus. Units: GeV and rad; of showers mm and MeV, unless the format
+    has others."""
     label: tuple[str, ...] = ()
     """Class, or several."""
     data_set: tuple[str, ...] = ()

@@ -16,10 +16,12 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.progress import Task
 from hepfm.finetune.asked import Asked, Teller
 from hepfm.finetune.decoded import JetRecords, ShowerRecords
-from hepfm.finetune.sampler import Drawing, generate
+from hepfm.finetune.sampler import Drawing, Sampled, generate
+from hepfm.finetune.stream_sampler import generate_streams
 from hepfm.ingest.geometry import Geometry
 from hepfm.pretrain.backbone import Backbone, condition_sample, load_generator
 from hepfm.pretrain.conditions import Condition, ConditionValues
+from hepfm.pretrain.stream_backbone import StreamBackbone
 from hepfm.tokenize.registry import Tokenizer, load_tokenizer
 
 CHUNK_RECORDS = 16_384
@@ -82,22 +84,24 @@ class Generator:
         for begin in range(first, stop, CHUNK_RECORDS):
             count = min(CHUNK_RECORDS, stop - begin)
             told = self.teller.values(begin, count) if self.teller else None
-            sampled = generate(
-                self.backbone,
-                count,
-                self.seed,
-                max_length=self.max_length,
-                min_length=self.min_length,
-                batch=self.batch,
-                drawing=self.drawing,
-                first=begin,
-                begin=self._begin(told),
-                ids=self.ids,
-                task=task,
-            )
+            sampled = self._sampled(count, begin, self._begin(told), task)
             self.points += len(sampled.tokens)
             self.hit_maximum += sampled.hit_maximum
-            yield self.records.of(self._decoded(sampled.tokens, sampled.offsets, told), sampled.offsets, told, begin)
+            yield self.records.of(self._decoded(sampled, told), sampled.offsets, told, begin)
+
+    def _sampled(self, count: int, first: int, begin: torch.Tensor | None, task: Task) -> Sampled:
+        settings: dict[str, Any] = {
+            "max_length": self.max_length,
+            "min_length": self.min_length,
+            "batch": self.batch,
+            "drawing": self.drawing,
+            "first": first,
+            "begin": begin,
+            "task": task,
+        }
+        if isinstance(self.backbone, StreamBackbone):
+            return generate_streams(self.backbone, count, self.seed, **settings)
+        return generate(self.backbone, count, self.seed, ids=self.ids, **settings)
 
     @torch.no_grad()
     def _begin(self, told: ConditionValues | None) -> torch.Tensor | None:
@@ -116,15 +120,14 @@ class Generator:
             parts.append(begin[:here])
         return torch.cat(parts)
 
-    def _decoded(self, tokens: np.ndarray, offsets: np.ndarray, told: ConditionValues | None) -> dict[str, np.ndarray]:
+    def _decoded(self, sampled: Sampled, told: ConditionValues | None) -> dict[str, np.ndarray]:
         wanted = self.tokenizer.contract.conditions
-        if not wanted:
-            return self.tokenizer.decode(tokens, offsets)
-        assert told is not None
-        known = told.columns(self.backbone.config.conditions)
-        return self.tokenizer.decode(
-            tokens, offsets, conditions={one.name: known[self._columns[one.name]] for one in wanted}
-        )
+        settings: dict[str, Any] = {} if sampled.continuous is None else {"continuous": sampled.continuous}
+        if wanted:
+            assert told is not None
+            known = told.columns(self.backbone.config.conditions)
+            settings["conditions"] = {one.name: known[self._columns[one.name]] for one in wanted}
+        return self.tokenizer.decode(sampled.tokens, sampled.offsets, **settings)
 
 
 def _data_set(artifact: Artifact, backbone: Backbone, asked: Asked) -> dict[str, Any]:

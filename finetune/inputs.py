@@ -14,16 +14,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import nn
 
 from hepfm.core import records
+from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
-from hepfm.core.records import offsets_of, points_of, values_of
+from hepfm.core.records import lengths_of, offsets_of, points_of, values_of
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.formats.jetclass import eta_sign
 
 POINTS = records.POINTS_COLUMN["jets"]
 CLIP = (-5.0, 5.0)
+REFERENCE_LENGTHS = (1, 12, 40)
 # Forward-calorimeter candidates, which Delphes does not have, count as what they are nearest to.
 FLAGS = {
     "part_isChargedHadron": ("charged_hadron",),
@@ -135,6 +138,10 @@ class FeatureSet:
             mend = f"choose --features {' or '.join(smaller)}" if smaller else "build the corpus from another source"
             raise HepfmError(f"has no {', '.join(missing)}, which the {what} need", corpus.path, mend)
 
+    def lengths(self, batch: pa.RecordBatch) -> np.ndarray:
+        """Particles (n,) of jet records, all of them."""
+        return lengths_of(batch.column(POINTS))
+
     def read(self, batch: pa.RecordBatch, where: object, first: int = 0) -> JetInputs:
         """Inputs of jet records; their order is kept.
 
@@ -192,6 +199,21 @@ class FeatureSet:
             "deta": "multiplied by the sign of the jet's eta (-1 at 0)",
             "neutral_displacement": 0.0,
         }
+
+    def reference(self, network: nn.Module) -> dict[str, np.ndarray]:
+        """Random jets to replay: features, four-vectors, lengths."""
+        draws = generator("tagger reference", len(self.features))
+        lengths = np.array(REFERENCE_LENGTHS)
+        features = draws.normal(size=(lengths.sum(), len(self.features))).astype(np.float32)
+        px, py, pz = draws.normal(0, 20, (3, lengths.sum()))
+        energy = np.sqrt(px**2 + py**2 + pz**2 + 0.14**2)
+        vectors = np.stack([px, py, pz, energy], axis=1).astype(np.float32)
+        return {"features": features, "vectors": vectors, "lengths": lengths}
+
+    def replayed(self, reference: Mapping[str, np.ndarray]) -> JetInputs:
+        """The inputs that :meth:`reference` describes."""
+        features, vectors = (torch.from_numpy(reference[name]) for name in ("features", "vectors"))
+        return JetInputs(features, vectors, Layout.of(reference["lengths"]))
 
 
 FEATURE_SETS = {

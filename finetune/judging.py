@@ -47,8 +47,12 @@ class Judge(ABC):
         discriminant(np.ones((1, len(self.classes))), self.classes, signal, against)  # the names are looked at now
         return lambda scores: discriminant(scores, self.classes, signal, against)
 
-    def judge(self, split: Split) -> Scored:
-        """Scores and classes of all jets of a split whose label is one of this tagger's.
+    def judge(self, split: Split, limit: int = 0) -> Scored:
+        """Scores and classes of the jets of a split whose label is one of this tagger's.
+
+        Args:
+            split: whose blocks mix all classes, as in every corpus.
+            limit: judge the first so many jets; 0 for all.
 
         Raises:
             HepfmError: a corpus that lacks a feature, or none of whose labels this head knows.
@@ -57,15 +61,18 @@ class Judge(ABC):
         self.check(corpus)
         self.check_labels(corpus)
         classes = Classes(self.classes, self.labels)
-        scores, truth = [], []
-        with progress(f"judge {split.name}", split.records, "jets") as task:
+        scores, truth, left = [], [], limit or split.records
+        with progress(f"judge {split.name}", min(left, split.records), "jets") as task:
             for block in split:
                 numbers = classes.numbers(block)
-                known = np.flatnonzero(numbers >= 0)
+                known = np.flatnonzero(numbers >= 0)[:left]
+                left -= len(known)
                 if len(known):
                     scores.append(self.scores(block.take(pa.array(known)), corpus.path))
                     truth.append(numbers[known])
-                task.advance(len(block))
+                task.advance(len(known))
+                if left <= 0:
+                    break
         if not scores:
             raise HepfmError(f"its split '{split.name}' has no jet of a class that this head knows", corpus.path)
         return Scored(np.concatenate(scores), np.concatenate(truth), self.classes)

@@ -13,7 +13,6 @@ import torch
 
 from hepfm.core.draws import hashed_uniform, key_of
 from hepfm.core.errors import HepfmError
-from hepfm.core.nn.ragged import Layout
 from hepfm.core.records import values_of
 from hepfm.ingest.corpus import Corpus, Split
 from hepfm.ingest.held_out import check_held_out
@@ -26,15 +25,10 @@ TRAIN = "train"
 
 
 class Inputs(Protocol):
-    """What a network reads of jets: packed tensors."""
+    """What a network reads of jets: packed tensors, or what becomes such on the way to a device."""
 
-    @property
-    def layout(self) -> Layout:
-        """Which particle belongs to which jet."""
-        ...
-
-    def to(self, device: torch.device | str) -> Inputs:
-        """The same on another device."""
+    def to(self, device: torch.device | str) -> Any:
+        """Packed tensors on a device."""
         ...
 
 
@@ -65,15 +59,17 @@ class LabelledJets:
 
     Attributes:
         inputs: of the network.
-        targets: (n,) int64, numbers of the classes.
+        targets: (n,) int64, numbers of the classes; or float32, standardised quantities to be estimated.
+        update: number (from 0) of the update that they are for.
     """
 
     inputs: Any
     targets: torch.Tensor
+    update: int = 0
 
     def to(self, device: torch.device | str) -> LabelledJets:
         """The same jets on another device."""
-        return LabelledJets(self.inputs.to(device), self.targets.to(device, non_blocking=True))
+        return LabelledJets(self.inputs.to(device), self.targets.to(device, non_blocking=True), self.update)
 
 
 @dataclass(frozen=True)
@@ -112,10 +108,11 @@ class LabelledBatches:
         reader: of records that all have one of the labels.
         classes: of the labels.
         inputs: what is read of a record.
+        batch_records: records of an update.
     """
 
-    def __init__(self, reader: Reader, classes: Classes, inputs: InputReader) -> None:
-        self.reader, self.inputs = reader, inputs
+    def __init__(self, reader: Reader, classes: Classes, inputs: InputReader, batch_records: int = 1) -> None:
+        self.reader, self.inputs, self.batch_records = reader, inputs, batch_records
         self.names = ", ".join(str(split.corpus.path) for split in reader.splits)
         table = {label: classes.names.index(name) for label, name in classes.labels.items()}
         self.table = np.array([*(table.get(label, -1) for label in reader.labels), -1], dtype=np.int64)
@@ -124,7 +121,8 @@ class LabelledBatches:
         """Records [start, stop) of the reading order."""
         records = self.reader.take(start, stop).batch
         targets = self.table[values_of(records.column(LABEL))]
-        return LabelledJets(self.inputs.read(records, self.names, start), torch.from_numpy(targets))
+        inputs = self.inputs.read(records, self.names, start)
+        return LabelledJets(inputs, torch.from_numpy(targets), start // self.batch_records)
 
     def tokens(self, start: int, stop: int) -> int:
         """Jets."""
@@ -144,12 +142,12 @@ class LabelledCorpora:
     mixture: Mixture | None = None
 
     @classmethod
-    def open(cls, paths: Sequence[Path]) -> LabelledCorpora:
-        """Open corpora, or the one mixture file that stands for them.
+    def open(cls, paths: Sequence[Path], labelled: bool = True) -> LabelledCorpora:
+        """Open corpora, or the one mixture file that stands for them; ``labelled``: they must have labels.
 
         Raises:
-            HepfmError: none given, records without labels, one that holds out what another trains on, or a mixture
-                beside others.
+            HepfmError: none given, records without labels where they must have some, one that holds out what
+                another trains on, or a mixture beside others.
         """
         if not paths:
             raise HepfmError("no corpus given", "", "name one or several")
@@ -159,7 +157,7 @@ class LabelledCorpora:
         mixture = Mixture.open(files[0]) if files else None
         corpora = mixture.corpora if mixture else tuple(Corpus.open(path) for path in paths)
         for corpus in corpora:
-            if LABEL not in corpus.manifest.schema.names or not corpus.manifest.labels:
+            if labelled and (LABEL not in corpus.manifest.schema.names or not corpus.manifest.labels):
                 raise HepfmError("its records have no labels", corpus.path, "name a corpus of labelled jets")
         if not mixture:
             check_held_out(corpora, [()] * len(corpora))
@@ -220,8 +218,19 @@ class LabelledCorpora:
             for group in groups
         ]
 
+    def splits(self, name: str) -> list[Split]:
+        """The splits of this name, of the corpora that have it."""
+        return [corpus.split(name) for corpus in self.corpora if name in corpus.splits()]
+
+    def weights(self, name: str, splits: Sequence[Split]) -> np.ndarray | None:
+        """How often each record (n,) of the splits of this name comes; None: each once."""
+        weights = self.mixture.weights(name) if self.mixture else None
+        if weights is not None and len(weights) == len(splits):
+            weights = np.repeat(weights, [part.records for part in splits])
+        return weights
+
     def batches(
-        self, split: str, classes: Classes, inputs: InputReader, seed: int, jets: int = 0
+        self, split: str, classes: Classes, inputs: InputReader, seed: int, jets: int = 0, batch_records: int = 1
     ) -> LabelledBatches | None:
         """The batches of a split; None where no corpus has it.
 
@@ -232,16 +241,15 @@ class LabelledCorpora:
             seed: of the order, and of the choice of jets.
             jets: how many different ones are used, the same number of each class; 0 for all. More jets include
                 those that fewer of the same seed are.
+            batch_records: records of an update.
 
         Raises:
             HepfmError: fewer records of a class than are asked for, or a mixture that leaves none.
         """
-        splits = [corpus.split(split) for corpus in self.corpora if split in corpus.splits()]
+        splits = self.splits(split)
         if not splits:
             return None
-        weights = self.mixture.weights(split) if self.mixture else None
-        if weights is not None and len(weights) == len(splits):
-            weights = np.repeat(weights, [part.records for part in splits])
+        weights = self.weights(split, splits)
         records = sum(part.records for part in splits)
         if jets or sum(self.counts(split, classes)) < records:
             numbers = np.concatenate([classes.numbers(block) for part in splits for block in part])
@@ -255,7 +263,7 @@ class LabelledCorpora:
             where = ", ".join(str(part.corpus.path) for part in splits)
             raise HepfmError(f"no record of split '{split}' has one of the labels", where, "choose other --labels")
         reader = Reader(splits, seed, [*inputs.columns, LABEL], weights=weights)
-        return LabelledBatches(reader, classes, inputs)
+        return LabelledBatches(reader, classes, inputs, batch_records)
 
 
 def _chosen(

@@ -15,8 +15,7 @@ from hepfm.core.draws import hashed_uniform, key_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.cache import Cache, grains
 from hepfm.core.progress import Task, progress
-
-IDLE = -1
+from hepfm.finetune.rows import IDLE, Rows, by_number
 
 
 class Sampled(NamedTuple):
@@ -26,11 +25,13 @@ class Sampled(NamedTuple):
         tokens: (N,) uint32 codes of all samples, one after another, without start and stop.
         offsets: (n + 1,) int64; sample i owns ``tokens[offsets[i]:offsets[i + 1]]``.
         hit_maximum: how many samples were ended by the maximum length instead of a stop.
+        continuous: (N,) float32 numbers of the points, if they have one; ``tokens`` are (N, Q) of Q streams.
     """
 
     tokens: np.ndarray
     offsets: np.ndarray
     hit_maximum: int
+    continuous: np.ndarray | None = None
 
 
 class Steps(Protocol):
@@ -138,7 +139,7 @@ def generate(
         raise ValueError(f"n {n}, batch {batch}, min_length {min_length}, max_length {max_length}")
     rows = _Rows(backbone, n, first, min(batch, max(n, 1)), min_length, max_length, begin, ids)
     key = key_of("generate", seed)
-    with _progress(task, n) as shown:
+    with shown_progress(task, n) as shown:
         while rows.busy:
             uniform = torch.from_numpy(hashed_uniform(key, np.maximum(rows.number, 0), rows.length))
             logits = rows.logits()
@@ -147,7 +148,8 @@ def generate(
 
 
 @contextmanager
-def _progress(task: Task | None, n: int) -> Iterator[Task]:
+def shown_progress(task: Task | None, n: int) -> Iterator[Task]:
+    """The task, or one of its own."""
     if task is not None:
         yield task
     else:
@@ -155,8 +157,10 @@ def _progress(task: Task | None, n: int) -> Iterator[Task]:
             yield own
 
 
-class _Rows:
-    """The rows in flight. A row that ends is handed the next sample; at the end, idle rows are given up."""
+class _Rows(Rows):
+    """Rows of one token a step."""
+
+    per_row = ("number", "length", "tokens", "last")
 
     def __init__(
         self,
@@ -169,33 +173,21 @@ class _Rows:
         begin: torch.Tensor | None,
         ids: tuple[int, int] | None,
     ) -> None:
-        rows = grains(batch)
-        self.backbone, self.first, self.n = backbone, first, n
+        super().__init__(backbone.new_cache(grains(batch), max_length), n, first, begin)
+        rows = len(self.number)
+        self.backbone = backbone
         self.min_length, self.max_length = min_length, max_length
-        self.cache = backbone.new_cache(rows, max_length)
-        self.device = self.cache.lengths.device
-        self.number: np.ndarray = np.full(rows, IDLE, dtype=np.int64)
         self.length: np.ndarray = np.zeros(rows, dtype=np.int64)
         self.tokens: np.ndarray = np.zeros((rows, max_length), dtype=np.uint32)
         self.last: np.ndarray = np.full(rows, backbone.start, dtype=np.int64)
-        self.begun = 0
-        self.hit_maximum = 0
-        self.begin = begin
         self.least, codes = ids or (0, backbone.start)
         others = [*range(self.least), *range(self.least + codes, backbone.start)]
         self.never = torch.tensor([backbone.start, *others], device=self.device)
-        self.done: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._begin(np.arange(rows) < batch)
-
-    @property
-    def busy(self) -> bool:
-        return bool((self.number != IDLE).any())
 
     def logits(self) -> torch.Tensor:
         """Logits (rows, vocabulary) of the next token, those that may not come at -inf."""
-        begin = None
-        if self.begin is not None and not self.length.all():
-            begin = self.begin[torch.from_numpy(np.maximum(self.number - self.first, 0)).to(self.begin.device)]
+        begin = None if self.length.all() else self.told()
         last = torch.from_numpy(self.last).to(self.device)
         logits = self.backbone.step(last, self.cache, begin).float()
         logits.index_fill_(1, self.never, -torch.inf)
@@ -214,42 +206,20 @@ class _Rows:
         ended = stopped | full
         self.last = token
         if ended.any():
-            self._collect(ended)
+            lengths = self.length[ended]
+            filled = np.arange(self.max_length) < lengths[:, None]
+            self.done.append((self.number[ended], lengths, self.tokens[ended][filled] - np.uint32(self.least)))
             self._begin(ended)
         self.last[self.length == 0] = self.backbone.start
-        self.cache.restart(torch.from_numpy(self.length == 0).to(self.device))  # ended rows, and idle ones always
-        self._give_up_idle()
+        self.restart(self.length == 0)
         return int(ended.sum())
 
-    def _collect(self, ended: np.ndarray) -> None:
-        lengths = self.length[ended]
-        filled = np.arange(self.max_length) < lengths[:, None]
-        self.done.append((self.number[ended], lengths, self.tokens[ended][filled] - np.uint32(self.least)))
-
     def _begin(self, free: np.ndarray) -> None:
-        rows = np.flatnonzero(free)
-        fresh = min(len(rows), self.n - self.begun)
-        self.length[rows] = 0
-        self.number[rows] = IDLE
-        self.number[rows[:fresh]] = self.first + self.begun + np.arange(fresh)
-        self.begun += fresh
-
-    def _give_up_idle(self) -> None:
-        wanted = grains(int((self.number != IDLE).sum()))
-        if 0 < wanted <= len(self.number) // 2:
-            keep = np.argsort(self.number == IDLE, kind="stable")[:wanted]
-            self.number, self.length = self.number[keep], self.length[keep]
-            self.tokens, self.last = self.tokens[keep], self.last[keep]
-            self.cache.keep(torch.from_numpy(keep).to(self.device))
+        self.length[self.assign(free)] = 0
 
     def result(self) -> Sampled:
         """All samples by number."""
         if not self.done:
             return Sampled(np.zeros(0, np.uint32), np.zeros(1, np.int64), 0)
-        numbers, lengths, tokens = (np.concatenate(parts) for parts in zip(*self.done, strict=True))
-        order = np.argsort(numbers)
-        starts = (np.cumsum(lengths) - lengths)[order]
-        lengths = lengths[order]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        source = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return Sampled(tokens[source], offsets, self.hit_maximum)
+        offsets, (tokens,) = by_number(self.done)
+        return Sampled(tokens, offsets, self.hit_maximum)

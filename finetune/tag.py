@@ -1,44 +1,50 @@
-"""``hepfm finetune tag``: a network that tells classes of jets apart, from a labelled corpus."""
+"""``hepfm finetune tag``: a network that tells classes of jets apart, or estimates a quantity of records."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 import tyro
 from torch import nn
 from tyro.conf import Positional
 
-from hepfm.core.config import settings_of
+from hepfm.core.config import settings_of, to_dict
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
-from hepfm.core.engine.batches import Losses
 from hepfm.core.engine.config import FREE_SETTINGS, TrainingConfig
-from hepfm.core.engine.train import train
+from hepfm.core.engine.train import check, train
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
+from hepfm.finetune import backbone_tagger
+from hepfm.finetune.backbone_inputs import BackboneReader
+from hepfm.finetune.backbone_tagger import BackboneTaggerConfig, ReadingAsked, on_backbone, reading_of
 from hepfm.finetune.boosted_tagger import ARCHITECTURE, Substructure, TreesTagger, fit_trees, save_trees
 from hepfm.finetune.boosted_trees import FEATURES, BoostedTreesConfig
-from hepfm.finetune.inputs import FEATURE_SETS, FeatureSet
-from hepfm.finetune.labelled import Classes, InputReader, LabelledBatches, LabelledCorpora, LabelledJets
+from hepfm.finetune.cards import tagger_card
+from hepfm.finetune.heads import HeadName
+from hepfm.finetune.inputs import FEATURE_SETS
+from hepfm.finetune.labelled import TRAIN, Classes, LabelledCorpora
+from hepfm.finetune.protocols import ProtocolConfig, merge
+from hepfm.finetune.regression import MeasuredCorpora
 from hepfm.finetune.sophon import ladder
-from hepfm.finetune.tagger import NETWORKS, Tagger, load_tagger, save_tagger
+from hepfm.finetune.tagger import NETWORKS, Tagger, load_tagger
+from hepfm.finetune.tasks import PRETRAINED, Regression, Start, Tagging, Task, followed, is_head
+from hepfm.pretrain.backbone import load_backbone
 
 FREE = FREE_SETTINGS | {"nproc"}
-Model = Literal["particle-transformer", "sophon", "deep-sets", "boosted-trees"]
-Protocol = Literal["full", "frozen"]
+Model = Literal["particle-transformer", "sophon", "particle-net", "deep-sets", "boosted-trees"]
 Features = Literal["default", "full", "kinpid", "kin", "sophon"]
 # Models that are another one's architecture in other sizes, and with other features.
 VARIANTS: dict[str, tuple[str, dict[str, Any], str]] = {
     "particle-transformer": ("particle-transformer", {}, "full"),
     "sophon": ("particle-transformer", {"head": (512,)}, "sophon"),
+    "particle-net": ("particle-net", {}, "full"),
     "deep-sets": ("deep-sets", {}, "full"),
 }
 
@@ -54,14 +60,22 @@ class TagConfig:
     """Folder of the run."""
     model: Model = "particle-transformer"
     """particle-transformer (2.1 M parameters), sophon (the same with a hidden layer of 512 in its head and four-vectors
-    scaled to 500 GeV), deep-sets (0.08 M), or boosted-trees on substructure (200 rounds; of the training settings only
-    the seed counts)."""
+    scaled to 500 GeV), particle-net (0.37 M), deep-sets (0.08 M), or boosted-trees on substructure (200 rounds; of the
+    training settings only the seed counts)."""
     tagger: str = ""
     """Pretrained tagger to start from, a run, an artifact folder, a hub id or a URL: its network and features with a
     new head, whatever --model says."""
-    protocol: Protocol = "full"
-    """Of a pretrained tagger: full trains all weights, frozen the head alone (no gradients, no optimizer states for the
-    rest; batch norms keep their statistics)."""
+    backbone: str = ""
+    """Pretrained backbone to put a head on (hepfm pretrain): its tokens are read from a token corpus, or made of a
+    corpus on the fly."""
+    head: HeadName = "class-attention"
+    """On a backbone: class-attention (two blocks, 128 wide), pool (mean and sum, MLP), linear (a linear probe)."""
+    reading: ReadingAsked = "default"
+    """How the backbone sees a record. By default as in pretraining, joint ones bidirectionally."""
+    target: str = ""
+    """Estimate a quantity instead of telling classes apart: jet_mass, softdrop_mass, jet_pt, pt_correction (calibrated
+    over constituents' pt), incident_energy, or any other number of a record by its column."""
+    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     features: Features = "default"
     """full: 17 numbers of a particle; kinpid: without displacement, 13; kin: kinematics alone, 7; sophon: as full, on
     four-vectors scaled to 500 GeV. By default the model's own, full or sophon."""
@@ -76,40 +90,6 @@ class TagConfig:
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(batch_records=512, betas=(0.9, 0.99)))
 
 
-class Classification(nn.Module):
-    """The cross entropy of jets' classes [nats], summed over jets.
-
-    Args:
-        network: jets to logits, by way of an embedding.
-        frozen: train what follows the embedding alone.
-    """
-
-    def __init__(self, network: Any, frozen: bool = False) -> None:
-        super().__init__()
-        self.network, self.frozen = network, frozen
-        if frozen:
-            for name, parameter in network.named_parameters():
-                parameter.requires_grad_(is_head(name))
-
-    def forward(self, batch: LabelledJets) -> Losses:
-        logits = self._logits(batch.inputs).float()
-        total = F.cross_entropy(logits, batch.targets, reduction="sum")
-        return Losses(total, {"accuracy": (logits.argmax(1) == batch.targets).sum()})
-
-    def _logits(self, inputs: Any) -> torch.Tensor:
-        if not self.frozen:
-            return self.network(inputs)
-        self.network.eval()  # neither dropout nor batch statistics in what does not learn
-        with torch.no_grad():
-            embedding = self.network.embedding(inputs)
-        return self.network.classify(embedding)
-
-
-def is_head(name: str) -> bool:
-    """Does a parameter belong to what follows the embedding?"""
-    return name.startswith("head")
-
-
 def main(config: TagConfig) -> None:
     """Train and write the artifact."""
     config.training.check(config.nproc)
@@ -119,46 +99,70 @@ def main(config: TagConfig) -> None:
         run.claim(config, FREE)
         _done(run, "is finished already")
         return
-    if config.jets < 0:
-        raise HepfmError(f"must not be negative, is {config.jets}", "--jets")
-    data = LabelledCorpora.open(config.corpora)
+    _check(config)
+    data = LabelledCorpora.open(config.corpora, labelled=not config.target)
+    if config.target:
+        _train(config, run, data, Regression(MeasuredCorpora.of(data, config.target)))
+        _done(run, "finished")
+        return
     classes = data.classes(config.labels, ladder(config.ladder) if config.ladder else None)
-    if config.protocol == "frozen" and not config.tagger:
-        raise HepfmError("a network that nothing was learned by cannot be frozen", "--protocol", "name a --tagger")
-    if config.model == ARCHITECTURE and not config.tagger:
+    if config.model == ARCHITECTURE and not (config.tagger or config.backbone):
         _grow(config, run, data, classes)
     else:
-        _train(config, run, data, classes)
+        _train(config, run, data, Tagging(data, classes))
     _done(run, "finished")
 
 
-def _train(config: TagConfig, run: RunFolder, data: LabelledCorpora, classes: Classes) -> None:
+def _check(config: TagConfig) -> None:
+    """Refuse settings that contradict each other."""
+    pretrained = config.tagger or config.backbone
+    if config.jets < 0:
+        raise HepfmError(f"must not be negative, is {config.jets}", "--jets")
+    if config.tagger and config.backbone:
+        raise HepfmError("goes on from one network, --tagger names another", "--backbone", "leave one out")
+    if not pretrained and config.protocol.name not in ("full", "scratch"):
+        raise HepfmError(
+            "a network that nothing was learned by cannot be frozen", "--protocol", "name a --backbone or --tagger"
+        )
+    if not config.backbone and config.reading != "default":
+        raise HepfmError("is a backbone's", "--reading", "name a --backbone")
+    if config.backbone and config.features != "default":
+        raise HepfmError("a backbone reads what it was pretrained on", "--features", "leave it out")
+    if config.target and (config.labels or config.ladder):
+        raise HepfmError("needs no labels", "--target", "leave out --labels and --ladder")
+    if config.target and config.model == ARCHITECTURE and not pretrained:
+        raise HepfmError("trees tell classes apart", "--target", "take another --model")
+
+
+def _train(config: TagConfig, run: RunFolder, data: LabelledCorpora, task: Task) -> None:
     """A network, by the engine."""
-    tagger, parent = begin(config, classes)
-    training = _batches(config, data, classes, tagger.features)
-    validation, settings = _validation(data, classes, tagger, config.training)
+    start, parent = begin(config, task.outputs, data)
+    for corpus in data.corpora:
+        start.features.check(corpus)
+    training = task.batches(TRAIN, start.features, config.training, config.jets)
+    if training is None:
+        raise HepfmError("no corpus has a training split", ", ".join(map(str, config.corpora)))
+    validation, settings = _validation(task, start, config.training)
+    protocol = followed(start.network, config.protocol, settings)
+    objective = task.objective(start.network, protocol.frozen_until)
+    settings = protocol.rates(settings, PRETRAINED)
     launch.setup()
+    check(objective, validation, settings)
     launch.on_main(lambda: run.claim(config, FREE))
-    _announce(tagger, data, training, settings)
-    figures = train(
-        Classification(tagger.network, config.protocol == "frozen"),
-        training,
-        validation,
-        settings,
-        run,
-        {**_identity(tagger, data, config), "parent": parent, "protocol": config.protocol},
-    )
+    _announce(start, data, task, training, settings)
+    identity = {**_identity(start, data, config, task), "parent": parent, "protocol": to_dict(protocol)}
+    figures = train(objective, training, validation, settings, run, identity)
     if launch.is_main():
+        merge(start.network)
+        start.network.cpu().eval()
         provenance = {**_provenance(config, data, training), "parent": parent}
         metrics = {
             **figures,
             **accuracy_uncertainty(figures, settings),
             "steps": settings.steps,
-            "parameters": parameters_of(tagger.network),
+            "parameters": parameters_of(start.network),
         }
-        tagger.network.cpu().eval()
-        text = card(tagger.architecture, tagger.classes, _reads(tagger.features), provenance, metrics)
-        save_tagger(run.artifact, tagger, provenance=provenance, metrics=metrics, card=text)
+        task.save(run.artifact, start, provenance, metrics)
 
 
 def accuracy_uncertainty(figures: dict[str, float], settings: TrainingConfig) -> dict[str, float]:
@@ -175,7 +179,11 @@ def _grow(config: TagConfig, run: RunFolder, data: LabelledCorpora, classes: Cla
         raise HepfmError("trees read substructure, not features of particles", "--features", "leave it out")
     if config.nproc > 1:
         raise HepfmError("trees grow in one process", "--nproc", "leave it out")
-    training = _batches(config, data, classes, Substructure())
+    for corpus in data.corpora:
+        Substructure().check(corpus)
+    training = data.batches(TRAIN, classes, Substructure(), config.training.seed, config.jets)
+    if training is None:
+        raise HepfmError("no corpus has a training split", ", ".join(map(str, config.corpora)))
     run.claim(config, FREE)
     say(
         f"trees: {training.reader.order.epoch_records(0):,} jets of {len(classes.names)} classes, "
@@ -184,54 +192,43 @@ def _grow(config: TagConfig, run: RunFolder, data: LabelledCorpora, classes: Cla
     trees = fit_trees(BoostedTreesConfig(classes=len(classes.names)), training, config.training.seed)
     provenance = _provenance(config, data, training)
     metrics = {"trees": len(trees.starts) - 1, "rounds": trees.config.rounds}
-    text = card(
+    text = tagger_card(
         ARCHITECTURE, classes.names, f"{len(FEATURES)} numbers of a jet: {', '.join(FEATURES)}", provenance, metrics
     )
     tagger = TreesTagger(trees, classes.names, dict(classes.labels))
     save_trees(run.artifact, tagger, provenance=provenance, metrics=metrics, card=text)
 
 
-def _batches(config: TagConfig, data: LabelledCorpora, classes: Classes, inputs: InputReader) -> LabelledBatches:
-    """Training batches, once every corpus can give what is read."""
-    for corpus in data.corpora:
-        inputs.check(corpus)
-    batches = data.batches("train", classes, inputs, config.training.seed, config.jets)
-    if batches is None:
-        raise HepfmError("no corpus has a training split", ", ".join(map(str, config.corpora)))
-    return batches
-
-
-def _provenance(config: TagConfig, data: LabelledCorpora, training: LabelledBatches) -> dict[str, Any]:
+def _provenance(config: TagConfig, data: LabelledCorpora, training: Any) -> dict[str, Any]:
     return {
         "command": "hepfm finetune tag",
-        "config": settings_of(config, without=("corpora", "tagger", "out", "nproc")),
+        "config": settings_of(config, without=("corpora", "tagger", "backbone", "out", "nproc")),
         "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
         "mixture": data.mixture.summary() if data.mixture else None,
         "jets": training.reader.order.epoch_records(0),
     }
 
 
-def _reads(features: FeatureSet) -> str:
-    return f"the feature set `{features.name}` ({len(features.features)} numbers of a particle)"
-
-
-def begin(config: TagConfig, classes: Classes) -> tuple[Tagger, str]:
-    """The tagger to be trained, what is new in it drawn by the seed; and the hash of its parent, if it has one.
+def begin(config: TagConfig, outputs: int, data: LabelledCorpora) -> tuple[Start, str]:
+    """The network to be trained, what is new in it drawn by the seed; and the hash of its parent, if it has one.
 
     Raises:
-        HepfmError: a pretrained tagger that is no network, or another feature set than its own.
+        HepfmError: a pretrained tagger that is no network, another feature set than its own, or corpora that a backbone
+            cannot read.
     """
     if config.tagger:
-        return _from_pretrained(config, classes)
+        return _from_tagger(config, outputs)
+    if config.backbone:
+        return _on_backbone(config, outputs, data)
     architecture, sizes, own = VARIANTS[config.model]
     features = FEATURE_SETS[own if config.features == "default" else config.features]
     config_type, build = NETWORKS[architecture]
     torch.manual_seed(key_of("weights", config.training.seed))
-    network = build(config_type(features=len(features.features), classes=len(classes.names), **sizes))
-    return Tagger(network, architecture, classes.names, dict(classes.labels), features), ""
+    network = build(config_type(features=len(features.features), classes=outputs, **sizes))
+    return Start(network, architecture, features), ""
 
 
-def _from_pretrained(config: TagConfig, classes: Classes) -> tuple[Tagger, str]:
+def _from_tagger(config: TagConfig, outputs: int) -> tuple[Start, str]:
     parent, artifact = load_tagger(config.tagger)
     if not isinstance(parent, Tagger):
         raise HepfmError("is no network, which could go on learning", artifact.path, "name a network")
@@ -241,87 +238,61 @@ def _from_pretrained(config: TagConfig, classes: Classes) -> tuple[Tagger, str]:
         )
     torch.manual_seed(key_of("weights", config.training.seed))
     _, build = NETWORKS[parent.architecture]
-    network = build(dataclasses.replace(parent.network.config, classes=len(classes.names)))
-    learned = {name: value for name, value in parent.network.state_dict().items() if not is_head(name)}
-    network.load_state_dict({**network.state_dict(), **learned})
-    return Tagger(network, parent.architecture, classes.names, dict(classes.labels), parent.features), artifact.hash
+    network = build(dataclasses.replace(parent.network.config, classes=outputs))
+    if config.protocol.name != "scratch":
+        learned = {name: value for name, value in parent.network.state_dict().items() if not is_head(name)}
+        network.load_state_dict({**network.state_dict(), **learned})
+    return Start(network, parent.architecture, parent.features), artifact.hash
 
 
-def _validation(
-    data: LabelledCorpora, classes: Classes, tagger: Tagger, training: TrainingConfig
-) -> tuple[LabelledBatches | None, TrainingConfig]:
+def _on_backbone(config: TagConfig, outputs: int, data: LabelledCorpora) -> tuple[Start, str]:
+    pretrained, artifact = load_backbone(config.backbone)
+    reading = reading_of(pretrained.config, config.reading)
+    sizes = BackboneTaggerConfig(pretrained.config, outputs, config.head, reading)
+    features = BackboneReader.for_corpora(artifact, pretrained.config, sizes.before, data.corpora)
+    scratch = config.protocol.name == "scratch"
+    network = on_backbone(artifact, pretrained, sizes, config.training.seed, scratch)
+    return Start(network, backbone_tagger.ARCHITECTURE, features), artifact.hash
+
+
+def _validation(task: Task, start: Start, training: TrainingConfig) -> tuple[Any, TrainingConfig]:
     """Validation batches, if there is such a split, and the settings with no more records than there are."""
-    batches = data.batches("val", classes, tagger.features, 0)
+    batches = task.batches("val", start.features, dataclasses.replace(training, seed=0))
     if batches is None:
         return None, training
     records = min(training.validation_records, batches.reader.order.epoch_records(0))
     return batches, dataclasses.replace(training, validation_records=records)
 
 
-def _identity(tagger: Tagger, data: LabelledCorpora, config: TagConfig) -> dict[str, Any]:
+def _identity(start: Start, data: LabelledCorpora, config: TagConfig, task: Task) -> dict[str, Any]:
     """What has to be the same for a run to be continued."""
     return {
-        "objective": "classification",
-        "architecture": {"network": tagger.architecture, **dataclasses.asdict(tagger.network.config)},
-        "features": tagger.features.name,
-        "labels": tagger.labels,
+        **task.identity(),
+        "architecture": {"network": start.architecture, **to_dict(start.network.config)},
+        "features": start.features.name,
         "corpora": data.digests,
         "jets": config.jets,
     }
 
 
-def parameters_of(network: nn.Module) -> int:
-    """Number of parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())
+def parameters_of(network: nn.Module, trained: bool = False) -> int:
+    """Number of parameters; of those that train."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad or not trained)
 
 
-def _announce(tagger: Tagger, data: LabelledCorpora, training: LabelledBatches, settings: TrainingConfig) -> None:
+def _announce(start: Start, data: LabelledCorpora, task: Task, training: Any, settings: TrainingConfig) -> None:
     if not launch.is_main():
         return
     jets = training.reader.order.epoch_records(0)
+    trained = parameters_of(start.network, trained=True)
     say(
-        f"tagger: {tagger.architecture}, {parameters_of(tagger.network):,} parameters, "
-        f"{len(tagger.features.features)} features ('{tagger.features.name}'), {len(tagger.classes)} classes"
+        f"network: {start.architecture}, {parameters_of(start.network):,} parameters, {trained:,} of them train; "
+        f"reads {start.reads}; {task.words}"
     )
     say(
-        f"data: {jets:,} jets an epoch of {sum(corpus.split('train').records for corpus in data.corpora):,}; "
+        f"data: {jets:,} records an epoch of {sum(corpus.split('train').records for corpus in data.corpora):,}; "
         f"{settings.steps:,} steps are {settings.steps * settings.batch_records / jets:.2g} epochs"
     )
-
-
-def card(
-    architecture: str, classes: Sequence[str], reads: str, provenance: dict[str, Any], metrics: dict[str, Any]
-) -> str:
-    """Text that tells a reader what this tagger is, what it was trained on, and how to use it."""
-    rows = "\n".join(f"| {name} | {value:,.6g} |" for name, value in sorted(metrics.items()))
-    corpora = "\n".join(f"- corpus `{c['digest']}`: {c['records']:,} training jets" for c in provenance["corpora"])
-    mixture = provenance["mixture"]
-    mixed = f"\nThey are read by the weights of the mixture `{mixture['digest']}`.\n" if mixture else ""
-    names = ", ".join(classes[:20]) + (", ..." if len(classes) > 20 else "")
-    return f"""# Tagger of jets: {architecture}
-
-Tells {len(classes)} classes apart: {names}. It reads {reads}; `config.json` describes it.
-
-## Data
-
-{corpora}
-{mixed}
-{provenance["jets"]:,} jets an epoch.
-
-## Results
-
-| quantity | value |
-|---|---|
-{rows}
-
-Losses are in nats per jet; they and the accuracy are of training and validation batches.
-
-## Use
-
-    hepfm evaluate tagging THIS_FOLDER CORPUS --out REPORT
-
-`reference.npz` holds inputs and logits that loading replays.
-"""
 
 
 def _done(run: RunFolder, what: str) -> None:

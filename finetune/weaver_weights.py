@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -51,7 +51,7 @@ class Recognised(NamedTuple):
         name: what it is.
     """
 
-    network: ParticleTransformer
+    network: Any
     labels: tuple[str, ...]
     features: FeatureSet
     name: str
@@ -59,7 +59,7 @@ class Recognised(NamedTuple):
 
 def recognises(checkpoint: Checkpoint) -> bool:
     """Is it a Particle Transformer of weaver-core's?"""
-    names = {_bare(name) for name in checkpoint.state}
+    names = {bare_name(name) for name in checkpoint.state}
     return TOKEN in names and INPUT_NORM in names
 
 
@@ -83,9 +83,9 @@ def read_network(
     _check(weights, config, where)
     network = ParticleTransformer(config)
     network.load_state_dict(weights)
-    chosen = _labels(config.classes, labels, where)
+    chosen = labels_of(config.classes, labels, where)
     sophon = chosen == SOPHON_LABELS
-    feature_set = _features(config.features, features, sophon, where)
+    feature_set = features_of(config.features, features, sophon, where)
     name = "Sophon" if sophon else "Particle Transformer"
     return Recognised(network.eval(), chosen, feature_set, f"{name}: {describe(config)}, features '{feature_set.name}'")
 
@@ -98,7 +98,8 @@ def describe(config: ParticleTransformerConfig) -> str:
     )
 
 
-def _bare(name: str) -> str:
+def bare_name(name: str) -> str:
+    """Name of a weight without what wrappers put before it."""
     while match := PREFIX.match(name):
         name = name[match.end() :]
     return name
@@ -109,7 +110,7 @@ def _weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     names: dict[str, str] = {}
     unknown = []
     for key in checkpoint.state:
-        bare = _bare(key)
+        bare = bare_name(key)
         if COUNTER.fullmatch(bare):
             continue
         new = _renamed(bare)
@@ -214,7 +215,8 @@ def _check(weights: Mapping[str, torch.Tensor], config: ParticleTransformerConfi
             raise HepfmError(f"the weight that is '{name}' here has shape {shapes}", where, MEND)
 
 
-def _labels(classes: int, labels: Sequence[str], where: Path) -> tuple[str, ...]:
+def labels_of(classes: int, labels: Sequence[str], where: Path) -> tuple[str, ...]:
+    """The labels of outputs: as stated, or the published ones of so many."""
     if not labels:
         if classes not in PUBLISHED_LABELS:
             raise HepfmError(f"has {classes} outputs and does not say what they are", where, "--labels A B ...")
@@ -224,7 +226,8 @@ def _labels(classes: int, labels: Sequence[str], where: Path) -> tuple[str, ...]
     return tuple(labels)
 
 
-def _features(count: int, name: str, sophon: bool, where: Path) -> FeatureSet:
+def features_of(count: int, name: str, sophon: bool, where: Path) -> FeatureSet:
+    """The feature set: as stated, or the published one with so many features."""
     if name:
         if name not in FEATURE_SETS:
             raise HepfmError(f"no feature set '{name}'", "--features", f"there is: {', '.join(FEATURE_SETS)}")

@@ -19,11 +19,20 @@ from hepfm.ingest.jobs import write_corpus
 from hepfm.ingest.plan import Job, Plan
 
 FormatName = Literal[
-    "auto", "jetclass", "aspenopenjets", "parquet", "corpus", "showerdata", "calochallenge", "ildgrid", "showerclouds"
+    "auto",
+    "jetclass",
+    "aspenopenjets",
+    "jetnet",
+    "parquet",
+    "corpus",
+    "showerdata",
+    "calochallenge",
+    "ildgrid",
+    "showerclouds",
 ]
 DEFAULT: dict[Kind, FormatName] = {"jets": "jetclass", "showers": "showerdata"}
 FORMATS: dict[Kind, tuple[FormatName, ...]] = {
-    "jets": ("jetclass", "aspenopenjets", "parquet", "corpus"),
+    "jets": ("jetclass", "aspenopenjets", "jetnet", "parquet", "corpus"),
     "showers": ("showerdata", "calochallenge", "ildgrid", "showerclouds", "parquet", "corpus"),
 }
 WITHOUT_INCIDENT = ("parquet", "corpus")

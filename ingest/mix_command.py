@@ -125,10 +125,7 @@ def _flat(config: MixConfig, entries: Sequence[Entry]) -> Mixture:
         raise HepfmError("flat reweighting takes no shares of corpora", "hepfm corpus mix", "name corpora without '='")
     corpora = [Corpus.open(entry.path) for entry in entries]
     groups = _groups(config.groups, corpora)
-    bins = Bins(
-        tuple(float(f"{edge:.6g}") for edge in np.geomspace(*config.pt_bins[:2], config.pt_bins[2] + 1)),
-        tuple(float(f"{edge:.6g}") for edge in np.linspace(*config.mass_bins[:2], config.mass_bins[2] + 1)),
-    )
+    bins = bins_of(config.pt_bins, config.mass_bins)
     counts = count([corpus.split(TRAIN) for corpus in corpora], groups, bins)
     inside = int(counts.table.sum())
     if not inside:
@@ -137,8 +134,16 @@ def _flat(config: MixConfig, entries: Sequence[Entry]) -> Mixture:
     table = flat_weights(counts.table, [group.share for group in groups], config.cap_percentile, epoch_records)
     flat = FlatWeights(groups, bins, config.cap_percentile, table.astype(np.float32))
     mixture = define(entries, config.out, epoch_records, flat)
-    _tell_flat(mixture, flat, counts)
+    tell_flat(mixture, flat, counts)
     return mixture
+
+
+def bins_of(pt: tuple[float, float, int], mass: tuple[float, float, int]) -> Bins:
+    """Bins of lowest value, highest value [GeV] and number: equal in log(pt), and in mass."""
+    return Bins(
+        tuple(float(f"{edge:.6g}") for edge in np.geomspace(*pt[:2], pt[2] + 1)),
+        tuple(float(f"{edge:.6g}") for edge in np.linspace(*mass[:2], mass[2] + 1)),
+    )
 
 
 def _groups(words: Sequence[str], corpora: Sequence[Corpus]) -> tuple[Group, ...]:
@@ -179,7 +184,8 @@ def _tell(mixture: Mixture) -> None:
     say(f"an epoch has {mixture.epoch_records:,} records")
 
 
-def _tell_flat(mixture: Mixture, flat: FlatWeights, counts: Counts) -> None:
+def tell_flat(mixture: Mixture, flat: FlatWeights, counts: Counts) -> None:
+    """Say how much of an epoch each group is, and what is left out."""
     drawn = flat.table.astype(np.float64) * counts.table
     for group, table, weights, records in zip(flat.groups, counts.table, flat.table, drawn, strict=True):
         if table.any():

@@ -25,10 +25,12 @@ from hepfm.core.resolve import resolve
 from hepfm.pretrain.conditions import Condition, ConditionEmbedding, ConditionValues
 from hepfm.pretrain.features import FeatureEmbedding
 from hepfm.pretrain.masking import View
+from hepfm.pretrain.streams import Streams
 
 KIND = "backbone"
 REFERENCE_LENGTHS = (1, 9, 24)
 REFERENCE_TOLERANCE = 1e-4
+REFERENCE_INPUTS = {"inputs", "codes", "features", "ids", "numbers"}
 INITIAL_STD = 0.02  # GPT-2's; learns faster here than 1/sqrt(inputs)
 MEND = "get the artifact again"
 
@@ -46,6 +48,7 @@ class BackboneConfig:
         features: columns of a constituent that it reads in place of a token id; 0: it reads token ids.
         registers: learned tokens before each jet in the bidirectional pass (Darcet et al., arXiv:2309.16588).
         conditions: what it is told of a record.
+        streams: what each point is made of, where it is more than one token; ``codes`` is the largest number of ids.
     """
 
     codes: int
@@ -56,11 +59,12 @@ class BackboneConfig:
     features: int = 0
     registers: int = 0
     conditions: tuple[Condition, ...] = ()
+    streams: Streams | None = None
 
     @property
     def predicts_next(self) -> bool:
         """Whether it has a head for the next token."""
-        return self.objective in ("next-token", "joint")
+        return self.objective in ("next-token", "next-streams", "joint")
 
     @property
     def cannot_generate(self) -> str:
@@ -87,14 +91,11 @@ class Backbone(nn.Module):
         self.config = config
         self.start, self.stop = config.codes, config.codes + 1
         width = config.transformer.width
-        reads = FeatureEmbedding(config.features, width) if config.features else nn.Embedding(self.vocabulary, width)
-        self.embedding: nn.Embedding | FeatureEmbedding = reads
-        nn.init.normal_(self.embedding.weight, std=INITIAL_STD)
+        self._make_embedding()
         self.transformer = Transformer(config.transformer)
         self.transformer.initialise(INITIAL_STD)
         if config.predicts_next:
-            tied = self.embedding.weight if config.tied else None
-            self.head = Head(width, self.vocabulary, config.head_bias, tied)
+            self._make_head()
         if config.registers:
             self.registers = nn.Parameter(torch.empty(config.registers, width))
             self.registers.no_weight_decay = True  # type: ignore[attr-defined]
@@ -104,6 +105,17 @@ class Backbone(nn.Module):
             self.begin.no_weight_decay = True  # type: ignore[attr-defined]
         # Last, so that a seed gives the other weights with and without conditions.
         self.told = ConditionEmbedding(config.conditions, width) if config.conditions else None
+
+    def _make_embedding(self) -> None:
+        config = self.config
+        width = config.transformer.width
+        reads = FeatureEmbedding(config.features, width) if config.features else nn.Embedding(self.vocabulary, width)
+        self.embedding: nn.Embedding | FeatureEmbedding = reads
+        nn.init.normal_(self.embedding.weight, std=INITIAL_STD)
+
+    def _make_head(self) -> None:
+        tied = self.embedding.weight if self.config.tied else None
+        self.head = Head(self.config.transformer.width, self.vocabulary, self.config.head_bias, tied)
 
     @property
     def vocabulary(self) -> int:
@@ -125,12 +137,21 @@ class Backbone(nn.Module):
         """Features (T, width) of packed token ids (T,); each sequence has at least one."""
         return self.read(self.embedding(inputs), layout, conditions)
 
-    def read(self, x: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
-        """Features (T, width) of packed embeddings (T, width), what is told added to the first of each sequence."""
+    def read(
+        self,
+        x: torch.Tensor,
+        layout: Layout,
+        conditions: ConditionValues | None = None,
+        causal: bool | None = None,
+    ) -> torch.Tensor:
+        """Features (T, width) of packed embeddings (T, width), what is told added to the first of each sequence.
+
+        ``causal`` says whether a token sees only itself and those before it, by default as configured.
+        """
         begin = self.beginning(conditions, layout.sequences)
         if begin is not None:
             x = x.index_add(0, layout.offsets[:-1].long(), begin.to(x.dtype))
-        return self.transformer(x, layout)
+        return self.transformer(x, layout, causal)
 
     def forward(self, inputs: torch.Tensor, layout: Layout, conditions: ConditionValues | None = None) -> torch.Tensor:
         """Logits (T, vocabulary) of the token after each of the packed token ids (T,)."""
@@ -155,7 +176,7 @@ class Backbone(nn.Module):
         seen = self.embed(codes[view.seen], None if features is None else features[view.seen])
         if self.config.registers:
             seen = torch.cat([self.registers.to(seen.dtype), seen])
-        return self.transformer(seen[view.index], view.layout, causal=False)
+        return self.transformer(seen.index_select(0, view.index), view.layout, causal=False)
 
     def new_cache(self, rows: int, max_length: int) -> Cache:
         """An empty KV cache for ``rows`` sequences of at most ``max_length`` tokens, start included."""
@@ -172,6 +193,11 @@ class Backbone(nn.Module):
         return self.head(self.transformer.step(x, cache))
 
     @property
+    def head_products(self) -> int:
+        """Parameters of the head that enter matrix products."""
+        return self.head.weight.numel()
+
+    @property
     def parameters_count(self) -> int:
         """All parameters, a shared one once."""
         return sum(parameter.numel() for parameter in self.parameters())
@@ -182,8 +208,34 @@ class Backbone(nn.Module):
         N counts the parameters in matrix products (the embedding is a look-up, the head counts even when tied); that
         causality halves the second term is left out, as is usual (nanoGPT, llm-foundry, torchtitan).
         """
-        products = products_of(self.transformer) + self.head.weight.numel()
+        products = products_of(self.transformer) + self.head_products
         return 6 * products + 12 * self.config.transformer.blocks * self.config.transformer.width * length
+
+    def reference_inputs(self, draws: np.random.Generator, offsets: np.ndarray) -> dict[str, np.ndarray]:
+        """Random sequences ``offsets`` (n + 1,) to read, for the reference of an artifact."""
+        config, count = self.config, int(offsets[-1])
+        inputs, known = draws.integers(0, config.codes, count), {}
+        if config.objective != "next-token":
+            known["codes"] = inputs.copy()
+        if isinstance(self.embedding, FeatureEmbedding):
+            columns = draws.normal(size=(count, config.features)).astype(np.float32)
+            known["features"] = self.embedding.physical(columns)
+        if not config.cannot_generate:
+            inputs[offsets[:-1]] = self.start
+            known["inputs"] = inputs
+        return known
+
+    def reference_outputs(
+        self, known: dict[str, torch.Tensor], lengths: np.ndarray, told: ConditionValues | None
+    ) -> dict[str, torch.Tensor]:
+        """Logits (T, vocabulary) and hidden features (T, width), whichever there are inputs for."""
+        found, device = {}, next(self.parameters()).device
+        if "inputs" in known:
+            found["logits"] = self(known["inputs"], Layout.of(lengths).to(device), told)
+        if "codes" in known:
+            view = View.of(lengths, self.config.registers).to(device)
+            found["hidden"] = self.encode(view, known["codes"], known.get("features"))
+        return found
 
     def weights(self) -> dict[str, torch.Tensor]:
         """State dict in which each tensor comes once."""
@@ -223,12 +275,21 @@ def products_of(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim > 1)
 
 
+def build(config: BackboneConfig) -> Backbone:
+    """The network of a config, with random weights."""
+    if config.streams is None:
+        return Backbone(config)
+    from hepfm.pretrain.stream_backbone import StreamBackbone  # which is made of what stands here
+
+    return StreamBackbone(config)
+
+
 def retold(backbone: Backbone, conditions: tuple[Condition, ...]) -> Backbone:
     """The same backbone that is told these conditions: what it is told already, with at least its names, and more.
 
     With what it knew it computes what it did; what is new changes nothing until it has learned.
     """
-    made = Backbone(replace(backbone.config, conditions=conditions)).train(backbone.training)
+    made = build(replace(backbone.config, conditions=conditions)).train(backbone.training)
     own = {name: value for name, value in backbone.state_dict().items() if not name.startswith("told.")}
     made.load_state_dict(own, strict=False)
     if made.told is not None and backbone.told is not None:
@@ -290,13 +351,13 @@ def load_backbone(name: str | Path) -> tuple[Backbone, Artifact]:
     try:
         config = from_dict(BackboneConfig, artifact.architecture, artifact.path)
         with torch.device("meta"):
-            expected = Backbone(config)
+            expected = build(config)
     except (ValueError, TypeError, RuntimeError) as error:
         raise HepfmError(f"its architecture cannot be built: {error}", artifact.path, MEND) from error
     _check_contract(artifact)
     weights = artifact.weights()
     expected.check_weights(weights, artifact.path)  # before memory is taken for sizes that nothing backs
-    backbone = Backbone(config)
+    backbone = build(config)
     backbone.load_weights(weights, artifact.path)
     backbone.eval()
     if artifact.replayed:
@@ -341,16 +402,7 @@ def _reference(backbone: Backbone) -> dict[str, np.ndarray]:
     config, draws = backbone.config, generator("backbone reference", backbone.config.codes)
     lengths = np.array(REFERENCE_LENGTHS)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    inputs = draws.integers(0, config.codes, lengths.sum())
-    known: dict[str, np.ndarray] = {"offsets": offsets}
-    if config.objective != "next-token":
-        known["codes"] = inputs.copy()
-    if isinstance(backbone.embedding, FeatureEmbedding):
-        columns = draws.normal(size=(lengths.sum(), config.features)).astype(np.float32)
-        known["features"] = backbone.embedding.physical(columns)
-    if not config.cannot_generate:
-        inputs[offsets[:-1]] = backbone.start
-        known["inputs"] = inputs
+    known = {"offsets": offsets, **backbone.reference_inputs(draws, offsets)}
     if config.conditions:
         told = {
             condition.name: draws.uniform(condition.low, condition.high, len(lengths))
@@ -365,21 +417,16 @@ def _reference(backbone: Backbone) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def _outputs(backbone: Backbone, known: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Logits (T, vocabulary) and hidden features (T, width), whichever the reference has inputs for."""
+    """What the backbone makes of the inputs of a reference."""
     device = next(backbone.parameters()).device
     lengths = np.diff(known["offsets"])
-    given = {name: torch.from_numpy(known[name]).to(device) for name in known.keys() & {"inputs", "codes", "features"}}
+    given = {name: torch.from_numpy(known[name]).to(device) for name in known.keys() & REFERENCE_INPUTS}
     was_training = backbone.training
     backbone.eval()
-    found: dict[str, torch.Tensor] = {}
-    if "inputs" in given:
-        told = None
-        if backbone.config.conditions:
-            told = ConditionValues(*(torch.from_numpy(known[name]) for name in ("told_names", "told_numbers")))
-        found["logits"] = backbone(given["inputs"], Layout.of(lengths).to(device), told and told.to(device))
-    if "codes" in given:
-        view = View.of(lengths, backbone.config.registers).to(device)
-        found["hidden"] = backbone.encode(view, given["codes"], given.get("features"))
+    told = None
+    if backbone.config.conditions:
+        told = ConditionValues(*(torch.from_numpy(known[name]) for name in ("told_names", "told_numbers")))
+    found = backbone.reference_outputs(given, lengths, told and told.to(device))
     backbone.train(was_training)
     return {name: value.float().cpu().numpy() for name, value in found.items()}
 

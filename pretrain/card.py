@@ -10,24 +10,26 @@ from hepfm.pretrain.backbone import Backbone, BackboneConfig
 def card(backbone: Backbone, provenance: dict[str, Any], metrics: dict[str, Any]) -> str:
     """Text that tells a reader what this backbone is, what it was trained on, and how to use it."""
     blocks = backbone.config.transformer
-    lengths = provenance["lengths"]
+    lengths, records = provenance["lengths"], provenance["records"]
+    points = "hits" if records == "showers" else "constituents"
     corpora = "\n".join(
-        f"- {entry['records']:,} jets of the token corpus `{entry['digest']}`" for entry in provenance["corpora"]
+        f"- {entry['records']:,} {records} of the token corpus `{entry['digest']}`" for entry in provenance["corpora"]
     )
     mixture = provenance["mixture"]
     mixed = f"\nThey are read by the weights of the mixture `{mixture['digest']}`.\n" if mixture else ""
     parent = f"\nIt continues from the backbone with hash `{provenance['parent']}`.\n" if provenance["parent"] else ""
-    return f"""# Backbone over jet {"features" if backbone.config.features else "tokens"}
+    of = "streams" if backbone.config.streams else "jet features" if backbone.config.features else "jet tokens"
+    return f"""# Backbone over {of}
 
 {_what(backbone.config, provenance["objective"])}: {metrics["parameters"]:,} parameters,
-{blocks.blocks} blocks, width {blocks.width}, {backbone.config.codes:,} codes.
+{blocks.blocks} blocks, width {blocks.width}, {ids_of(backbone.config)}.
 Tokens are those of the tokenizer in `tokenizer/` (hash `{provenance["tokenizer"]}`).
 {parent}
 ## Data
 
 {corpora}
 {mixed}
-{lengths["jets"]:,} jets an epoch with {lengths["mean"]:.1f} constituents on average. {lengths["cut_jets"]:,} of them
+{lengths["jets"]:,} {records} an epoch with {lengths["mean"]:.1f} {points} on average. {lengths["cut_jets"]:,} of them
 had more than {provenance["max_length"]} and were cut there; these have no stop token.
 
 {_told(backbone)}## Results
@@ -35,7 +37,8 @@ had more than {provenance["max_length"]} and were cut there; these have no stop 
 {_table(metrics)}
 
 Losses are per term: nats per real token, the stop token included, for the next token; per masked constituent for
-masked objectives. They compare only under the same tokenizer and objective; the accuracy of a probe compares always.
+masked objectives; for several streams per point, of all its ids and the density of its number. They compare only under
+the same tokenizer and objective; the accuracy of a probe compares always.
 
 ## Use
 
@@ -43,6 +46,20 @@ masked objectives. They compare only under the same tokenizer and objective; the
 
 `reference.npz` holds inputs and outputs that loading replays. Its settings are in `config.json`.
 """
+
+
+def ids_of(config: BackboneConfig) -> str:
+    """The ids of a point, in words, and how many steps each lags behind."""
+    streams = config.streams
+    if streams is None:
+        return f"{config.codes:,} codes"
+    parts = [
+        f"{label} {codes:,} (delay {delay})"
+        for label, codes, delay in zip(streams.labels, streams.codes, streams.delays, strict=True)
+    ]
+    if number := streams.number:
+        parts.append(f"{number.meaning} {number.low:.3g} to {number.high:.3g} (delay {number.delay})")
+    return f"streams {', '.join(parts)}"
 
 
 def _told(backbone: Backbone) -> str:
@@ -64,6 +81,7 @@ def _told(backbone: Backbone) -> str:
 def _what(config: BackboneConfig, task: dict[str, Any]) -> str:
     """What the network is, and what it learned by."""
     ways = {
+        "next-streams": "A causal transformer that predicts the next step of several streams",
         "next-token": "A causal transformer that predicts the next token of a jet",
         "joint": "A transformer that predicts the next token of a jet (causal) and masked constituents (bidirectional)",
     }
@@ -75,6 +93,10 @@ def _what(config: BackboneConfig, task: dict[str, Any]) -> str:
 def _use(config: BackboneConfig) -> str:
     if config.cannot_generate:
         return "backbone, artifact = hepfm.pretrain.backbone.load_backbone(THIS_FOLDER)  # it cannot generate"
+    if config.streams and "incident_energy" in {known.name for known in config.conditions}:
+        return "hepfm generate THIS_FOLDER -n 1000 --format showerdata --out showers.h5"
+    if config.streams:
+        return "hepfm generate THIS_FOLDER -n 1000 --format corpus --out generated/"
     return "hepfm generate THIS_FOLDER -n 1000 --format jetclass --out jets.root"
 
 

@@ -29,6 +29,9 @@ from hepfm.pretrain.batches import (
 from hepfm.pretrain.condition_columns import ConditionColumns
 from hepfm.pretrain.conditions import Condition
 from hepfm.pretrain.lengths import length_counts, length_statistics
+from hepfm.pretrain.stream_batches import StreamBatches, streams_of
+from hepfm.pretrain.streams import Streams
+from hepfm.tokenize.tokens import CONTINUOUS
 
 __all__ = [
     "COLUMN",
@@ -57,6 +60,7 @@ class TokenCorpora:
         names: what each corpus is called as a data set: its folder's name.
         codes: codes of the vocabulary: of all tokenizers together.
         mixture: how often each record comes, if a mixture was named.
+        streams: what a point is made of where it is several ids, and a number perhaps.
     """
 
     corpora: tuple[Corpus, ...]
@@ -65,6 +69,7 @@ class TokenCorpora:
     names: tuple[str, ...]
     codes: int
     mixture: Mixture | None = None
+    streams: Streams | None = None
 
     @classmethod
     def open(cls, paths: Sequence[Path], vocabulary: VocabularyName = "one") -> TokenCorpora:
@@ -105,14 +110,25 @@ class TokenCorpora:
         for hash, owner in zip(hashes, owners, strict=True):
             ranges[hash] = IdRange(first, int(made[owner]["codes"]))
             first += ranges[hash].codes
-        return cls(
-            corpora, tokenizers, tuple(ranges[entry["tokenizer"]] for entry in made), _names(corpora), first, mixture
-        )
+        own = tuple(ranges[entry["tokenizer"]] for entry in made)
+        return cls(corpora, tokenizers, own, _names(corpora), first, mixture, streams_of(corpora))
 
     @property
     def tokenizer(self) -> Artifact:
         """The tokenizer; the first where there are several."""
         return self.tokenizers[0]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that hold what points are made of."""
+        if self.streams is None:
+            return (COLUMN,)
+        return (*self.streams.names, *([CONTINUOUS] if self.streams.number else []))
+
+    @property
+    def of_showers(self) -> bool:
+        """Whether all corpora were made from showers."""
+        return all(tokenizer.contract.get("kind") == "showers" for tokenizer in self.tokenizers)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -144,6 +160,7 @@ class TokenCorpora:
         features: Callable[[Sequence[Split]], FeatureSource] | None = None,
         conditions: Sequence[Condition] = (),
         dropout: float = 0.0,
+        streams: Streams | None = None,
     ) -> TokenBatches:
         """The batches of a split of all corpora that have it; weighted if it is a mixture's training split.
 
@@ -156,11 +173,12 @@ class TokenCorpora:
             conditions: what the backbone is told of each record.
             dropout: how often a condition is left unknown, see
                 :class:`hepfm.pretrain.condition_columns.ConditionColumns`.
+            streams: those of the backbone, where a point has several; by default as the corpora have them.
 
         Raises:
             HepfmError: no corpus has the split, labels are wanted and none has them, or features of several tokenizers.
         """
-        columns = dict.fromkeys([COLUMN, *(known.column for known in conditions if known.column)])
+        columns = dict.fromkeys([*self.columns, *(known.column for known in conditions if known.column)])
         if labels and not self.labels:
             raise HepfmError(
                 "has no labels", ", ".join(str(corpus.path) for corpus in self.corpora), "leave --probe out"
@@ -172,15 +190,12 @@ class TokenCorpora:
         reader = self.reader(split, seed, tuple(columns | ({LABEL: None} if labels else {})))
         number = {corpus.digest: n for n, corpus in enumerate(self.corpora)}
         here = [number[part.corpus.digest] for part in reader.splits]
-        told = [self.names[n] for n in here]
-        return TokenBatches(
-            reader,
-            self.codes,
-            max_length,
-            features and features(reader.splits),
-            [self.ranges[n] for n in here],
-            ConditionColumns(reader, conditions, told, dropout, seed) if conditions else None,
-        )
+        names = [self.names[n] for n in here]
+        told = ConditionColumns(reader, conditions, names, dropout, seed) if conditions else None
+        if self.streams:
+            return StreamBatches(reader, streams or self.streams, max_length, told)
+        own = [self.ranges[n] for n in here]
+        return TokenBatches(reader, self.codes, max_length, features and features(reader.splits), own, told)
 
     def _with(self, split: str) -> list[Corpus]:
         return [corpus for corpus in self.corpora if split in corpus.splits()]
@@ -283,12 +298,5 @@ def _tokens_entry(corpus: Corpus) -> dict[str, Any]:
             f"holds {corpus.manifest.kind}, not tokens",
             corpus.path,
             "make a token corpus of it first: hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS",
-        )
-    streams = corpus.manifest.tokens.get("streams")
-    if streams:
-        raise HepfmError(
-            f"has {len(streams)} ids a point ({', '.join(streams)}), a backbone reads one",
-            corpus.path,
-            "apply a tokenizer with one id list",
         )
     return corpus.manifest.tokens

@@ -44,5 +44,5 @@ class NextToken(Objective):
     def flops(self, lengths: np.ndarray) -> np.ndarray:
         """Blocks and head see the start token and all constituents but the last one (which a stop follows: all)."""
         tokens = lengths + 1 if self.max_length is None else terms(lengths, self.max_length)
-        products = products_of(self.backbone.transformer) + self.backbone.head.weight.numel()
+        products = products_of(self.backbone.transformer) + self.backbone.head_products
         return network_flops(self.backbone.config.transformer, products, tokens)

@@ -22,12 +22,13 @@ from hepfm.pretrain.features import Statistics
 from hepfm.pretrain.masking import moved
 from hepfm.pretrain.probe import ProbeName, Probes
 
-ObjectiveName = Literal["next-token", "masked", "masked-v1", "joint"]
+ObjectiveName = Literal["next-token", "next-streams", "masked", "masked-v1", "joint"]
 
 InputName = Literal["default", "tokens", "features"]
 
 OBJECTIVES: dict[ObjectiveName, str] = {
     "next-token": "hepfm.pretrain.next_token:NextToken",
+    "next-streams": "hepfm.pretrain.next_streams:NextStreams",
     "masked": "hepfm.pretrain.masked:MaskedParticles",
     "masked-v1": "hepfm.pretrain.masked_v1:MaskedParticlesV1",
     "joint": "hepfm.pretrain.joint:Joint",
@@ -39,7 +40,8 @@ class ObjectiveConfig:
     """What a backbone is pretrained on."""
 
     objective: ObjectiveName = "next-token"
-    """next-token; masked (MPM v2: encoder without the masked constituents, decoder); masked-v1; joint (both)."""
+    """next-token (of points with several ids: next-streams); masked (MPM v2: encoder without the masked constituents,
+    decoder); masked-v1; joint (both)."""
     input: InputName = "default"
     """What is read of a constituent: its token id, or its continuous features, transformed as by the tokenizer (from
     --source, else decoded). Default: features, for next-token tokens."""
@@ -52,6 +54,9 @@ class ObjectiveConfig:
     """Learned tokens that a masked encoder reads beside the constituents (masked and joint)."""
     masked_weight: float = 1.0
     """Weight of a masked constituent beside a next token of weight 1 (joint)."""
+    delays: tuple[int, ...] = ()
+    """Steps by which each id list of a point lags behind, and last its number, if it has one (next-streams), such as
+    0 1 2 3. Default: those of the token corpus, 0 where it has none."""
     probe: tuple[ProbeName, ...] = ()
     """Classifiers of the jets' labels on frozen features, trained along as a quality meter: linear, class-attention."""
     probe_every: int = 5
@@ -79,6 +84,10 @@ class ObjectiveConfig:
             )
         if kind.mask_fraction and not 0 < fraction < 1:
             raise HepfmError(f"must lie between 0 and 1, is {fraction}", "--mask-fraction")
+        if self.delays and self.objective != "next-streams":
+            raise HepfmError(
+                "are of points with several ids, which these corpora do not have", "--delays", "leave it out"
+            )
         if self.registers < 0:
             raise HepfmError(f"must not be negative, is {self.registers}", "--registers")
         if not self.masked_weight > 0:
@@ -88,6 +97,20 @@ class ObjectiveConfig:
         if not self.probe_learning_rate > 0:
             raise HepfmError(f"must be positive, is {self.probe_learning_rate}", "--probe-learning-rate")
         return replace(self, input=reads, mask_fraction=fraction)
+
+    def of_streams(self, several: bool) -> ObjectiveConfig:
+        """The same for corpora whose points have several ids, or one: the next token of several is next-streams.
+
+        Raises:
+            HepfmError: the objective does not take such points.
+        """
+        if several and self.objective == "next-token":
+            return replace(self, objective="next-streams")
+        if several != (self.objective == "next-streams"):
+            has = "several ids" if several else "one id"
+            mend = "take next-streams, or apply a tokenizer with one id a point" if several else "take next-token"
+            raise HepfmError(f"{self.objective} does not read points of {has}", "--objective", mend)
+        return self
 
     @property
     def wants_features(self) -> bool:

@@ -24,8 +24,8 @@ from hepfm.core.engine.train import check, train
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
-from hepfm.pretrain.backbone import Backbone, save_backbone
-from hepfm.pretrain.card import card
+from hepfm.pretrain.backbone import Backbone, build, save_backbone
+from hepfm.pretrain.card import card, ids_of
 from hepfm.pretrain.conditions import ConditionValues
 from hepfm.pretrain.continuous import Continuous
 from hepfm.pretrain.data import TokenCorpora, VocabularyName, length_counts, length_statistics
@@ -40,9 +40,11 @@ from hepfm.pretrain.objectives import (
 )
 from hepfm.pretrain.presets import PresetName, preset
 from hepfm.pretrain.probe import Probes
-from hepfm.pretrain.survey import surveyed
+from hepfm.pretrain.stream_batches import counted
+from hepfm.pretrain.survey import surveyed, usual_conditions
 
 FREE = FREE_SETTINGS | {"nproc", "gpus"}
+JET_LENGTH = 128
 LONGEST = 1_000_000  # constituents: decoders and caches hold a row for each
 
 
@@ -63,11 +65,13 @@ class PretrainConfig:
     """Corpora that the token corpora were made from, where continuous features are read; default: decoded ones."""
     model: PresetName = "tiny"
     """Size of the backbone: 1M (tiny), 6.6M (omnijet-alpha), 25M, 110M, 350M, 1.3G parameters."""
-    max_length: int = 128
-    """Constituents that are kept of a jet, the leading ones; how many jets this cuts is counted and told."""
+    max_length: int | None = None
+    """Constituents that are kept of a jet, the leading ones; how many jets this cuts is counted and told. Default: 128,
+    of showers the hits of the longest."""
     condition: tuple[str, ...] = ()
     """What the backbone is told of each record: label, data_set, jet_pt, jet_mass, jet_eta, jet_softdrop_mass,
-    incident_energy, direction, particle, or any other number of a record by its column."""
+    incident_energy, direction, particle, or any other number of a record by its column. Default: nothing, of showers
+    incident_energy, direction and particle where the corpora have them."""
     condition_dropout: float = 0.1
     """How often all conditions of a record are left unknown, and each of the others by itself, so that the backbone
     also works without them."""
@@ -96,6 +100,8 @@ class Beginning:
         sample: what some records are told, if the backbone is told anything.
         data: the corpora in the backbone's vocabulary, where that is larger than theirs.
         data_sets: what the backbone knew before, see :meth:`hepfm.pretrain.data.TokenCorpora.data_sets`.
+        training: settings in place of the command's, where parameters have their own learning rates.
+        finish: done to the trained backbone before it is written.
     """
 
     backbone: Backbone
@@ -107,11 +113,13 @@ class Beginning:
     sample: ConditionValues | None = None
     data: TokenCorpora | None = None
     data_sets: tuple[dict[str, Any], ...] = ()
+    training: TrainingConfig | None = None
+    finish: Callable[[nn.Module], object] = lambda backbone: None
 
 
 def main(config: PretrainConfig) -> None:
     """Pretrain and write the artifact."""
-    if not 1 <= config.max_length <= LONGEST:
+    if config.max_length is not None and not 1 <= config.max_length <= LONGEST:
         raise HepfmError(f"must lie between 1 and {LONGEST:,}, is {config.max_length:,}", "--max-length")
     if not 0 <= config.condition_dropout < 1:
         raise HepfmError(f"must lie in [0, 1), is {config.condition_dropout}", "--condition-dropout")
@@ -126,8 +134,9 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
     Raises:
         HepfmError: the objective does not take these settings, or the corpora do not have what it needs.
     """
-    task = config.task.resolved()
-    if task.mask_fraction and config.max_length < 2:
+    task = config.task.of_streams(data.streams is not None).resolved()
+    max_length = config.max_length or _longest(data)
+    if task.mask_fraction and max_length < 2:
         raise HepfmError(
             f"{task.objective} masks constituents of jets with two or more, this keeps one", "--max-length", "raise it"
         )
@@ -135,22 +144,33 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
         raise HepfmError(
             f"{task.objective} reads tokens and predicts tokens", "--source", "leave it out, or set --input features"
         )
-    continuous = Continuous.of(data, config.source, config.max_length) if task.wants_features else None
-    told = surveyed(data, config.condition, task.objective)
+    continuous = Continuous.of(data, config.source, max_length) if task.wants_features else None
+    told = surveyed(data, config.condition or usual_conditions(data, task.objective), task.objective)
+    streams = data.streams and counted(data, data.streams.delayed(task.delays))
     torch.manual_seed(key_of("weights", config.training.seed))
     columns = continuous.statistics.columns if continuous else 0
     sized = objective_class(task.objective).backbone_config(preset(config.model, data.codes), task, columns)
-    backbone = Backbone(dataclasses.replace(sized, conditions=told.conditions if told else ()))
+    conditions = told.conditions if told else ()
+    sized = dataclasses.replace(sized, objective=task.objective, conditions=conditions, streams=streams)
+    backbone = build(sized)
     if continuous and isinstance(backbone.embedding, FeatureEmbedding):
         backbone.embedding.set_statistics(continuous.statistics)
     return Beginning(
         backbone,
-        config.max_length,
+        max_length,
         task=task,
         continuous=continuous,
         dropout=config.condition_dropout,
         sample=told.sample if told else None,
     )
+
+
+def _longest(data: TokenCorpora) -> int:
+    """Points that are kept of a record where nothing else is asked for."""
+    if not data.of_showers:
+        return JET_LENGTH
+    launch.setup()
+    return int(launch.on_main(lambda: max(1, len(length_counts(data.batches("train", 1, 0).reader)) - 1)))
 
 
 @enough_memory()
@@ -169,14 +189,14 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
         _done(run, "is finished already")
         return
     data = TokenCorpora.open(config.tokens, vocabulary)
+    launch.setup({"settings": settings_of(config, without=("nproc", "gpus"))}, getattr(config, "gpus", 0))
     start = begin(data)
     data = start.data or data
-    work = Work.of(data, start, config.training)
-    launch.setup({"settings": settings_of(config, without=("nproc", "gpus"))}, getattr(config, "gpus", 0))
+    work = Work.of(data, start, start.training or config.training)
     check(work.module, work.validation, work.training)
     lengths = launch.on_main(lambda: work.lengths(data))
     launch.on_main(lambda: run.claim(config, FREE))
-    _announce(work, lengths, config.training)
+    _announce(work, lengths, config.training, data.of_showers)
     figures = train(
         work.module,
         work.batches,
@@ -187,6 +207,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
         lengths["flops_per_token"],
     )
     if launch.is_main():
+        start.finish(start.backbone)
         _write(run, start, data, config, lengths, figures)
         _done(run, "finished")
 
@@ -222,8 +243,10 @@ class Work:
         torch.manual_seed(key_of("objective", training.seed))
         objective = objective_class(task.objective)(start.backbone, setting)
         features = continuous.of_splits if continuous else None
-        told = start.backbone.config.conditions
-        tokens = data.batches("train", start.max_length, training.seed, bool(task.probe), features, told, start.dropout)
+        told, several = start.backbone.config.conditions, start.backbone.config.streams
+        tokens = data.batches(
+            "train", start.max_length, training.seed, bool(task.probe), features, told, start.dropout, several
+        )
         classes = tokens.reader.labels if task.probe else ()
         module: nn.Module = objective
         if task.probe:
@@ -238,7 +261,7 @@ class Work:
         if not any("val" in corpus.splits() for corpus in data.corpora):
             return cls(objective, module, setting, batches, None, training)
         # A mixture's weights do not apply here, see hepfm.ingest.mixture.
-        kept_back = data.batches("val", start.max_length, 0, bool(task.probe), features, told)
+        kept_back = data.batches("val", start.max_length, 0, bool(task.probe), features, told, streams=several)
         records = min(training.validation_records, kept_back.reader.order.epoch_records(0))
         validation = ObjectiveBatches(kept_back, objective, setting, classes, training.batch_records)
         training = dataclasses.replace(training, validation_records=records)
@@ -276,13 +299,13 @@ def _identity(data: TokenCorpora, start: Beginning) -> dict[str, Any]:
     }
 
 
-def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig) -> None:
+def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig, showers: bool) -> None:
     if not launch.is_main():
         return
     backbone, task = work.objective.backbone, work.setting.config
     beside = sum(parameter.numel() for parameter in work.objective.parameters()) - backbone.parameters_count
     added = f"; {beside:,} parameters beside it in the objective" if beside else ""
-    say(f"backbone: {backbone.parameters_count:,} parameters, {backbone.config.codes:,} codes{added}")
+    say(f"backbone: {backbone.parameters_count:,} parameters, {ids_of(backbone.config)}{added}")
     masks, each = "", ""
     if task.mask_fraction:
         masks = f", {task.mask_fraction:.0%} masked"
@@ -293,14 +316,15 @@ def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig) -
         "(forward and backward: 6 N tokens + 12 blocks width tokens^2)"
     )
     epochs = training.steps * training.batch_records / lengths["jets"]
+    records, points, last = ("showers", "hits", "last") if showers else ("jets", "constituents", "softest")
     say(
-        f"data: {lengths['jets']:,} jets, {lengths['mean']:.1f} constituents on average, at most "
+        f"data: {lengths['jets']:,} {records}, {lengths['mean']:.1f} {points} on average, at most "
         f"{lengths['longest']}; {training.steps:,} steps are {epochs:.2g} epochs"
     )
     if lengths["cut_jets"]:
         say(
-            f"cut: {lengths['cut_jets']:,} jets have more than --max-length constituents; their softest "
-            f"{lengths['cut_constituents']:,} are left out, and these jets have no stop"
+            f"cut: {lengths['cut_jets']:,} {records} have more than --max-length {points}; their {last} "
+            f"{lengths['cut_constituents']:,} are left out, and these {records} have no stop"
         )
 
 
@@ -333,6 +357,7 @@ def _write(
         "tokenizers": [tokenizer.hash for tokenizer in data.tokenizers],
         "conditions": [to_dict(known) for known in backbone.config.conditions],
         "max_length": start.max_length,
+        "records": "showers" if data.of_showers else "jets",
         "lengths": lengths,
         "parent": start.parent,
     }

@@ -23,7 +23,7 @@ from hepfm.pretrain.lengths import mean_weights
 from hepfm.tokenize.contract import unit_of
 
 SAMPLE = 4096  # records whose conditions a backbone keeps, to draw from when it generates
-TOLD = ("next-token", "joint")  # objectives whose backbone begins with a start token
+TOLD = ("next-token", "next-streams", "joint")  # objectives whose backbone begins with a start token
 NAMED = {"label": "label", "particle": "particle"}
 NUMBERS = {
     "jet_pt": "pt",
@@ -99,7 +99,7 @@ def survey(data: TokenCorpora, names: Sequence[str], before: Sequence[Condition]
         HepfmError: no corpus has one of them, a value that is not finite, or no value at all.
     """
     conditions = wanted(names, data)
-    reader = data.reader("train", 0, ("tokens", *(known.column for known in conditions if known.column)))
+    reader = data.reader("train", 0, (data.columns[0], *(known.column for known in conditions if known.column)))
     counts = [_Count(known) for known in conditions]
     sample = _Sample(len(conditions))
     blocks = len(reader.order.block_records)
@@ -218,6 +218,15 @@ class _Sample:
                 values = np.array([told.get(value, -1) for value in values])
             columns[known.name] = values
         return ConditionValues.of_columns(counted, columns, len(self.rows))
+
+
+def usual_conditions(data: TokenCorpora, objective: str) -> tuple[str, ...]:
+    """What a backbone is told where nothing is asked for: of showers what came in, where the corpora have it."""
+    if objective not in TOLD or not data.of_showers:
+        return ()
+    provided = {name for corpus in data.corpora for name in corpus.manifest.schema.names}
+    wanted = {"incident_energy": ("incident_energy",), "direction": GROUPS["direction"], "particle": ("particle",)}
+    return tuple(name for name, columns in wanted.items() if provided.issuperset(columns))
 
 
 def condition_names(names: Sequence[str], data: TokenCorpora) -> list[str]:

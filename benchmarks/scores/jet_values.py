@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 
 import numpy as np
 
+from hepfm.benchmarks.scores.energy_flow import energy_flow_polynomials
+from hepfm.benchmarks.scores.jet_batches import relative
+from hepfm.benchmarks.scores.suite_parts import Kept
 from hepfm.core import observables
 from hepfm.core.observables import Constituents
 from hepfm.core.statistics import Values
@@ -25,18 +29,68 @@ JET = {
 CONSTITUENT = {"constituent_pt": "GeV", "constituent_deta": "", "constituent_dphi": "rad"}
 
 
+class JetSide:
+    """Jets with what is computed from them, each part once and when it is first asked for: a reference is compared with
+    many samples, and clustering is what takes long."""
+
+    def __init__(self, jets: Constituents) -> None:
+        self.jets = jets
+        self.kept = Kept()
+
+    def __len__(self) -> int:
+        return len(self.jets)
+
+    def quantity(self, name: str) -> np.ndarray:
+        """One of :data:`JET`, (n,); NaN where undefined."""
+        if name not in self._found:
+            self._found[name] = np.asarray(self._compute[name](), dtype=np.float64)
+        return self._found[name]
+
+    @cached_property
+    def _found(self) -> dict[str, np.ndarray]:
+        return {}
+
+    @cached_property
+    def _compute(self) -> dict[str, Callable[[], np.ndarray]]:
+        jets = self.jets
+        return {
+            "jet_pt": lambda: observables.jet_pt(jets),
+            "jet_mass": lambda: observables.jet_mass(jets),
+            "multiplicity": lambda: observables.multiplicity(jets),
+            "tau21": lambda: observables.tau_ratio(self._taus, 2, 1),
+            "tau32": lambda: observables.tau_ratio(self._taus, 3, 2),
+            "d2": lambda: observables.d2(jets),
+            "softdrop_mass": lambda: observables.softdrop_mass(jets),
+        }
+
+    @cached_property
+    def _taus(self) -> dict[int, np.ndarray]:
+        return observables.nsubjettiness(self.jets, (1, 2, 3))
+
+    @property
+    def quantities(self) -> dict[str, np.ndarray]:
+        """All of :data:`JET`."""
+        return {name: self.quantity(name) for name in JET}
+
+    @cached_property
+    def values(self) -> dict[str, Values]:
+        """The defined values of jets and of constituents."""
+        return {**defined(self.quantities), **constituent_quantities(self.jets)}
+
+    @cached_property
+    def relative(self) -> Constituents:
+        """The jets with relative pt."""
+        return relative(self.jets)
+
+    @cached_property
+    def polynomials(self) -> np.ndarray:
+        """Energy flow polynomials (n, 36) on relative pt."""
+        return energy_flow_polynomials(self.relative)
+
+
 def jet_quantities(jets: Constituents) -> dict[str, np.ndarray]:
     """Quantities (n,) of :data:`JET`; NaN where undefined. Definitions: core/observables.py; soft drop by fastjet."""
-    taus = observables.nsubjettiness(jets, (1, 2, 3))
-    return {
-        "jet_pt": observables.jet_pt(jets),
-        "jet_mass": observables.jet_mass(jets),
-        "multiplicity": observables.multiplicity(jets).astype(np.float64),
-        "tau21": observables.tau_ratio(taus, 2, 1),
-        "tau32": observables.tau_ratio(taus, 3, 2),
-        "d2": observables.d2(jets),
-        "softdrop_mass": observables.softdrop_mass(jets),
-    }
+    return JetSide(jets).quantities
 
 
 def defined(quantities: Mapping[str, np.ndarray]) -> dict[str, Values]:

@@ -19,11 +19,13 @@ class Outcome:
         value: what was found; None where the metric cannot be computed.
         floor: what two samples of the reference show.
         note: why there is no value, or no floor.
+        limit: what a sample of the reference's distribution stays below in 95% of all cases, where that was tested.
     """
 
     value: Estimate | None
     floor: Floor | Estimate | None = None
     note: str = ""
+    limit: float | None = None
 
 
 def attempt(value: Callable[[], Estimate], floor: Callable[[], Floor | Estimate] | None = None) -> Outcome:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hepfm.benchmarks.scores.one_dimensional import Binned, divergence_estimate, divergence_floor
+from hepfm.benchmarks.scores.one_dimensional import Binned, divergence_estimate, divergence_floor, divergence_limit
 from hepfm.benchmarks.scores.outcome import Outcome, attempt, enough
 from hepfm.benchmarks.scores.shower_features import ShowerFeatures
 from hepfm.benchmarks.scores.showers import ShowerSample
@@ -204,6 +204,9 @@ def _judged(observable: Observable, real: Binned, made: Binned, key: str, replic
     outcome = attempt(
         value, (lambda: divergence_floor(separation_power, real, sizes, key=key, splits=replicas)) if floors else None
     )
+    if floors and outcome.value is not None:
+        limit = divergence_limit(separation_power, real, made, key=key, splits=replicas)
+        outcome = replace(outcome, limit=limit)
     shares = [side.contents / (side.contents.sum() or 1) for side in (real, made)]
     return Separation(observable, outcome, shares[0], shares[1])
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import ks_2samp
 
+from hepfm.benchmarks.samples import corpus_origin
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import sha256_file
 from hepfm.core.records import lengths_of, points_of, values_of
@@ -217,7 +218,7 @@ def _of_corpus(path: Path, split: str) -> ShowerSample:
         raise HepfmError(f"holds {corpus.manifest.kind}, not showers", path, "name a corpus of showers")
     names = corpus.splits()
     chosen = corpus.split(split if split in names or len(names) > 1 else names[0])
-    origin = {"corpus": path.name, "digest": corpus.digest, "split": chosen.name}
+    origin = corpus_origin(corpus, chosen.name)
     geometry = Geometry.from_data(corpus.manifest.geometry)
     return ShowerSample.of_batches(path.name, geometry, chosen.records, lambda: iter(chosen), origin)
 

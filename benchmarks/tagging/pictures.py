@@ -18,12 +18,19 @@ THEMES: tuple[Theme, ...] = ("light", "dark")
 CURVES = 10  # in a picture, at most
 
 
-def pictures(scored: Scored, measured: Measured) -> list[dict[str, str]]:
-    """ROC curves of each signal against the background, and reliability, each for light and dark."""
+def pictures(scored: Scored, measured: Measured, prefix: str = "") -> list[dict[str, str]]:
+    """ROC curves of each signal against the background, and reliability, each for light and dark.
+
+    Args:
+        scored, measured: of one tagger.
+        prefix: of the pictures' identifiers, if a page shows several taggers.
+    """
     found = []
     if measured.rejections:
-        found.append(_themed("Background against signal efficiency", "roc", lambda *to: _roc(scored, measured, *to)))
-    found.append(_themed("Reliability of the highest score", "reliability", lambda *to: _reliability(measured, *to)))
+        title = "Background against signal efficiency"
+        found.append(_themed(title, f"{prefix}roc", lambda *to: _roc(scored, measured, *to)))
+    title = "Reliability of the highest score"
+    found.append(_themed(title, f"{prefix}reliability", lambda *to: _reliability(measured, *to)))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from hepfm.benchmarks.tables import Cell, Table
 from hepfm.benchmarks.tagging.published import Benchmark, Row
@@ -12,24 +12,31 @@ from hepfm.finetune.discriminants import MeasuredDiscriminant
 from hepfm.finetune.tagging_metrics import Measured, Rejection
 
 
-def result_table(name: str, measured: Measured, benchmark: Benchmark | None) -> Table:
-    """A row of ours; where the classes are those of a public set, under its published rows and in their layout."""
-    found = {(item.signal, item.efficiency): item for item in measured.rejections}
-    columns = benchmark.columns if benchmark else tuple(found)
+def result_table(
+    name: str, measured: Measured, benchmark: Benchmark | None, others: Mapping[str, Measured] | None = None
+) -> Table:
+    """A row for each of ours; where the classes are those of a public set, under its published rows and in their
+    layout."""
+    columns = benchmark.columns if benchmark else tuple((item.signal, item.efficiency) for item in measured.rejections)
     header = ("tagger", "accuracy", "AUC", *(f"{signal} @{efficiency:.3g}" for signal, efficiency in columns), "ECE")
     rows = [_published(row) for row in benchmark.rows] if benchmark else []
-    ours = (
+    rows += [_measured(label, item, columns) for label, item in {name: measured, **(others or {})}.items()]
+    auc = f"The measured AUC is the mean of {measured.auc_kind}; ECE is the calibration error of the highest score."
+    note = f"{measured.jets:,} jets were judged. {auc}"
+    if benchmark:
+        note = f"{benchmark.note} {note} Rows compare only on the same jets."
+    return Table(benchmark.title if benchmark else "Tagging", header, tuple(rows), note)
+
+
+def _measured(name: str, measured: Measured, columns: Sequence[tuple[str, float]]) -> tuple[Cell, ...]:
+    found = {(item.signal, item.efficiency): item for item in measured.rejections}
+    return (
         Cell(f"{name} (measured)"),
         Cell(_estimate(measured.accuracy, 4)),
         Cell(_estimate(measured.auc, 5)),
         *(Cell(_rejection(found.get(column))) for column in columns),
         Cell(_estimate(measured.calibration_error, 4)),
     )
-    auc = f"The measured AUC is the mean of {measured.auc_kind}; ECE is the calibration error of the highest score."
-    note = f"{measured.jets:,} jets were judged. {auc}"
-    if benchmark:
-        note = f"{benchmark.note} {note} Rows compare only on the same jets."
-    return Table(benchmark.title if benchmark else "Tagging", header, (*rows, ours), note)
 
 
 def discriminant_table(found: Sequence[MeasuredDiscriminant]) -> Table:

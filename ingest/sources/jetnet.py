@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from hepfm.ingest.formats.arrays import segment_sums
 from hepfm.ingest.formats.batches import jet_batch
 from hepfm.ingest.formats.four_vectors import any_in, in_pt_order, kept_entries, origin, rounded_angle, unpadded
 from hepfm.ingest.formats.hdf5_rows import Rows, dataset, open_hdf5
+from hepfm.ingest.formats.jetnet import CLASSES, JETS, PARTICLE_FEATURES, PARTICLES, Label
 from hepfm.ingest.formats.parquet_lists import equal_lists, is_parquet, numbers
 from hepfm.ingest.formats.ragged import lists_of
 from hepfm.ingest.formats.tables import open_table
@@ -28,14 +29,11 @@ from hepfm.ingest.sources.base import Source
 from hepfm.ingest.sources.contents import Contents
 from hepfm.ingest.tally import Tally
 
-Label = Literal["g", "q", "t", "w", "z"]
-LABELS: tuple[Label, ...] = ("g", "q", "t", "w", "z")
+LABELS = CLASSES
 SCHEMA = records.schema("jets", ("pt", "deta", "dphi"), ("pt", "pt_constituents", "eta", "mass", "label"))
 
-PARTICLES, JETS = "particle_features", "jet_features"
 RELATIVE, MASK = ("etarel", "phirel", "ptrel"), "mask"
 QUANTITIES, TYPE = ("pt", "eta", "mass"), "type"
-PARTICLE_FEATURES = len((*RELATIVE, MASK))
 # pt, eta, mass, number of particles; before them the class in files that the jetnet library's own arrays were saved to.
 JET_FEATURES, TYPED_JET_FEATURES = 4, 5
 OPEN_FILES = 16

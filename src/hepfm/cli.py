@@ -66,6 +66,13 @@ COMMANDS = (
     Command("pretrain", "hepfm.pretrain.run", "PretrainConfig", "pretrain a backbone on token corpora", trains=True),
     Command("finetune tag", "hepfm.finetune.tag", "TagConfig", "train a tagger on labelled jets", trains=True),
     Command(
+        "finetune sophon",
+        "hepfm.finetune.sophon_training",
+        "SophonConfig",
+        "train Sophon's 188-class tagger of resonances",
+        trains=True,
+    ),
+    Command(
         "finetune generate",
         "hepfm.finetune.adapt",
         "AdaptConfig",
@@ -77,6 +84,7 @@ COMMANDS = (
     Command("models pull", "hepfm.released.pull", "PullConfig", "download a model, verified and replayed"),
     Command("models push", "hepfm.released.push", "PushConfig", "publish a model on the Hugging Face hub"),
     Command("models import", "hepfm.models", "ImportConfig", "others' checkpoint -> an artifact", "import_model"),
+    Command("models export --onnx", "hepfm.finetune.export", "ExportConfig", "a tagger as an ONNX graph for C++"),
     Command(
         "evaluate simulation",
         "hepfm.benchmarks.closeness.command",
@@ -95,7 +103,31 @@ COMMANDS = (
         "EvaluateTaggingConfig",
         "a tagger on labelled jets, under the published tables",
     ),
+    Command(
+        "evaluate regression",
+        "hepfm.benchmarks.regression",
+        "EvaluateRegressionConfig",
+        "estimates of a quantity against its true values",
+    ),
+    Command(
+        "evaluate search",
+        "hepfm.benchmarks.tagging.search",
+        "EvaluateSearchConfig",
+        "resonances in single jets, after cuts on a tagger",
+    ),
+    Command(
+        "evaluate transfer",
+        "hepfm.benchmarks.tagging.transfer",
+        "EvaluateTransferConfig",
+        "other labels from a tagger's embedding, against scratch",
+    ),
     Command("evaluate jets", "hepfm.benchmarks.evaluate", "EvaluateJetsConfig", "compare jets, as a report"),
+    Command(
+        "evaluate showers",
+        "hepfm.benchmarks.reports.shower_command",
+        "EvaluateShowersConfig",
+        "compare showers, as a report",
+    ),
     Command(
         "evaluate profiles",
         "hepfm.benchmarks.profiles_report",
@@ -126,6 +158,39 @@ COMMANDS = (
         "PretrainStepConfig",
         "training steps of backbones, packed against padded",
     ),
+    Command(
+        "bench label-counts",
+        "hepfm.benchmarks.label_counts",
+        "LabelCountsConfig",
+        "how many labels a pretrained backbone saves",
+    ),
+    Command(
+        "bench generation-transfer",
+        "hepfm.benchmarks.transfer.command",
+        "GenerationTransferConfig",
+        "a generator adapted to another domain, against training from scratch",
+    ),
+    Command(
+        "bench generate-jets",
+        "hepfm.benchmarks.generate_speed",
+        "GenerateJetsConfig",
+        "generation of jets against the published procedure",
+        "jets",
+    ),
+    Command(
+        "bench generate-showers",
+        "hepfm.benchmarks.generate_speed",
+        "GenerateShowersConfig",
+        "generation of showers against the published procedure",
+        "showers",
+    ),
+    Command(
+        "bench metrics",
+        "hepfm.benchmarks.metrics_speed",
+        "MetricsConfig",
+        "metrics of 100,000 jets and 20,000 showers, part by part",
+    ),
+    Command("bench all", "hepfm.benchmarks.speeds", "SpeedsConfig", "all speeds -> one JSON and one page"),
     Command("bench", "hepfm.benchmarks.bench", "BenchConfig", "measure a speed, as JSON"),
     Command("demo", "hepfm.benchmarks.demo", "DemoConfig", "the whole thread, from simulation to report"),
 )

@@ -23,6 +23,7 @@ LOADERS = {
     "tokenizer": "hepfm.tokenize.registry:load_tokenizer",
     "backbone": "hepfm.pretrain.backbone:load_backbone",
     "tagger": "hepfm.finetune.tagger:load_tagger",
+    "regressor": "hepfm.finetune.regression:load_regressor",
 }
 
 
@@ -44,7 +45,8 @@ class ImportConfig:
     """Turn a checkpoint of somebody else's code into an artifact. Nothing in it is run, and their code is not needed.
 
     Read are the tokenizers and generators of OmniJet-alpha (VQVAENormFormer, VQVAEMLP, GPT) for jets and showers, and
-    the weights (.pt) of weaver-core's ParticleTransformer: Particle Transformer on JetClass, Sophon, or your own.
+    the weights (.pt) of weaver-core's ParticleTransformer (Particle Transformer on JetClass, Sophon, or your own) and
+    ParticleNet.
     """
 
     path: Annotated[Positional[Path], tyro.conf.arg(metavar="PATH")]
@@ -110,7 +112,7 @@ def _import(checkpoint: Checkpoint, config: ImportConfig, origin: dict[str, Any]
         f"is not recognised: its state_dict has {', '.join(map(repr, names[:4]))}, ... ({len(names)} in all)",
         checkpoint.path,
         f"known: OmniJet-alpha tokenizers (with '{tokenizers.CODEBOOK}') and generators ('{generators.EMBEDDING}'), "
-        f"and weaver-core's Particle Transformers ('{taggers.TOKEN}')",
+        f"and weaver-core's Particle Transformers ('{taggers.TOKEN}') and ParticleNets ('edge_convs')",
     )
 
 

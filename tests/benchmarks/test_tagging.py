@@ -56,18 +56,23 @@ def test_the_command_judges_prints_and_writes(
     main(TagConfig((corpus,), tmp_path / "run", model="deep-sets", labels=("QCD", "Hbb"), training=training))
     capsys.readouterr()
     out = tmp_path / "report"
-    command = ["hepfm", "evaluate", "tagging", str(tmp_path / "run"), str(corpus), "--out", str(out)]
+    run = str(tmp_path / "run")
+    command = ["hepfm", "evaluate", "tagging", run, str(corpus), "--out", str(out), "--also", run]
     monkeypatch.setattr(sys, "argv", [*command, "--discriminants", "Hbb:QCD", "--replicas", "5"])
     cli.main()
     told = capsys.readouterr().out
     assert "| deep-sets (measured) |" in told
+    assert "| deep-sets (2) (measured) |" in told
     assert "| Hbb : QCD | 75 | 75 |" in told
     report = json.loads((out / "report.json").read_text())
     assert report["jets"] == 150
     assert [(item["signal"], item["efficiency"]) for item in report["rejections"]] == [("Hbb", 0.3), ("Hbb", 0.5)]
     assert report["accuracy"]["error"] >= 0
+    assert report["also"]["deep-sets (2)"]["accuracy"] == report["accuracy"]  # the same tagger on the same jets
     page = (out / "index.html").read_text()
-    assert "Reliability of the highest score" in page
+    assert page.count("Reliability of the highest score") == 2
+    identifiers = re.findall(r'\bid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
     assert not re.search(r"(src|href)=\"http", page)  # it opens without a network
     monkeypatch.setattr(sys, "argv", [*command, "--discriminants", "Tbl:QCD"])
     with pytest.raises(SystemExit):

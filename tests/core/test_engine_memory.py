@@ -13,7 +13,6 @@ import torch
 from hepfm.core.engine import peak
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.engine.meters import Clock, note
-from hepfm.core.engine.quiet_deepspeed import allow_async_io
 from hepfm.core.errors import HepfmError
 from hepfm.core.runs import RunFolder, read_metrics
 
@@ -64,27 +63,12 @@ def test_offload_to_the_cpu_gives_the_same_training(stage: int, tmp_path: Path) 
     [
         ({"offload_optimizer": "cpu"}, "needs ZeRO stage 1"),
         ({"offload_parameters": "cpu", "zero_stage": 2}, "needs ZeRO stage 3"),
-        ({"offload_optimizer": "nvme", "zero_stage": 2, "offload_path": "x"}, "needs ZeRO stage 3"),
-        ({"offload_optimizer": "nvme", "zero_stage": 3}, "--offload-path"),
-        ({"offload_parameters": "nvme", "zero_stage": 3, "offload_path": "x", "ema": 0.9}, "--ema"),
     ],
 )
 def test_offload_that_cannot_work_is_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(HepfmError) as refused:
         toy.from_dict(TrainingConfig, {**toy.SMALL, **settings}).check(processes=1)
     assert told in str(refused.value)
-
-
-def test_nvme_without_libaio_is_refused_in_one_line(tmp_path: Path) -> None:
-    try:
-        allow_async_io()
-    except HepfmError:
-        pass
-    else:
-        pytest.skip("this machine has libaio")
-    with pytest.raises(HepfmError, match="async_io") as refused:
-        toy.fit(tmp_path / "run", zero_stage=3, offload_optimizer="nvme", offload_path=str(tmp_path))
-    assert "\n" not in str(refused.value)
 
 
 # What is told

@@ -93,6 +93,25 @@ def test_groups_and_averages_continue_bit_for_bit(stage: int, tmp_path: Path, mo
     assert toy.curve(tmp_path / "cut") == toy.curve(tmp_path / "whole")
 
 
+def test_what_trains_from_a_later_step_is_untouched_until_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [{"match": "^embedding", "from_step": 6, "weight_decay": 0}]
+    before = toy.Toy(False).embedding.weight.detach()
+    found = toy.fit(tmp_path / "once", groups=groups, steps=7, schedule="constant")
+    # Adam's first step is the learning rate, whatever the gradient; here the first of three of its warm-up.
+    assert float((found["embedding.weight"] - before).abs().max()) == pytest.approx(0.01 / 3, rel=1e-2)
+    with monkeypatch.context() as patch:
+        ask_to_stop(patch, 5)  # the checkpoint follows the sixth update
+        with pytest.raises(Requeue):
+            toy.fit(tmp_path / "cut", groups=groups, noisy=True)
+    (file,) = (tmp_path / "cut/checkpoints").glob("step-0000006/mp_rank*")
+    saved = torch.load(file, weights_only=False)
+    assert torch.equal(saved["module"]["objective.embedding.weight"], before)
+    assert len(saved["optimizer"]["state"]) == 6  # of seven trained parameters
+    toy.assert_equal(
+        toy.fit(tmp_path / "cut", groups=groups, noisy=True), toy.fit(tmp_path / "whole", groups=groups, noisy=True)
+    )
+
+
 def test_a_tied_parameter_is_found_by_each_of_its_names() -> None:
     module = toy.Toy(False)
     module.again = torch.nn.Linear(24, toy.CODES, bias=False)
@@ -110,6 +129,7 @@ def test_a_tied_parameter_is_found_by_each_of_its_names() -> None:
         ([{"match": "out", "learning_rate": 0.1}, {"match": "out.bias", "learning_rate": 0.2}], "entry 2"),
         ([{"match": "bias", "weight_decay": 0.1}], "vectors only"),
         ([{"match": "out"}], "neither learning_rate nor weight_decay"),
+        ([{"match": "out", "from_step": 12}], "from_step must lie in 0 to 11"),
         ([{"match": "(", "learning_rate": 0.1}], "no regular expression"),
         ([{"match": "out", "learning_rate": -1.0}], "positive"),
         ([{"match": "out", "weight_decay": float("nan")}], "weight_decay must be finite"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ def rates(**changes: object) -> list[float]:
     return [learning_rate(step, config) for step in range(config.steps)]
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "exponential", "constant"])
 def test_warm_up_rises_linearly_to_the_peak(schedule: str) -> None:
     found = rates(schedule=schedule)
     assert found[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
@@ -38,12 +39,19 @@ def test_wsd_is_stable_then_decays() -> None:
     assert found[-1] == pytest.approx(0.2)
 
 
+def test_exponential_is_stable_then_falls_by_the_same_factor_each_step() -> None:
+    found = rates(schedule="exponential", decay_fraction=0.3)
+    assert set(found[10:71]) == {2.0}
+    factors = [after / before for before, after in itertools.pairwise(found[70:])]
+    assert factors == pytest.approx([0.1 ** (1 / 29)] * 29)
+
+
 def test_constant_stays() -> None:
     assert set(rates(schedule="constant")[10:]) == {2.0}
 
 
 @given(
-    schedule=st.sampled_from(["cosine", "wsd", "constant"]),
+    schedule=st.sampled_from(["cosine", "wsd", "exponential", "constant"]),
     steps=st.integers(1, 50),
     warmup=st.integers(0, 60),
     decay=st.floats(0.01, 1),

@@ -1,4 +1,4 @@
-"""Discriminants on judged jets: figures of summed scores, and whether cuts shape spectra."""
+"""Discriminants on judged jets: figures of summed scores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from hepfm.core.errors import HepfmError
-from hepfm.finetune.discriminants import Discriminant, measure_discriminant, sculpting, values_and_truth
+from hepfm.finetune.discriminants import Discriminant, measure_discriminant
 from hepfm.finetune.sophon import LABELS
 from hepfm.finetune.tagging_metrics import Scored
 
@@ -41,14 +41,3 @@ def test_what_is_no_discriminant_is_refused() -> None:
         Discriminant.parse("Hbb:QCD", LABELS)
     with pytest.raises(HepfmError, match="0 signal and"):
         measure_discriminant(Discriminant.parse("X_gg:QCD", LABELS), judged(), replicas=2)
-
-
-def test_a_cut_that_follows_the_mass_shapes_it_and_one_that_does_not_does_not() -> None:
-    scored = judged()
-    values, truth = values_and_truth(Discriminant.parse("X_bb:QCD", LABELS), scored)
-    mass = np.random.default_rng(1).exponential(60, len(values))
-    free = sculpting(values, truth, mass, 0.99)
-    assert free.distance < free.chance
-    # Now the score rises with mass.
-    shaped = sculpting(np.where(truth == 0, mass / mass.max(), values), truth, mass, 0.5)
-    assert shaped.distance > 3 * shaped.chance

@@ -20,6 +20,7 @@ from hepfm.core.observables import Constituents, jet_mass, jet_pt
 from hepfm.finetune import generator
 from hepfm.finetune.decoded import JetRecords
 from hepfm.finetune.generate import GenerateConfig, main
+from hepfm.ingest.sources.jetnet import JetNetSource
 from hepfm.pretrain.backbone import Backbone, BackboneConfig, save_backbone
 from hepfm.tokenize.contract import FeatureContract
 
@@ -91,6 +92,19 @@ def test_jetclass_file_has_the_same_jets(model: Path, tmp_path: Path, capsys: py
         np.testing.assert_allclose(tree["jet_pt"].array().to_numpy(), records.values_of(batch.column("pt")), rtol=1e-5)
         deta = np.concatenate([np.asarray(jet) for jet in tree["part_deta"].array()])
     np.testing.assert_allclose(np.abs(deta), np.abs(records.points_of(batch, "deta")), atol=1e-6)
+
+
+def test_jetnet_file_has_the_same_jets(model: Path, tmp_path: Path) -> None:
+    for name, form in (("t.hdf5", "jetnet"), ("jets.parquet", "parquet")):
+        main(GenerateConfig(str(model), tmp_path / name, n=70, format=form))  # type: ignore[arg-type]
+    wrote = pq.read_table(tmp_path / "jets.parquet").combine_chunks().to_batches()[0]
+    source = JetNetSource().bind([tmp_path / "t.hdf5"])
+    read = source.read(tmp_path / "t.hdf5", 0, source.entries(tmp_path / "t.hdf5"))
+    for name in ("pt", "mass", "eta"):
+        assert np.array_equal(read.column(name), wrote.column(name))
+    assert np.array_equal(*(records.offsets_of(batch.column("constituents")) for batch in (read, wrote)))
+    for name in ("pt", "deta", "dphi"):
+        np.testing.assert_allclose(records.points_of(read, name), records.points_of(wrote, name), rtol=1e-6)
 
 
 def test_an_existing_file_is_left_alone(model: Path, tmp_path: Path) -> None:

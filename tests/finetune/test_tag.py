@@ -21,6 +21,7 @@ from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
 from hepfm.finetune.inputs import FEATURE_SETS
 from hepfm.finetune.particle_transformer import ParticleTransformer, ParticleTransformerConfig
+from hepfm.finetune.protocols import ProtocolConfig
 from hepfm.finetune.tag import TagConfig, main
 from hepfm.finetune.tagger import Tagger, load_tagger, save_tagger
 from hepfm.finetune.tagging_metrics import measure
@@ -62,7 +63,12 @@ def test_a_pretrained_tagger_goes_on_with_a_new_head_frozen_or_whole(corpus: Pat
     training = dataclasses.replace(QUICK, steps=3)
     for protocol in ("frozen", "full"):
         run = tmp_path / protocol
-        options = {"labels": ("Hbb", "QCD"), "tagger": str(artifact.path), "protocol": protocol, "training": training}
+        options = {
+            "labels": ("Hbb", "QCD"),
+            "tagger": str(artifact.path),
+            "protocol": ProtocolConfig(protocol),
+            "training": training,
+        }
         main(TagConfig((corpus,), run, **options))  # type: ignore[arg-type]
         tagger, found = load_tagger(run)
         assert tagger.classes == ("Hbb", "QCD")
@@ -155,7 +161,11 @@ def test_a_killed_particle_transformer_continues_to_the_same_weights(corpus: Pat
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
     process = subprocess.Popen([*command, "--out", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
-    while not list(killed.glob("checkpoints/*2*")) and process.poll() is None and time.monotonic() < deadline:
+    while (
+        not list(killed.glob("checkpoints/step-*2/hashes.json"))
+        and process.poll() is None
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     if process.poll() is None:
         os.kill(process.pid, signal.SIGKILL)

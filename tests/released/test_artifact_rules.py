@@ -18,7 +18,7 @@ from hepfm.core.artifacts import read_artifact
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import digest_of, sha256_file
 
-KINDS = ("tokenizer", "deep-sets", "boosted-trees", "generator", "masked")
+KINDS = ("tokenizer", "deep-sets", "boosted-trees", "regressor", "generator", "masked")
 
 
 def resigned(folder: Path, **changes: Any) -> None:

@@ -26,6 +26,7 @@ from hepfm.finetune.generate import GenerateConfig
 from hepfm.finetune.generate import main as generate
 from hepfm.finetune.inputs import FEATURE_SETS
 from hepfm.finetune.particle_transformer import ParticleTransformer, ParticleTransformerConfig
+from hepfm.finetune.regression import load_regressor
 from hepfm.finetune.tagger import Tagger, load_tagger, save_tagger
 from hepfm.ingest.corpus import Corpus
 from hepfm.tokenize.apply import apply
@@ -134,6 +135,11 @@ def test_four_vectors_become_the_jets_that_they_sum_to(kinematic: Path, tagged: 
     records = ak.Array({"constituents": ak.zip(points), "pt": total.pt, "eta": total.eta, "mass": total.mass})
     model = load(kinematic)
     assert ak.almost_equal(model.tag(records), model.tag(jets), rtol=1e-4, atol=1e-5)
+
+
+def test_estimates_are_those_that_are_judged(runs: dict[str, Path], tagged: Path) -> None:
+    found, _ = load_regressor(runs["regressor"])[0].judge(Corpus.open(tagged).split("test"))
+    assert np.array_equal(load(runs["regressor"]).estimate(tagged), found)
 
 
 @pytest.mark.parametrize(

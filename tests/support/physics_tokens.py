@@ -81,10 +81,12 @@ def showers(count: int, seed: int) -> pa.RecordBatch:
     return shower_batch(schema, offsets, points, columns)
 
 
-def shower_corpus(folder: Path, count: int = 200, seed: int = 1) -> Corpus:
-    """A corpus of such showers with a train and a val split."""
-    bins = Bins(CELLS, -30.0, 10.0)
-    layers = tuple(Layer(number, bins, bins, position=5.0 * number, thickness=5.0) for number in range(LAYERS))
+def shower_corpus(folder: Path, count: int = 200, seed: int = 1, cylinder: bool = False, pitch: float = 10.0) -> Corpus:
+    """A corpus of such showers with a train and a val split; their cells of ``pitch`` mm are squares, or rings and
+    sectors."""
+    bins = Bins(CELLS, -3 * pitch, pitch)
+    both = (Bins(CELLS, 0.0, pitch), Bins.sectors(CELLS)) if cylinder else (bins, bins)
+    layers = tuple(Layer(number, *both, position=5.0 * number, thickness=5.0) for number in range(LAYERS))
     jobs = (Job("train", 0, None, size=count), Job("val", 0, None, size=count // 4))
     plan = Plan(
         {"seed": seed},
@@ -95,7 +97,7 @@ def shower_corpus(folder: Path, count: int = 200, seed: int = 1) -> Corpus:
         "",
         64,
         {},
-        geometry=Geometry(name="toy", kind="grid", layers=layers, threshold=0.01).to_data(),
+        geometry=Geometry(name="toy", kind="cylinder" if cylinder else "grid", layers=layers, threshold=0.01).to_data(),
     )
     return write_corpus(folder, plan, lambda job: [showers(job.size, seed + len(job.split))])
 

@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hepfm.core.statistics import Histogram
 
@@ -45,6 +46,7 @@ _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "hepfm",
 }
+MOST_TICKS = 6  # labels of which do not meet
 RATIO_RANGE = (0.0, 2.0)
 WIDTH_IN, HEIGHT_IN = 4.6, 4.3
 
@@ -93,6 +95,8 @@ def ratio_plot(
         _draw_ratios(lower, edges, reference.histogram, samples, theme)
         if log_x:
             upper.set_xscale("log")
+        else:
+            lower.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
         if log_y:
             _log_shares(upper, [reference, *samples])
         upper.set_xlim(edges[0], edges[-1])

@@ -17,6 +17,7 @@ INTERFACES = {
     "tokenizer": "hepfm.released.tokenizers:TokenizerModel",
     "backbone": "hepfm.released.backbones:BackboneModel",
     "tagger": "hepfm.released.taggers:TaggerModel",
+    "regressor": "hepfm.released.taggers:RegressorModel",
 }
 
 

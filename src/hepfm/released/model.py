@@ -124,6 +124,17 @@ class Model:
         """
         self._cannot("tag")
 
+    def estimate(self, jets: Records, *, split: str = "test", axis: str = "stored") -> np.ndarray:
+        """Estimates (n,) float64 of the quantity that a regressor was trained on, in its unit (``contract["target"]``).
+
+        Args:
+            jets, split, axis: as in :meth:`tag`.
+
+        Raises:
+            HepfmError: it is no regressor, or the jets lack something that it reads.
+        """
+        self._cannot("estimate")
+
     def embed(self, jets: Records, *, split: str = "test", axis: str = "stored") -> np.ndarray:
         """Features (n, width) float32 of jets or showers, without units.
 

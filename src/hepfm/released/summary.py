@@ -22,6 +22,8 @@ def task_of(artifact: Artifact) -> str:
         return (
             f"tags jets, {len(artifact.contract.get('classes', ()))} classes ({artifact.architecture.get('network')})"
         )
+    if artifact.kind == "regressor":
+        return f"estimates {artifact.contract.get('target', {}).get('name', 'a quantity')}"
     if artifact.kind == "backbone":
         objective = artifact.architecture.get("objective", "next-token")
         return f"backbone, {objective} of {artifact.contract.get('kind', 'jets')}"

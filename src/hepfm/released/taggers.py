@@ -1,9 +1,11 @@
-"""Taggers behind the common interface."""
+"""Taggers and regressors behind the common interface."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -11,8 +13,9 @@ import pyarrow as pa
 
 from hepfm.core.artifacts import Artifact
 from hepfm.finetune.judging import Judge
-from hepfm.finetune.tagger import load_tagger
-from hepfm.released.jets import Given, Records, given
+from hepfm.finetune.regression import Regressor, load_regressor
+from hepfm.finetune.tagger import about_axis_of, load_tagger
+from hepfm.released.jets import Records, given
 from hepfm.released.model import Model
 
 
@@ -33,16 +36,38 @@ class TaggerModel(Model):
         return self.tagger.classes
 
     def tag(self, jets: Records, *, split: str = "test", axis: str = "stored") -> ak.Array:
-        scores = self._over(given(jets, split, axis), self.tagger.scores, len(self.tagger.classes))
+        scores = _over(self.tagger, jets, split, axis, "scores", (len(self.tagger.classes),))
         return ak.Array({name: scores[:, at] for at, name in enumerate(self.tagger.classes)})
 
     def embed(self, jets: Records, *, split: str = "test", axis: str = "stored") -> np.ndarray:
-        embedding = getattr(self.tagger, "embedding", None)
-        if embedding is None:
+        if not hasattr(self.tagger, "embedding"):
             self._cannot("embed")
-        return self._over(given(jets, split, axis), embedding, 0)
+        return _over(self.tagger, jets, split, axis, "embedding", (0,))
 
-    def _over(self, jets: Given, read: Callable[[pa.RecordBatch, object], np.ndarray], width: int) -> np.ndarray:
-        self.tagger.check(jets.corpus)
-        parts = [read(batch, jets.corpus.path) for batch in jets]
-        return np.concatenate(parts) if parts else np.empty((0, width), dtype=np.float32)
+
+class RegressorModel(Model):
+    """A network that estimates a quantity of jets."""
+
+    does = ("estimate",)
+
+    def __init__(self, regressor: Regressor, artifact: Artifact) -> None:
+        super().__init__(artifact)
+        self.regressor = regressor
+
+    @classmethod
+    def open(cls, path: Path) -> RegressorModel:
+        return cls(*load_regressor(path))
+
+    def estimate(self, jets: Records, *, split: str = "test", axis: str = "stored") -> np.ndarray:
+        return _over(self.regressor, jets, split, axis, "predict", ())
+
+
+def _over(model: Any, jets: Records, split: str, axis: str, method: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What a method of a tagger or regressor gives of each block; features are about the records' axis, as in judging."""
+    found = given(jets, split, axis)
+    model.check(found.corpus)
+    if hasattr(model, "features"):
+        model = dataclasses.replace(model, features=about_axis_of(found.corpus, model.features))
+    read: Callable[[pa.RecordBatch, object], np.ndarray] = getattr(model, method)
+    parts = [read(batch, found.corpus.path) for batch in found]
+    return np.concatenate(parts) if parts else np.empty((0, *shape), dtype=np.float32)

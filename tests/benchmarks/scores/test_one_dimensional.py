@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import entropy
 
 from hepfm.benchmarks import metrics
+from hepfm.benchmarks.scores.one_dimensional import Binned, divergence_limit
 from hepfm.core.errors import HepfmError
 from hepfm.core.statistics import Values
 
@@ -121,3 +122,24 @@ def test_a_histogram_without_content_has_no_separation_power() -> None:
     outcome = metrics.attempt(lambda: metrics.separation_power_estimate(*sides, np.linspace(0, 5, 11), key="a"))
     assert outcome.value is None
     assert "contents" in outcome.note
+
+
+def test_exchanged_records_judge_samples_of_few_records_right() -> None:
+    """In bins with few records each, equal samples lie below the limit in about 95% of all cases, others do not."""
+    draws, edges = np.random.default_rng(3), np.linspace(-4, 4, 101)
+
+    def binned(values: np.ndarray) -> Binned:
+        return Binned(Values.per_record(values), edges)
+
+    def passes(shift: float, trial: int) -> bool:
+        real, made = binned(draws.normal(size=200)), binned(draws.normal(shift, 1, size=150))
+        found = metrics.separation_power(real.contents, made.contents)
+        return found <= divergence_limit(metrics.separation_power, real, made, key=trial, splits=60)
+
+    assert np.mean([passes(0.0, trial) for trial in range(60)]) > 0.83
+    assert np.mean([passes(1.5, trial) for trial in range(10)]) < 0.2
+
+
+def test_variances_of_contents_count_whole_records() -> None:
+    contents = RNG.integers(0, 4, (50, 6)).astype(np.float64)
+    np.testing.assert_allclose(Binned.of_contents(contents).squares, (contents**2).sum(axis=0))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from hepfm.benchmarks import metrics
-from hepfm.benchmarks.scores import suite
+from hepfm.benchmarks.scores import jet_suite, shower_suite
 from hepfm.benchmarks.scores.physics_distances import FPD_SIZES, KPD_BATCH, Sizes
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents
@@ -24,12 +24,12 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("jetnet", "calochallenge"):
         monkeypatch.setitem(FPD_SIZES, name, Sizes(40, 120, 4, 3))
         monkeypatch.setitem(KPD_BATCH, name, 40)
-    monkeypatch.setattr(suite, "COVERAGE_JETS", 10)
+    monkeypatch.setattr(jet_suite, "COVERAGE_JETS", 10)
 
 
 def outcomes(data: Any) -> list[dict[str, Any]]:
     """All outcomes in a report."""
-    if isinstance(data, dict) and data.keys() == {"value", "floor", "note"}:
+    if isinstance(data, dict) and data.keys() == {"value", "floor", "note", "limit"}:
         return [data]
     parts = data.values() if isinstance(data, dict) else data if isinstance(data, list) else []
     return [found for part in parts for found in outcomes(part)]
@@ -104,7 +104,7 @@ def test_a_grid_gets_the_ild_set(toy_showers) -> None:  # type: ignore[no-untype
 
 def test_prdc_takes_what_fits_and_says_so(toy_showers, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     sample = toy_showers("1-photons", 100)
-    monkeypatch.setattr(suite, "MOST_VOXEL_BYTES", 16 * 368 * 60)
+    monkeypatch.setattr(shower_suite, "MOST_VOXEL_BYTES", 16 * 368 * 60)
     scores = metrics.shower_scores(sample, sample, replicas=2)
     assert "of the first 60 showers" in scores.manifolds["recall"].note
     assert scores.manifolds["recall"].value is not None
@@ -125,3 +125,33 @@ def test_bad_showers_are_one_line(toy_showers) -> None:  # type: ignore[no-untyp
         metrics.shower_scores(real, toy_showers(showers=100, scale=1e-3))
     with pytest.raises(HepfmError, match="40 showers are too few: a comparison needs 50"):
         metrics.shower_scores(real, toy_showers(showers=40))
+
+
+def test_what_is_kept_of_a_side_changes_no_number(toy_jets, toy_showers, small_batches: None) -> None:  # type: ignore[no-untyped-def]
+    real, made = toy_jets(jets=300), toy_jets(jets=300, seed=1)
+    side = metrics.JetSide(real)
+    once = [metrics.jet_scores(side, other, TOY, replicas=3).to_data() for other in (toy_jets(jets=200, seed=2), made)]
+    assert once[1] == metrics.jet_scores(real, made, TOY, replicas=3).to_data()
+    showers = toy_showers(showers=130), toy_showers(showers=130, seed=1)
+    kept = metrics.ShowerSide(showers[0])
+    found = [metrics.shower_scores(kept, other, replicas=2).to_data() for other in (showers[1].limited(90), showers[1])]
+    assert found[1] == metrics.shower_scores(*showers, replicas=2).to_data()
+
+
+def test_groups_can_be_left_out_and_parts_are_timed(toy_jets, toy_showers) -> None:  # type: ignore[no-untyped-def]
+    told: list[str] = []
+    seconds = metrics.Seconds(told=lambda name, _: told.append(name))
+    scores = metrics.jet_scores(
+        toy_jets(jets=80), toy_jets(jets=80, seed=1), replicas=2, without=("transport", "batched"), seconds=seconds
+    )
+    assert scores.transport == scores.batched == {}
+    assert scores.manifolds["recall"].value is not None
+    assert told == list(seconds.parts)
+    assert {"quantities", "wasserstein", "manifolds"} <= set(told)
+    assert "transport" not in told
+    showers = metrics.shower_scores(
+        toy_showers(showers=60), toy_showers(showers=60, seed=1), replicas=2, without=("separation", "manifolds")
+    )
+    assert showers.separation == []
+    assert showers.correlation.value is not None
+    assert showers.to_data()["manifolds"] == {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -25,14 +24,13 @@ FREE_SETTINGS = frozenset(
         "nonfinite",
         "offload_optimizer",
         "offload_parameters",
-        "offload_path",
         "rollbacks",
         "validate_every",
         "validation_records",
         "wandb",
     }
 )
-Offload = Literal["none", "cpu", "nvme"]
+Offload = Literal["none", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,9 @@ class ParameterGroup:
     """Peak learning rate of these parameters; the schedule is the common one. None: the common peak."""
     weight_decay: float | None = None
     """Weight decay of the matrices among them; vectors have none, as elsewhere. None: the common one."""
+    from_step: int = 0
+    """Update (from 0) that first trains them; until then they have no gradients and no optimizer states. From there on
+    their learning rate rises over warmup_steps."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class TrainingConfig:
     that is searched for in the parameters' names and the first group that matches counts."""
     warmup_steps: int = 100
     """Steps in which the learning rate rises linearly from zero to its peak."""
-    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    """After warm-up: cosine decay, stable then decay in the last part (wsd), or constant."""
+    schedule: Literal["cosine", "wsd", "exponential", "constant"] = "cosine"
+    """After warm-up: cosine decay; stable, then decay in the last part, as 1 - sqrt (wsd) or exponential; constant."""
     decay_fraction: float = 0.2
-    """Share of all steps that wsd spends decaying."""
+    """Share of all steps that wsd and exponential spend decaying."""
     min_learning_rate_fraction: float = 0.1
-    """Final learning rate as a share of its peak (cosine and wsd)."""
+    """Final learning rate as a share of its peak (all but constant)."""
     weight_decay: float = 0.01
     """AdamW's weight decay; vectors (biases, norms) and parameters marked no_weight_decay have none."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -86,14 +87,10 @@ class TrainingConfig:
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed ZeRO: 0 replicates, 1 shards optimizer states, 2 also gradients, 3 also weights."""
     offload_optimizer: Offload = "none"
-    """ZeRO offload of the optimizer's states and work: to the CPU (stages 1 to 3) or to files (nvme: stage 3). cpu
-    needs no compiler, on a GPU neither: torch's fused AdamW works on the CPU. nvme needs DeepSpeed's async_io:
-    Linux, libaio with its headers, ninja and a C++ compiler. Tested: cpu, on machines without a GPU; nvme is handed to
-    DeepSpeed untested."""
+    """ZeRO offload of the optimizer's states and work to the CPU (stages 1 to 3). It needs no compiler, on a GPU
+    neither: torch's fused AdamW works on the CPU. Tested on machines without a GPU."""
     offload_parameters: Offload = "none"
     """The same for the weights (stage 3 only)."""
-    offload_path: Path | None = None
-    """Folder on a fast local disk for nvme; what is in it is of no use after the run."""
     activation_checkpointing: bool = False
     """Keep only each block's input and compute the rest again in the backward pass: less memory, about a third more
     work, the same results."""
@@ -146,6 +143,8 @@ class TrainingConfig:
             raise HepfmError("needs validations", "--patience", "give --validate-every")
         if not self.learning_rate > 0:
             raise HepfmError(f"must be positive, is {self.learning_rate}", "--learning-rate")
+        if self.schedule == "exponential" and not self.min_learning_rate_fraction:
+            raise HepfmError("exponential decay ends above zero", "--min-learning-rate-fraction")
         if not 0 < self.decay_fraction <= 1:
             raise HepfmError(f"must lie in (0, 1], is {self.decay_fraction}", "--decay-fraction")
         self._check_groups()
@@ -172,8 +171,12 @@ class TrainingConfig:
                 re.compile(group.match)
             except re.error as error:
                 raise HepfmError(f"no regular expression: {error}", where) from error
-            if group.learning_rate is None and group.weight_decay is None:
-                raise HepfmError("sets neither learning_rate nor weight_decay", where)
+            if group.learning_rate is None and group.weight_decay is None and not group.from_step:
+                raise HepfmError("sets neither learning_rate nor weight_decay nor from_step", where)
+            if not 0 <= group.from_step < self.steps:
+                raise HepfmError(f"from_step must lie in 0 to {self.steps - 1}, is {group.from_step}", where)
+            if group.from_step and self.zero_stage:  # whose optimizers know one count of steps for all weights
+                raise HepfmError("parameters that are trained later need ZeRO stage 0", "--zero-stage", "leave it out")
             # Chained comparisons with inf also refuse nan.
             if group.learning_rate is not None and not 0 < group.learning_rate < math.inf:
                 raise HepfmError(f"learning_rate must be positive and finite, is {group.learning_rate}", where)
@@ -183,15 +186,10 @@ class TrainingConfig:
     def _check_offload(self) -> None:
         for name, lowest in (("offload_optimizer", 1), ("offload_parameters", 3)):
             wanted, flag = getattr(self, name), f"--{name.replace('_', '-')}"
-            lowest = 3 if wanted == "nvme" else lowest
             if wanted != "none" and self.zero_stage < lowest:
                 raise HepfmError(
                     f"{wanted} needs ZeRO stage {lowest}, not {self.zero_stage}", flag, f"--zero-stage {lowest}"
                 )
-            if wanted == "nvme" and self.offload_path is None:
-                raise HepfmError("nvme needs a folder", flag, "give --offload-path")
-        if self.offload_parameters == "nvme" and self.ema:
-            raise HepfmError("averages of weights that lie in files are not kept", "--ema", "--offload-parameters cpu")
 
     def shaping(self) -> dict[str, Any]:
         """The settings that shape the result: a run continues only under the same ones."""

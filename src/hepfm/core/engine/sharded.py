@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from hepfm.core.engine import launch
 from hepfm.core.engine.batches import Losses
 from hepfm.core.engine.config import ParameterGroup, TrainingConfig
-from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine, allow_async_io, deepspeed
+from hepfm.core.engine.quiet_deepspeed import DeepSpeedEngine, deepspeed
 from hepfm.core.errors import HepfmError
 
 
@@ -47,8 +47,6 @@ def build(objective: nn.Module, config: TrainingConfig, universal: bool = False)
     Raises:
         HepfmError: a setting that this network, or this machine, cannot follow.
     """
-    if "nvme" in (config.offload_optimizer, config.offload_parameters):
-        allow_async_io()
     objective = copy.deepcopy(objective) if config.zero_stage == 3 else objective
     _recompute(objective, config.activation_checkpointing)
     step = Step(objective, config.precision)
@@ -78,7 +76,8 @@ def _recompute(objective: nn.Module, wanted: bool) -> None:
 def adamw(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """torch's AdamW, fused: unlike DeepSpeed's own it needs no compiler. Vectors do not decay.
 
-    Each of its groups holds ``scale``: what to multiply the schedule's learning rate by.
+    Each of its groups holds ``scale``, what to multiply the schedule's learning rate by, and ``from_step``, the first
+    update that trains it.
 
     Raises:
         HepfmError: an entry of ``config.groups`` matches nothing, or changes nothing.
@@ -95,7 +94,8 @@ def adamw(module: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
         rate, decay = rules[number].learning_rate, rules[number].weight_decay
         decay = config.weight_decay if decay is None else decay
         scale = 1.0 if rate is None else rate / config.learning_rate
-        settings.append({"params": parameters, "weight_decay": 0.0 if steady else decay, "scale": scale})
+        own = {"weight_decay": 0.0 if steady else decay, "scale": scale, "from_step": rules[number].from_step}
+        settings.append({"params": parameters, **own})
     return torch.optim.AdamW(settings, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
@@ -122,7 +122,6 @@ def _deepspeed_config(config: TrainingConfig, universal: bool) -> dict[str, Any]
     offload = {
         name: {
             "device": device,
-            "nvme_path": str(config.offload_path) if device == "nvme" else None,
             "pin_memory": launch.device().type == "cuda",
         }
         for name, device in devices.items()
@@ -160,14 +159,20 @@ def parameter_groups(engine: DeepSpeedEngine) -> list[dict[str, Any]]:
     return engine.optimizer.param_groups
 
 
-def update(engine: DeepSpeedEngine, rate: float, config: TrainingConfig) -> float:
-    """Clip and apply the gradients of the last micro-batches.
+def update(engine: DeepSpeedEngine, rate: float, step: int, config: TrainingConfig) -> float:
+    """Clip and apply the gradients of the last micro-batches, those of update ``step``.
 
     Returns:
         The global norm of the gradient before clipping.
     """
     for group in parameter_groups(engine):
+        since = step - group.get("from_step", 0)
         group["lr"] = rate * group["scale"]
+        if since < step:  # trained from a later step on
+            group["lr"] *= min((since + 1) / max(config.warmup_steps, 1), 1.0)
+        if since < 0:
+            for parameter in group["params"]:
+                parameter.grad = None  # which AdamW passes over; several processes have summed zeros
     if config.zero_stage == 0:
         norm = float(clip_grad_norm_(engine.module.parameters(), config.clip or math.inf))
         engine.step()

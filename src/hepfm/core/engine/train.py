@@ -267,7 +267,7 @@ def _step(
         if micro + 1 < config.accumulation:
             engine.step()
     rate = learning_rate(step, config)
-    norm = update(engine, rate, config)
+    norm = update(engine, rate, step, config)
     line, asked = sums.over_processes(tokens, stop.asked)
     return tokens, {**line, "learning_rate": rate, "gradient_norm": norm}, asked
 

@@ -59,16 +59,16 @@ class BatchNorm(nn.Module):
 
 
 class NormalisedLinear(nn.Module):
-    """A linear layer and the batch norm of its outputs: rows (T, inputs) to (T, outputs)."""
+    """A linear layer, with or without ``bias``, and the batch norm of its outputs: rows (T, inputs) to (T, outputs)."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
-        self.linear, self.norm = nn.Linear(inputs, outputs), BatchNorm(outputs)
+        self.linear, self.norm = nn.Linear(inputs, outputs, bias=bias), BatchNorm(outputs)
 
     def forward(self, x: torch.Tensor, input_norm: BatchNorm | None = None) -> torch.Tensor:
         """With ``input_norm``, x is normalised by it first (in the same product)."""
         weight: torch.Tensor = self.linear.weight
-        bias: torch.Tensor = self.linear.bias
+        bias: torch.Tensor = weight.new_zeros(len(weight)) if self.linear.bias is None else self.linear.bias
         if not self.training:
             if input_norm is not None:
                 weight, bias = _after(weight, bias, *input_norm.affine(input_norm.running_mean, input_norm.running_var))

@@ -9,10 +9,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from hepfm.benchmarks.jets import OBSERVABLES
-from hepfm.benchmarks.report import Request, evaluate_jets
+from hepfm.benchmarks.evaluate import EvaluateJetsConfig, main
+from hepfm.benchmarks.jets import OBSERVABLES, SUBSTRUCTURE
+from hepfm.benchmarks.metrics import Split, Training
+from hepfm.benchmarks.reports.classifying import Wanted
+from hepfm.benchmarks.reports.inputs import named
+from hepfm.benchmarks.reports.jets import Request, Suite, evaluate_jets
+from hepfm.benchmarks.reports.published_jets import JETNET_30, jetnet_class
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents
 
@@ -53,6 +60,7 @@ def test_the_page_is_one_file_with_every_plot(report: Path) -> None:
     assert "http://www.w3.org" in page  # names of XML formats only, never fetched
     assert not re.search(r"url\([\"']?https?:", page)
     assert page.count("<svg") == 2 * len(OBSERVABLES)
+    assert page.count("<img") == 2  # jets in the eta-phi plane, light and dark
     assert "&lt;b&gt;a &amp; b&lt;/b&gt;" in page
     identifiers = re.findall(r'\bid="([^"]+)"', page)
     assert len(identifiers) == len(set(identifiers))
@@ -97,3 +105,60 @@ def test_bad_samples_are_refused(damage: str, toy_jets: JetMaker, tmp_path: Path
     with pytest.raises(HepfmError):
         evaluate_jets(toy_jets(), samples, tmp_path, provenance={}, replicas=10)
     assert not (tmp_path / "report.json").exists()
+
+
+@pytest.mark.slow
+def test_more_samples_than_fit_in_one_plot(toy_jets: JetMaker, tmp_path: Path) -> None:
+    samples = {f"sample {n}": toy_jets(seed=n, jets=60) for n in range(1, 8)}
+    text = evaluate_jets(toy_jets(jets=60), samples, tmp_path, provenance={}, replicas=2).read_text()
+    assert "Jet mass (1)" in text
+    assert "Jet mass (2)" in text
+    assert all(f"<th>{name}</th>" in text for name in samples)
+
+
+def test_every_metric_of_every_sample_is_told(toy_jets: JetMaker, tmp_path: Path) -> None:
+    samples = {f"sample {n}": toy_jets(seed=n, jets=130) for n in (1, 2)}
+    wanted = Wanted(("high", "posterior"), Split(30, 15, 15), Training(epochs=1, batch=20), 1)
+    suite = Suite(without=("transport", "quantiled_kl"), classifiers=wanted, published="g")
+    page = evaluate_jets(toy_jets(jets=130), samples, tmp_path, provenance={}, suite=suite, replicas=3)
+    data = json.loads((tmp_path / "report.json").read_text())
+    assert set(data["observables"]) == {item.name for item in (*OBSERVABLES, *SUBSTRUCTURE)}
+    for name in samples:
+        scores = data["scores"][name]
+        assert scores["distances"]["fpd"]["value"] is None
+        assert "needs 20,000" in scores["distances"]["fpd"]["note"]
+        assert scores["distances"]["fpd"]["like_reference"] is None
+        assert scores["manifolds"]["recall"]["value"]["value"] > 0
+        assert scores["manifolds"]["recall"]["like_reference"] is None  # its floor is of half as many jets
+        assert scores["correlation"]["floor"] is not None
+        assert scores["transport"] == {}
+        assert 0 <= data["classifiers"]["scores"]["high"]["auc"][name]["value"]["value"] <= 1
+        assert data["classifiers"]["log_posterior"][name]["reference"]["value"]["value"] < 0
+    text = page.read_text()
+    assert "Log-posterior among the samples" in text
+    assert "MPGAN" in text
+    assert "FPD needs 20,000" in text
+
+
+def test_published_jets_are_those_of_their_data_set() -> None:
+    assert jetnet_class("jetnet", ("t",), 30) == "t"
+    assert jetnet_class("jetnet", ("t", "g"), 30) is None
+    assert jetnet_class("jetnet", ("t",), 150) is None
+    assert jetnet_class("jetclass", ("t",), 30) is None
+    assert all(any(each.fpd for each in rows) and any(each.w1efp for each in rows) for rows in JETNET_30.values())
+
+
+def test_samples_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = tuple(Path(name) for name in ("a/jets.root", "b/jets.parquet", "c/jets.root", "reference.root"))
+    assert list(named(paths)) == ["jets", "jets (2)", "jets (3)", "reference (2)"]
+    (tmp_path / "v1.2").mkdir()
+    assert list(named((tmp_path / "v1.2",))) == ["v1.2"]
+
+
+def test_a_file_of_something_else_is_one_line(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"x": [1, 2]}), tmp_path / "other.parquet")
+    with pytest.raises(HepfmError, match="something else than jet records"):
+        main(EvaluateJetsConfig(tmp_path / "other.parquet", (tmp_path / "other.parquet",), tmp_path / "out"))
+    with pytest.raises(HepfmError, match="--trainings: must be at least 1"):
+        main(EvaluateJetsConfig(tmp_path / "a", (tmp_path / "b",), tmp_path / "out", trainings=0))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,206 @@
+"""A causal backbone over several streams: the embeddings of a step summed, a head for each stream, one for the stop.
+
+What is predicted at one position (the first id of a point, the second of the one before, ...) is independent given all
+that has been read; the delays say what that is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hepfm.core.nn.cache import Cache
+from hepfm.core.nn.head import Head
+from hepfm.core.nn.ragged import Layout
+from hepfm.pretrain.backbone import INITIAL_STD, Backbone, BackboneConfig, build, products_of
+from hepfm.pretrain.conditions import ConditionValues
+from hepfm.pretrain.mixture import Mixture, MixtureHead, NumberEmbedding
+from hepfm.pretrain.streams import StreamBatch, Streams
+
+STOP_HIDDEN = 128
+
+
+class Outlook(NamedTuple):
+    """What comes at positions (T,).
+
+    Attributes:
+        stop: (T,) logit of there being no further point.
+        ids: of each stream (T, codes), logits.
+        number: mixtures of the number, if there is one.
+    """
+
+    stop: Tensor
+    ids: tuple[Tensor, ...]
+    number: Mixture | None
+
+
+class Surprises(NamedTuple):
+    """Sums of -ln p [nats], of the number -ln density: of the stops, of each stream, of the number."""
+
+    stop: Tensor
+    ids: tuple[Tensor, ...]
+    number: Tensor | None
+
+    @property
+    def total(self) -> Tensor:
+        parts = [self.stop, *self.ids, *([] if self.number is None else [self.number])]
+        return torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
+
+
+class StreamEmbedding(nn.Module):
+    """The sum of the embeddings of what a step holds: each id, nothing included, and the number."""
+
+    def __init__(self, streams: Streams, width: int) -> None:
+        super().__init__()
+        self.ids = nn.ModuleList(nn.Embedding(codes + 1, width) for codes in streams.codes)
+        for table in self.ids:
+            nn.init.normal_(table.weight, std=INITIAL_STD)  # type: ignore[arg-type]
+        self.number = NumberEmbedding(width, streams.number) if streams.number else None
+
+    def forward(self, ids: Tensor, numbers: Tensor | None) -> Tensor:
+        """(T, width) of ids (T, Q) and numbers (T,)."""
+        x: Tensor = sum(table(column) for table, column in zip(self.ids, ids.unbind(1), strict=True))
+        if self.number is not None:
+            x = x + self.number(numbers)
+        return x
+
+
+class StopHead(nn.Module):
+    """Whether a record stops: logits (T,), or with targets (T,) of 0 and 1 the summed binary cross entropy [nats]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.out = nn.Linear(width, STOP_HIDDEN), nn.Linear(STOP_HIDDEN, 1)
+        for layer in (self.up, self.out):
+            nn.init.normal_(layer.weight, std=INITIAL_STD)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        logits = self.out(F.silu(self.up(x)))[:, 0]
+        if targets is None:
+            return logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
+
+
+class StreamHeads(nn.Module):
+    """The heads of all streams; see :class:`Outlook` and :class:`Surprises`."""
+
+    def __init__(self, streams: Streams, width: int) -> None:
+        super().__init__()
+        self.streams = streams
+        self.ids = nn.ModuleList(Head(width, codes, bias=True) for codes in streams.codes)
+        self.stop = StopHead(width)
+        self.number = MixtureHead(width, streams.number) if streams.number else None
+
+    def forward(self, x: Tensor, batch: StreamBatch | None = None) -> Outlook | Surprises:
+        if batch is None:
+            number = self.number(x) if self.number else None
+            return Outlook(self.stop(x), tuple(head(x) for head in self.ids), number)
+        places, streams = batch.places, self.streams
+        at = torch.cat([places, batch.ends])
+        stops = torch.zeros(len(at), device=x.device)
+        stops[len(places) :] = 1
+        ids = tuple(
+            head(x[places + delay], known)
+            for head, delay, known in zip(self.ids, streams.delays, batch.points.unbind(1), strict=True)
+        )
+        number = None
+        if self.number is not None and streams.number is not None:
+            number = self.number(x[places + streams.number.delay], batch.values)
+        return Surprises(self.stop(x[at], stops), ids, number)
+
+
+class StreamBackbone(Backbone):
+    """A backbone whose config names streams: steps in, the outlook on the next one out.
+
+    What it is told of a record is added to the embedding of all of its positions.
+    """
+
+    embedding: StreamEmbedding  # type: ignore[assignment]
+    heads: StreamHeads
+
+    def __init__(self, config: BackboneConfig) -> None:
+        assert config.streams is not None
+        self.streams = config.streams
+        super().__init__(config)
+
+    def _make_embedding(self) -> None:
+        self.embedding = StreamEmbedding(self.streams, self.config.transformer.width)
+
+    def _make_head(self) -> None:
+        self.heads = StreamHeads(self.streams, self.config.transformer.width)
+
+    @property
+    def head_products(self) -> int:
+        return products_of(self.heads)
+
+    def hidden_of(
+        self, ids: Tensor, numbers: Tensor | None, layout: Layout, conditions: ConditionValues | None = None
+    ) -> Tensor:
+        """Features (T, width) of packed steps: ids (T, Q) and numbers (T,), see :class:`StreamBatch`."""
+        x = self.embedding(ids, numbers)
+        begin = self.beginning(conditions, layout.sequences)
+        if begin is not None:
+            counts = layout.offsets.diff()
+            x = x + begin.to(x.dtype).repeat_interleave(counts, 0, output_size=layout.tokens)
+        return self.transformer(x, layout)
+
+    def surprises(self, batch: StreamBatch) -> Surprises:
+        """-ln p of what a batch holds."""
+        found = self.heads(self.hidden_of(batch.ids, batch.numbers, batch.layout, batch.conditions), batch)
+        assert isinstance(found, Surprises)
+        return found
+
+    def outlook(self, hidden: Tensor) -> Outlook:
+        """What comes at positions of these features (T, width)."""
+        found = self.heads(hidden)
+        assert isinstance(found, Outlook)
+        return found
+
+    def nothing(self, rows: int) -> tuple[Tensor, Tensor | None]:
+        """The step before the first: ids (rows, Q) and numbers (rows,), nothing in all of them."""
+        ids = torch.tensor(self.streams.codes).repeat(rows, 1)
+        return ids, torch.full((rows,), torch.nan) if self.streams.number else None
+
+    def step_of(self, ids: Tensor, numbers: Tensor | None, cache: Cache, begin: Tensor | None = None) -> Outlook:
+        """The outlook after one more step of each row: ids (rows, Q), numbers (rows,).
+
+        ``begin`` (rows, width) is what each row is told, see :meth:`Backbone.beginning`.
+        """
+        x = self.embedding(ids, numbers)
+        if begin is not None:
+            x = x + begin.to(x.dtype)
+        return self.outlook(self.transformer.step(x, cache))
+
+    def reference_inputs(self, draws: np.random.Generator, offsets: np.ndarray) -> dict[str, np.ndarray]:
+        columns = [draws.integers(0, codes + 1, offsets[-1]) for codes in self.streams.codes]
+        known = {"ids": np.stack(columns, axis=1)}
+        if number := self.streams.number:
+            drawn = draws.uniform(number.low, number.high, offsets[-1])
+            known["numbers"] = np.where(draws.uniform(size=len(drawn)) < 0.1, np.nan, drawn).astype(np.float32)
+        return known
+
+    def reference_outputs(
+        self, known: dict[str, Tensor], lengths: np.ndarray, told: ConditionValues | None
+    ) -> dict[str, Tensor]:
+        layout = Layout.of(lengths).to(known["ids"].device)
+        outlook = self.outlook(self.hidden_of(known["ids"], known.get("numbers"), layout, told))
+        found = {"stop": outlook.stop, "logits": torch.cat(outlook.ids, -1)}
+        if outlook.number is not None:
+            found |= outlook.number._asdict()
+        return found
+
+
+def widened(backbone: Backbone, streams: Streams) -> Backbone:
+    """The same backbone for numbers of another range; it computes what it did, but for components at the edges."""
+    if streams == backbone.config.streams:
+        return backbone
+    made = build(replace(backbone.config, streams=streams)).train(backbone.training)
+    made.load_state_dict(backbone.state_dict())
+    return made
