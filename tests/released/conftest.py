@@ -56,7 +56,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tagged: Path, sim: Path) -> d
         made[model] = folder / model
         tag(TagConfig((tagged,), made[model], model=model, labels=labels, training=quick))  # type: ignore[arg-type]
     made["regressor"] = folder / "regressor"
-    tag(TagConfig((tagged,), made["regressor"], model="deep-sets", target="mass", training=quick))
+    tag(TagConfig((tagged,), made["regressor"], model="deep-sets", target="jet_mass", training=quick))
     for name, objective in (("generator", "next-token"), ("masked", "masked")):
         made[name] = folder / name
         told = ("label", "jet_pt") if objective == "next-token" else ()

@@ -63,7 +63,7 @@ class RegressorModel(Model):
 
 
 def _over(model: Any, jets: Records, split: str, axis: str, method: str, shape: tuple[int, ...]) -> np.ndarray:
-    """What a method of a tagger or regressor gives of each block; features are about the records' axis, as in judging."""
+    """What a method of a tagger or regressor gives of each block; features are about its axis, as in judging."""
     found = given(jets, split, axis)
     model.check(found.corpus)
     if hasattr(model, "features"):
