@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import tyro
@@ -40,6 +40,8 @@ class AdaptConfig:
 
     The head and what the backbone is told learn under every protocol, but for the head with low-rank.
     """
+
+    command: ClassVar[str] = "hepfm finetune generate"
 
     tokens: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")]
     """Token corpora, made by the backbone's own tokenizers, or one mixture of them (hepfm corpus mix)."""

@@ -108,9 +108,12 @@ def load_trees(artifact: Artifact) -> TreesTagger:
     """
     sizes = {name: value for name, value in artifact.architecture.items() if name != "network"}
     trees = Trees.from_weights(from_dict(BoostedTreesConfig, sizes, artifact.path), artifact.weights(), artifact.path)
+    if any(artifact.contract.get(name) != value for name, value in Substructure().contract().items()):
+        raise HepfmError("its features are not those of this hepfm", artifact.path, "update hepfm")
     reference = artifact.reference()
     try:
-        same = np.array_equal(trees.probabilities(reference["inputs"]), reference["probabilities"])
+        found = trees.probabilities(reference["inputs"]) if artifact.replayed else reference["probabilities"]
+        same = np.array_equal(found, reference["probabilities"])
         tagger = TreesTagger(trees, tuple(artifact.contract["classes"]), dict(artifact.contract["labels"]))
     except (KeyError, ValueError, IndexError) as error:
         raise HepfmError(f"its reference cannot be replayed: {error!r}", artifact.path, MEND) from error

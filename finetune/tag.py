@@ -156,8 +156,21 @@ def _train(config: TagConfig, run: RunFolder, data: LabelledCorpora, task: Task)
         merge(start.network)
         start.network.cpu().eval()
         provenance = {**_provenance(config, data, training), "parent": parent}
-        metrics = {**figures, "steps": settings.steps, "parameters": parameters_of(start.network)}
+        metrics = {
+            **figures,
+            **accuracy_uncertainty(figures, settings),
+            "steps": settings.steps,
+            "parameters": parameters_of(start.network),
+        }
         task.save(run.artifact, start, provenance, metrics)
+
+
+def accuracy_uncertainty(figures: dict[str, float], settings: TrainingConfig) -> dict[str, float]:
+    """The binomial error of the accuracy on validation jets, if it was measured."""
+    accuracy = figures.get("validation_accuracy")
+    if accuracy is None:
+        return {}
+    return {"validation_accuracy_uncertainty": (accuracy * (1 - accuracy) / settings.validation_records) ** 0.5}
 
 
 def _grow(config: TagConfig, run: RunFolder, data: LabelledCorpora, classes: Classes) -> None:
@@ -188,6 +201,7 @@ def _grow(config: TagConfig, run: RunFolder, data: LabelledCorpora, classes: Cla
 
 def _provenance(config: TagConfig, data: LabelledCorpora, training: Any) -> dict[str, Any]:
     return {
+        "command": "hepfm finetune tag",
         "config": settings_of(config, without=("corpora", "tagger", "backbone", "out", "nproc")),
         "corpora": [{"digest": corpus.digest, "records": corpus.split("train").records} for corpus in data.corpora],
         "mixture": data.mixture.summary() if data.mixture else None,

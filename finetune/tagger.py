@@ -213,7 +213,8 @@ def load_network(artifact: Artifact) -> tuple[Any, str, Features]:
     check_weights(artifact.weights(), expected, artifact.path)
     network.load_state_dict(artifact.weights())
     network.eval()
-    _replay(network, features, artifact)
+    if artifact.replayed:
+        _replay(network, features, artifact)
     return network, architecture, features
 
 

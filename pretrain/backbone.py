@@ -16,6 +16,7 @@ from hepfm.core.artifacts import Artifact, read_artifact, write_artifact
 from hepfm.core.config import from_dict
 from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
+from hepfm.core.files import read_json
 from hepfm.core.nn.cache import Cache
 from hepfm.core.nn.head import Head
 from hepfm.core.nn.ragged import Layout
@@ -348,13 +349,28 @@ def load_backbone(name: str | Path) -> tuple[Backbone, Artifact]:
     """
     artifact = read_artifact(resolve(name), KIND)
     try:
-        backbone = build(from_dict(BackboneConfig, artifact.architecture, artifact.path))
-    except (ValueError, TypeError) as error:
+        config = from_dict(BackboneConfig, artifact.architecture, artifact.path)
+        with torch.device("meta"):
+            expected = build(config)
+    except (ValueError, TypeError, RuntimeError) as error:
         raise HepfmError(f"its architecture cannot be built: {error}", artifact.path, MEND) from error
-    backbone.load_weights(artifact.weights(), artifact.path)
+    _check_contract(artifact)
+    weights = artifact.weights()
+    expected.check_weights(weights, artifact.path)  # before memory is taken for sizes that nothing backs
+    backbone = build(config)
+    backbone.load_weights(weights, artifact.path)
     backbone.eval()
-    _replay(backbone, artifact)
+    if artifact.replayed:
+        _replay(backbone, artifact)
     return backbone, artifact
+
+
+def _check_contract(artifact: Artifact) -> None:
+    """Refuse a backbone whose contract is not that of the tokenizer it carries."""
+    tokenizer = read_json(artifact.inner("tokenizer") / "config.json")["contract"]
+    for name, value in tokenizer.items():
+        if artifact.contract.get(name) != value:
+            raise HepfmError(f"its contract has other '{name}' than its tokenizer's", artifact.path, MEND)
 
 
 def condition_sample(artifact: Artifact) -> ConditionValues | None:

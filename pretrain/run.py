@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class PretrainConfig:
 
     ``hepfm pretrain --plan`` tells beforehand what it will need and take (--help there too).
     """
+
+    command: ClassVar[str] = "hepfm pretrain"
 
     tokens: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")]
     """Token corpora; several are mixed as one set. Or one mixture (hepfm corpus mix)."""
@@ -345,6 +347,7 @@ def _write(
         "flops_per_token": lengths["flops_per_token"],
     }
     provenance = {
+        "command": config.command,
         "config": settings_of(config, without=("tokens", "source", "backbone", "out", "nproc", "gpus")),
         "objective": to_dict(start.task),
         "sources": [source.digest for source in start.continuous.sources] if start.continuous else [],

@@ -143,9 +143,17 @@ class FeatureTokenizer(ABC):
         where = artifact.path / "config.json"
         architecture = {name: value for name, value in artifact.architecture.items() if name != "tokenizer"}
         contract = cls.contract_type.from_dict(artifact.contract, where)
-        tokenizer = cls.build(architecture, contract, artifact.weights(), where)
+        weights = artifact.weights()
+        tokenizer = cls.build(architecture, contract, weights, where)
+        for what, stated, own in (
+            ("setting", architecture, tokenizer.architecture()),
+            ("tensor", weights, tokenizer.weights()),
+        ):
+            if unknown := sorted(stated.keys() - own.keys()):
+                raise HepfmError(f"has a {what} '{unknown[0]}' that this hepfm does not know", where, "update hepfm")
         tokenizer.hash = artifact.hash
-        tokenizer.replay(artifact)
+        if artifact.replayed:
+            tokenizer.replay(artifact)
         return tokenizer
 
     def replay(self, artifact: Artifact) -> None:

@@ -6,7 +6,7 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -35,6 +35,7 @@ COLLAPSED = 0.5  # share of the codes that should be in use
 class FitConfig:
     """What every fit is asked."""
 
+    command: ClassVar[str] = "hepfm tokenizer fit"
     corpus: Annotated[Positional[Path], tyro.conf.arg(metavar="CORPUS")]
     """Corpus of jets or showers; the tokenizer learns from its train split."""
     out: Path
@@ -77,6 +78,7 @@ def write(run: RunFolder, tokenizer: Tokenizer, corpus: Corpus, config: FitConfi
     _tell_collapsed(tokenizer, quality)
     metrics = {**figures, **quality, "measured_on": split.name}
     provenance = {
+        "command": config.command,
         "config": settings_of(config, without=("corpus", "out", "nproc")),
         "corpus": {"digest": corpus.digest, "records": corpus.split("train").records},
     }

@@ -12,7 +12,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents, jet_mass, jet_pt
 from hepfm.core.progress import progress
 from hepfm.core.records import POINTS_COLUMN, offsets_of
-from hepfm.core.statistics import wasserstein_1
+from hepfm.core.statistics import Values, wasserstein_1_paired
 from hepfm.ingest.corpus import Split
 from hepfm.tokenize.features import FeatureSpec
 from hepfm.tokenize.tokens import Stream
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_RECORDS = 10_000
 RELATIVE = ("pt", "energy")
+REPLICAS = 100  # of the bootstrap
 
 
 def measure(tokenizer: Tokenizer, split: Split, max_records: int = MAX_RECORDS) -> dict[str, float]:
@@ -33,8 +34,8 @@ def measure(tokenizer: Tokenizer, split: Split, max_records: int = MAX_RECORDS) 
         error of each quantity of a point in its unit (relative for pt and energy; where it is null in neither; of
         species and charge the share that is another one), ``null_error``, the share of points whose nulls are others;
         for jets ``jet_mass_w1_gev`` and ``jet_pt_w1_gev``, the Wasserstein distance between original and
-        reconstructed, and ``..._residual_gev``, the standard deviation of the difference; ``records`` and ``points``
-        looked at.
+        reconstructed, and ``..._residual_gev``, the standard deviation of the difference, both with their statistical
+        errors as ``..._uncertainty``; ``records`` and ``points`` looked at.
 
     Raises:
         HepfmError: a token decodes to a number that is not finite.
@@ -79,8 +80,11 @@ def measure(tokenizer: Tokenizer, split: Split, max_records: int = MAX_RECORDS) 
     if jets:
         mass, pt, new_mass, new_pt = (np.concatenate(column) for column in zip(*jets, strict=True))
         for name, old, new in (("jet_mass", mass, new_mass), ("jet_pt", pt, new_pt)):
-            figures[f"{name}_w1_gev"] = float(wasserstein_1(old, new))
-            figures[f"{name}_residual_gev"] = float(np.std(new - old))
+            values = (Values.per_record(sample) for sample in (old, new))
+            distance = wasserstein_1_paired(*values, key=("quality", name), replicas=REPLICAS)
+            figures[f"{name}_w1_gev"], figures[f"{name}_w1_gev_uncertainty"] = distance.value, distance.error
+            width, uncertainty = _spread(new.astype(np.float64) - old)
+            figures[f"{name}_residual_gev"], figures[f"{name}_residual_gev_uncertainty"] = width, uncertainty
     return figures
 
 
@@ -113,6 +117,14 @@ def perplexity(counts: np.ndarray) -> float:
     """exp(entropy) of how often each code occurs: the number of codes that would do at equal frequencies."""
     share = counts[counts > 0] / max(1, counts.sum())
     return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _spread(differences: np.ndarray) -> tuple[float, float]:
+    """Standard deviation and its statistical error, by the variance of the sample variance, of any distribution."""
+    squares = np.square(differences - differences.mean())
+    width = float(np.sqrt(squares.mean()))
+    uncertainty = float(squares.std() / np.sqrt(len(squares)) / (2 * width)) if width else 0.0
+    return width, uncertainty
 
 
 def _first(split: Split, records: int) -> Iterator[pa.RecordBatch]:

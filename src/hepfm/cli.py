@@ -80,7 +80,9 @@ COMMANDS = (
         trains=True,
     ),
     Command("generate", "hepfm.finetune.generate", "GenerateConfig", "generate jets with a backbone"),
-    Command("models list", "hepfm.models", "ListConfig", "the models in a folder", "list_models"),
+    Command("models list", "hepfm.released.listing", "ListConfig", "models: shipped, pulled, released by others"),
+    Command("models pull", "hepfm.released.pull", "PullConfig", "download a model, verified and replayed"),
+    Command("models push", "hepfm.released.push", "PushConfig", "publish a model on the Hugging Face hub"),
     Command("models import", "hepfm.models", "ImportConfig", "others' checkpoint -> an artifact", "import_model"),
     Command("models export --onnx", "hepfm.finetune.export", "ExportConfig", "a tagger as an ONNX graph for C++"),
     Command(

@@ -1,4 +1,4 @@
-"""Models by name: whatever :func:`hepfm.core.resolve.resolve` finds, loaded by its kind; a list; imports of others'."""
+"""Models by name: whatever :func:`hepfm.core.resolve.resolve` finds, loaded by its kind; imports of others'."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 from tyro.conf import Positional
 
 from hepfm.core.artifacts import read_artifact
@@ -27,47 +25,19 @@ LOADERS = {
     "tagger": "hepfm.finetune.tagger:load_tagger",
     "regressor": "hepfm.finetune.regression:load_regressor",
 }
-# Figures that say most about a model of either kind.
-HEADLINES = ("validation_loss", "validation_accuracy", "codebook_use", "jet_mass_w1_gev")
 
 
 def load(name: str | Path) -> Any:
-    """The model that ``name`` stands for, whatever its kind; see :func:`resolve`."""
+    """The network or tokenizer that ``name`` stands for, as its stage loads it (most with their artifact).
+
+    :func:`hepfm.load` gives the same model behind an interface that does not depend on its kind.
+    """
     path = resolve(name)
     artifact = read_artifact(path)
     if artifact.kind not in LOADERS:
         raise HepfmError(f"no loader for an artifact of kind '{artifact.kind}'", path, "update hepfm")
     module, function = LOADERS[artifact.kind].split(":")
     return getattr(importlib.import_module(module), function)(path)
-
-
-@dataclass(frozen=True)
-class ListConfig:
-    """List the runs and artifacts below a folder."""
-
-    folder: Annotated[Positional[Path], tyro.conf.arg(metavar="FOLDER")] = Path()
-    """Where to look."""
-
-
-def list_models(config: ListConfig) -> None:
-    """Print a table of every whole artifact below the folder; a broken one is told, not hidden."""
-    if not config.folder.is_dir():
-        raise HepfmError("is not a folder" if config.folder.exists() else "no such folder", config.folder)
-    table = Table("path", "kind", "parameters", "metrics", "hash")
-    for path in sorted(config.folder.rglob("config.json")):
-        inside_another = (path.parents[1] / "model.safetensors").exists()
-        if inside_another or not (path.parent / "model.safetensors").exists():
-            continue
-        try:
-            artifact = read_artifact(path.parent)
-        except HepfmError as error:
-            table.add_row(str(path.parent), "broken", "", error.what, "")
-            continue
-        parameters = sum(tensor.numel() for tensor in artifact.weights().values())
-        metrics = artifact.metrics()
-        figures = ", ".join(f"{name} {metrics[name]:.4g}" for name in HEADLINES if name in metrics)
-        table.add_row(str(path.parent), artifact.kind, f"{parameters:,}", figures, artifact.hash[:12])
-    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 160).print(table)
 
 
 @dataclass(frozen=True)
@@ -96,8 +66,8 @@ class ImportConfig:
     """Licence of the weights, kept in the artifact; checkpoints do not state one."""
 
 
-def import_model(config: ImportConfig) -> None:
-    """Recognise, convert, write, and load what was written; print what it is and the path."""
+def import_model(config: ImportConfig, quiet: bool = False) -> None:
+    """Recognise, convert, write, and load what was written; tell what it is and, unless ``quiet``, print the path."""
     if config.out.exists():
         raise HepfmError("exists already", config.out, "name another --out, or remove it")
     checkpoint = read_checkpoint(_checkpoint_in(config.path))
@@ -106,6 +76,7 @@ def import_model(config: ImportConfig) -> None:
         "sha256": sha256_file(checkpoint.path),
         "bytes": checkpoint.path.stat().st_size,
         "licence": config.licence,
+        "command": "hepfm models import",
         **checkpoint.progress,
     }
     made = _import(checkpoint, config, origin)
@@ -113,7 +84,8 @@ def import_model(config: ImportConfig) -> None:
     say(f"recognised: {made.recognised}")
     say(f"{made.parameters:,} parameters; licence: {config.licence}")
     say(f"source: {origin['file']}, {origin['bytes']:,} bytes, sha256 {origin['sha256']}")
-    sys.stdout.write(f"{config.out}\n")
+    if not quiet:
+        sys.stdout.write(f"{config.out}\n")
 
 
 def _import(checkpoint: Checkpoint, config: ImportConfig, origin: dict[str, Any]) -> Any:

@@ -15,7 +15,10 @@ import torch
 
 from hepfm.core.artifacts import read_artifact, write_artifact
 from hepfm.core.errors import HepfmError
-from hepfm.core.resolve import collect, resolve
+from hepfm.core.files import digest_of
+from hepfm.core.model_cache import collect
+from hepfm.core.origins import FolderOrigin
+from hepfm.core.resolve import resolve
 
 
 @pytest.fixture
@@ -76,10 +79,14 @@ def test_wrong_bytes_are_named_and_never_kept(artifact: Path, server: str, cache
     assert not list(cache.rglob("model.safetensors*"))
 
 
-def test_a_file_that_leads_out_of_the_folder_is_refused(cache: Path) -> None:
-    config = json.dumps({"files": {"../../evil": "0" * 64}, "hash": "a" * 64}).encode()
+def test_a_file_that_leads_out_of_the_folder_is_refused(artifact: Path, cache: Path) -> None:
+    config = json.loads((artifact / "config.json").read_text())
+    del config["hash"]
+    config["files"]["../../evil.json"] = "0" * 64
+    (artifact / "config.json").write_text(json.dumps({**config, "hash": digest_of(config)}))
     with pytest.raises(HepfmError, match="outside its folder"):
-        collect(lambda _: config, "somebody")
+        collect(FolderOrigin(artifact))
+    assert not list(cache.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("name", ["nothing-here", "./nothing/at/all"])

@@ -36,7 +36,9 @@ def test_no_module_of_a_stage_is_named_like_a_standard_one() -> None:
 
 def test_no_stage_imports_what_stands_above_the_stages() -> None:
     # import-linter holds the order of the stages; models.py and cli.py are modules, which it cannot take as layers.
-    above = re.compile(r"^\s*(?:from|import)\s+hepfm\.(?:models|cli)\b|^\s*from\s+hepfm\s+import", re.MULTILINE)
+    above = re.compile(
+        r"^\s*(?:from|import)\s+hepfm\.(?:models|released|cli)\b|^\s*from\s+hepfm\s+import", re.MULTILINE
+    )
     files = [file for stage in (*STAGES, "src/hepfm/core") for file in (ROOT / stage).rglob("*.py")]
     assert len(files) > len(STAGES)
     assert [file for file in files if above.search(file.read_text())] == []
@@ -74,7 +76,7 @@ def test_a_normal_install_has_every_module_and_data_file(tmp_path: Path) -> None
     site = tmp_path / "site"
     done = python("-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(ROOT), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for stage in (*STAGES, "core"):
+    for stage in (*STAGES, "core", "released"):
         folder = ROOT / "src" / "hepfm" / stage
         wanted = {
             str(file.relative_to(folder)) for pattern in ("*.py", "*.j2", "*.yaml") for file in folder.rglob(pattern)

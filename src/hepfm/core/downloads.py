@@ -11,7 +11,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -53,10 +53,17 @@ class _Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to download: where it is and what is known of it."""
+    """A file to download: where it is and what is known of it.
+
+    Attributes:
+        url: its address.
+        stated: its length and checksums.
+        headers: sent to that server, and to none that it redirects to (a token).
+    """
 
     url: str
     stated: Stated = field(default_factory=Stated)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def cache_root() -> Path:
@@ -107,8 +114,8 @@ def download(
         return partial.finish(remote.url, transfer.mend)
 
 
-def read_url(url: str, limit: int | None = None) -> bytes:
-    """The content of a remote file that fits into memory.
+def read_url(url: str, limit: int | None = None, own: Mapping[str, str] | None = None) -> bytes:
+    """The content of a remote file that fits into memory; ``own`` headers are for that server alone.
 
     Raises:
         HepfmError: it cannot be had, is longer than ``limit`` bytes, or was cut.
@@ -116,7 +123,7 @@ def read_url(url: str, limit: int | None = None) -> bytes:
     session = _session()
 
     def attempt() -> bytes:
-        with _response(session, url, {}) as response:
+        with _response(session, url, {}, own) as response:
             _check_status(response, url)
             data = bytearray()
             for chunk in _chunks(response, decode=True):
@@ -179,7 +186,7 @@ class _Transfer:
             headers["Range"] = f"bytes={self.partial.length}-"
             if self._validator():
                 headers["If-Range"] = self._validator()
-        with _response(self.session, self.remote.url, headers) as response:
+        with _response(self.session, self.remote.url, headers, self.remote.headers) as response:
             total = self._begin(response)
             self._receive(response, total if total is not None else self.stated.bytes)
 
@@ -294,19 +301,22 @@ def _session() -> requests.Session:
 
 
 @contextmanager
-def _response(session: requests.Session, url: str, headers: dict[str, str]) -> Iterator[requests.Response]:
-    """The answer to a GET after all redirects, its body not read yet."""
-    response = _follow(session, url, headers)
+def _response(
+    session: requests.Session, url: str, headers: dict[str, str], own: Mapping[str, str] | None = None
+) -> Iterator[requests.Response]:
+    """The answer to a GET after all redirects, its body not read yet; ``own`` headers go to the first server alone."""
+    response = _follow(session, url, headers, own or {})
     try:
         yield response
     finally:
         response.close()
 
 
-def _follow(session: requests.Session, url: str, headers: dict[str, str]) -> requests.Response:
+def _follow(session: requests.Session, url: str, headers: dict[str, str], own: Mapping[str, str]) -> requests.Response:
     at = url
     for _ in range(MAX_REDIRECTS + 1):
-        response = _get(session, at, headers)
+        same = urlsplit(at)[:2] == urlsplit(url)[:2]
+        response = _get(session, at, {**headers, **own} if same else headers)
         location = session.get_redirect_target(response)
         if location is None:
             return response
