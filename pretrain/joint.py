@@ -97,7 +97,8 @@ class Joint(Objective):
         if not self.backbone.config.features:
             return self.backbone.hidden(tokens.inputs, tokens.layout, tokens.conditions)
         seen = self.backbone.embed(batch.jets.codes, tokens.features)
-        read = torch.cat([self.backbone.begin.to(seen.dtype), seen])[batch.index]
+        # Not [index]: all jets share the first row, and threads would add their gradients in any order.
+        read = torch.cat([self.backbone.begin.to(seen.dtype), seen]).index_select(0, batch.index)
         return self.backbone.read(read, tokens.layout, tokens.conditions)
 
     def represent(self, whole: Jets) -> tuple[Tensor, Layout]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -120,17 +121,20 @@ def reproducibly() -> Iterator[None]:
     """One thread: how sums are split over threads changes their last digit, and so an id where two codes tie.
 
     Without oneDNN, which is no faster here and keeps what it compiled for each of the last 1,024 shapes: groups hardly
-    have a shape twice, and what is kept leaves gaps in memory that later groups do not fit into.
+    have a shape twice, and what is kept leaves gaps in memory that later groups do not fit into. Only in the main
+    thread: the switch is the whole process's, and a training step that runs meanwhile would get other last digits.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # of this thread
+    alone = threading.current_thread() is threading.main_thread()
     # Not by flags(), which sets precisions too, and warns of one.
-    onednn, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
+    onednn = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)[0] if alone else None
     try:
         with torch.inference_mode():
             yield
     finally:
-        torch.backends.mkldnn.set_flags(_enabled=onednn, _fp32_precision=None)
+        if onednn is not None:
+            torch.backends.mkldnn.set_flags(_enabled=onednn, _fp32_precision=None)
         torch.set_num_threads(threads)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from hepfm.tokenize.network import VQVAE
 from hepfm.tokenize.registry import load_tokenizer
 from hepfm.tokenize.settings import VQVAEConfig
 from hepfm.tokenize.tokens import token_type
-from hepfm.tokenize.vqvae import VQVAETokenizer
+from hepfm.tokenize.vqvae import VQVAETokenizer, reproducibly
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,28 @@ def test_ids_do_not_depend_on_threads(tokenizer: VQVAETokenizer) -> None:
         torch.set_num_threads(before)
     np.testing.assert_array_equal(ids[0], ids[1])
     np.testing.assert_array_equal(ids[0], ids[2])
+
+
+def test_reading_ahead_leaves_the_training_thread_as_it_is() -> None:
+    before = torch.backends.mkldnn.enabled, torch.get_num_threads()
+    inside, seen = threading.Barrier(2), []
+
+    def read() -> None:
+        with reproducibly():
+            inside.wait()
+            seen.append(torch.get_num_threads())
+            inside.wait()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    inside.wait()
+    during = torch.backends.mkldnn.enabled, torch.get_num_threads()
+    inside.wait()
+    reader.join()
+    assert (during, seen) == (before, [1])
+    with reproducibly():
+        assert not torch.backends.mkldnn.enabled
+    assert torch.backends.mkldnn.enabled == before[0]
 
 
 def test_a_slice_gets_the_ids_of_its_records(tokenizer: VQVAETokenizer) -> None:
