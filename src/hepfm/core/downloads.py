@@ -313,20 +313,28 @@ def _response(
 
 
 def _follow(session: requests.Session, url: str, headers: dict[str, str], own: Mapping[str, str]) -> requests.Response:
-    at = url
+    at, first = url, _server(url, url)
+    here = first
     for _ in range(MAX_REDIRECTS + 1):
-        same = urlsplit(at)[:2] == urlsplit(url)[:2]
-        response = _get(session, at, {**headers, **own} if same else headers)
+        response = _get(session, at, {**headers, **own} if here == first else headers)
         location = session.get_redirect_target(response)
         if location is None:
             return response
         response.close()
-        onward = urljoin(at, location)
-        schemes = urlsplit(at).scheme, urlsplit(onward).scheme
+        onward = _server(location, url, at)
+        schemes = here[0], onward[0]
         if schemes[1] not in ("http", "https") or schemes == ("https", "http"):
             raise HepfmError(f"is redirected from {schemes[0]} to {schemes[1]}: refused", url, "take another mirror")
-        at = onward
+        at, here = urljoin(at, location), onward
     raise HepfmError(f"redirects without end (more than {MAX_REDIRECTS})", url, "check the address, or take a mirror")
+
+
+def _server(address: str, url: str, base: str = "") -> tuple[str, str]:
+    """Scheme and server of an address, which may be relative to another."""
+    try:
+        return urlsplit(urljoin(base, address))[:2]
+    except ValueError as error:
+        raise HepfmError(f"cannot be downloaded: {_short(error)}", url, "check the address") from error
 
 
 def _get(session: requests.Session, url: str, headers: dict[str, str]) -> requests.Response:
