@@ -63,7 +63,7 @@ def tokenized(tokenizer: Tokenizer, jets: Given) -> Iterator[tuple[pa.RecordBatc
         yield prepared, tokenizer.encode(prepared)
 
 
-def decoded(tokenizer: Tokenizer, tokens: ak.Array, conditions: Mapping[str, np.ndarray] | None) -> ak.Array:
+def decoded(tokenizer: Tokenizer, tokens: object, conditions: Mapping[str, np.ndarray] | None) -> ak.Array:
     """See :meth:`hepfm.released.model.Model.decode`."""
     names = [stream.column for stream in tokenizer.streams]
     if isinstance(tokens, list):
