@@ -160,12 +160,12 @@ def picture(rows: list[Row], target: Target, theme: Theme) -> Figure:
         middle = [(row.low + row.high) / 2 for row in bins]
         half = [(row.high - row.low) / 2 for row in bins]
         medians = np.array([row.response.median.value for row in bins])
-        widths = np.array([row.response.resolution.value for row in bins])
+        ends = np.array([row.response.central for row in bins])
         colour = STYLES[0][0 if theme == "light" else 1]
         axes.errorbar(
             middle,
             medians,
-            widths * (np.abs(medians) if target.is_relative else 1),
+            (medians - ends[:, 0], ends[:, 1] - medians),
             half,
             fmt="o",
             color=colour,

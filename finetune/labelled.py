@@ -271,6 +271,9 @@ def _chosen(
 ) -> np.ndarray:
     """Which records (n,) bool are among ``jets`` of them, drawn by record: the same number of each class."""
     where = ", ".join(str(part.corpus.path) for part in splits)
+    if jets < len(classes.names):
+        told = f"{jets} of {len(classes.names)} classes leave '{classes.names[jets]}' without a training record"
+        raise HepfmError(told, "--jets", f"at least {len(classes.names)}")
     each, over = divmod(jets, len(classes.names))
     draws = hashed_uniform(
         key_of("labelled jets", *(part.corpus.digest for part in splits), seed), np.arange(len(numbers))
@@ -280,6 +283,6 @@ def _chosen(
         own = np.flatnonzero(usable & (numbers == number))
         count = each + (number < over)
         if len(own) < count:
-            raise HepfmError(f"has {len(own):,} records of class '{name}', {count:,} are asked for", where, "--jets")
+            raise HepfmError(f"has {len(own):,} records of class '{name}', {count:,} are asked for", where, "ask for fewer")
         chosen[own[np.argsort(draws[own], kind="stable")[:count]]] = True
     return chosen

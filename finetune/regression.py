@@ -116,7 +116,8 @@ class Target:
         """With mean, spread and range of training's values (n,)."""
         found = transformed(values, self.transform)
         if found.std() < SMALLEST_STD:
-            raise HepfmError(f"{self.name} is {values[0]:g} {self.unit} in every training record", "--target")
+            value = f"{values[0]:g}" + (f" {self.unit}" if self.unit != "1" else "")
+            raise HepfmError(f"{self.name} is {value} in every training record", "--target", "name another quantity")
         return dataclasses.replace(
             self, mean=float(found.mean()), std=float(found.std()), low=float(values.min()), high=float(values.max())
         )
@@ -279,12 +280,14 @@ class Response:
         left_out: records whose true value is not positive, where it has to be.
         median: of the response.
         resolution: half the width of its central 68.27%; where relative, over the median.
+        central: where its central 68.27% begin and end.
     """
 
     records: int
     left_out: int
     median: Estimate
     resolution: Estimate
+    central: tuple[float, float]
 
     @classmethod
     def of(
@@ -305,7 +308,8 @@ class Response:
 
         median = Estimate(float(here[1]), float(drawn[:, 1].std(ddof=1)))
         resolution = Estimate(float(width(here)), float(width(drawn).std(ddof=1)))
-        return cls(int(usable.sum()), int((~usable).sum()), median, resolution)
+        central = float(here[0]), float(here[2])
+        return cls(int(usable.sum()), int((~usable).sum()), median, resolution, central)
 
 
 def save_regressor(

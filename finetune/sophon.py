@@ -33,11 +33,12 @@ def members(name: str, labels: Sequence[str]) -> tuple[str, ...]:
         if found:
             return found
     shown = ", ".join(labels[:4]) + (", ..." if len(labels) > 4 else "")
-    raise HepfmError(
-        f"the head does not know '{name}'",
-        "label",
-        f"its {len(labels)} labels are {shown}; groups: {', '.join(GROUPS)}",
-    )
+    if len(labels) <= 20:
+        shown = ", ".join(labels)
+    known = {_group(label) for label in labels}
+    groups = [group for group in GROUPS if group in known and group not in labels]
+    told = f"; groups: {', '.join(groups)}" if groups else ""
+    raise HepfmError(f"the head does not know '{name}'", "label", f"its {len(labels)} labels are {shown}{told}")
 
 
 def _group(label: str) -> str | None:

@@ -98,7 +98,7 @@ class Found:
         window: lowest and highest mass [GeV]: the narrowest that holds half of the signal's jets before cuts.
         signal_jets, other_jets: in the window.
         efficiency: of the cut for the signal's jets in the window.
-        significance: signal / sqrt(others) in the window, with its bootstrap error.
+        significance: signal / sqrt(others) in the window, with its bootstrap error; not a number without others.
     """
 
     cut: str
@@ -245,7 +245,7 @@ def look(sample: Sample, passed: dict[str, np.ndarray], seed: int) -> list[Found
         inside = (sample.mass >= low) & (sample.mass <= high)
         for cut, kept in {"": np.ones(len(own), dtype=bool), **passed}.items():
             signal, other = (own & inside & kept), (~own & inside & kept)
-            significance = _significance(np.array([signal.sum(), other.sum()]))
+            significance = _significance(np.array([signal.sum(), other.sum()])) if other.any() else math.nan
             draws = generator("search significance", cut, name, seed)
             again = draws.poisson([signal.sum(), other.sum()], (REPLICAS, 2))
             error = float(np.std([_significance(counts) for counts in again], ddof=1))
@@ -257,7 +257,7 @@ def look(sample: Sample, passed: dict[str, np.ndarray], seed: int) -> list[Found
                     int(signal.sum()),
                     int(other.sum()),
                     float(signal.sum() / (own & inside).sum()),
-                    Estimate(significance, error),
+                    Estimate(significance, error if other.any() else math.nan),
                 )
             )
     return found
@@ -287,7 +287,7 @@ def search_table(found: Sequence[Found]) -> Table:
             Cell(f"{item.signal_jets:,}"),
             Cell(f"{item.other_jets:,}"),
             Cell(f"{item.efficiency:.3f}"),
-            Cell(f"{item.significance.value:.2f} ± {item.significance.error:.2f}"),
+            Cell(f"{item.significance.value:.2f} ± {item.significance.error:.2f}" if item.other_jets else "-"),
         )
         for item in found
     )

@@ -7,6 +7,7 @@ for them). Both see the same labelled jets, drawn anew by each seed, and are jud
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import warnings
 from collections.abc import Callable
@@ -49,6 +50,7 @@ from hepfm.ingest.corpus import Split
 
 METHODS = {"frozen": "small network on the embedding", "scratch": "from scratch"}
 BATCH_JETS = 512
+VALIDATION = 0.2  # share of the jets that tells the small network when to stop
 ERRORLESS = 2  # replicas of a bootstrap whose errors are not shown: those between seeds are
 
 
@@ -210,12 +212,14 @@ def fit_small(
     hidden: tuple[int, ...], values: np.ndarray, targets: np.ndarray, seed: int
 ) -> Callable[[np.ndarray], np.ndarray]:
     """Fit a small network; what it gives is probabilities (n, classes) of embeddings (n, width)."""
+    early = len(values) >= 50
+    training = len(values) - math.ceil(VALIDATION * len(values)) if early else len(values)
     network = MLPClassifier(
         hidden,
         alpha=1e-3,
-        batch_size=min(64, len(values)),
-        early_stopping=len(values) >= 50,  # on a fifth of the jets
-        validation_fraction=0.2,
+        batch_size=min(64, training),
+        early_stopping=early,
+        validation_fraction=VALIDATION,
         n_iter_no_change=20,
         max_iter=200,
         random_state=seed,

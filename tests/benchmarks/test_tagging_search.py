@@ -11,7 +11,7 @@ import pytest
 from resonance_jets import resonance_corpus
 
 from hepfm import cli
-from hepfm.benchmarks.tagging.search import Sample, look, narrowest, passing
+from hepfm.benchmarks.tagging.search import Sample, look, narrowest, passing, search_table
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.finetune.tag import TagConfig, main
 
@@ -50,6 +50,7 @@ def test_peaks_stand_out_after_cuts(
         assert before["window"][0] < mass < before["window"][1]
         assert after["efficiency"] > 0.5
         assert after["other_jets"] < before["other_jets"] / 5
+        assert (after["significance"]["value"] is None) == (after["other_jets"] == 0)
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.count("<svg") == 6  # before and after two cuts, light and dark
 
@@ -77,6 +78,14 @@ def test_counts_are_those_of_the_jets() -> None:
     )
     # The error is that of Poisson counts: about sqrt(1 / B + ...) of the value.
     assert before.significance.error == pytest.approx(np.sqrt(before.signal_jets / before.other_jets * 1.25), rel=0.25)
+
+
+def test_nothing_but_signal_has_no_significance() -> None:
+    kind, mass = np.array([0, 0, 1, 1, 1, 1]), np.array([20.0, 200, 80, 81, 82, 83])
+    (before,) = look(Sample(("background", "a"), kind, mass, np.zeros((6, 1))), {}, 0)
+    assert before.other_jets == 0
+    assert np.isnan(before.significance.value)
+    assert search_table([before]).rows[0][-1].text == "-"
 
 
 @pytest.mark.parametrize(

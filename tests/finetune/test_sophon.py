@@ -35,6 +35,8 @@ def test_names_that_make_no_sense_are_refused() -> None:
         members("Hbb", LABELS)
     with pytest.raises(HepfmError, match="does not know 'X_QQ'"):
         members("X_QQ", ("QCD", "top"))
+    with pytest.raises(HepfmError, match=r"labels are QCD, top\)$"):  # no group that this head has no label of
+        members("X_QQ", ("QCD", "top"))
     with pytest.raises(HepfmError, match="signal and background"):
         discriminant(np.ones((1, 188)), LABELS, "X_bb", ["X_QQ"])
     with pytest.raises(HepfmError, match="no set of 12 classes"):

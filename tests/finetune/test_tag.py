@@ -129,6 +129,7 @@ def test_a_corpus_with_a_label_that_the_head_does_not_know_is_refused(corpus: Pa
         (["--labels", "QCD", "X_bb"], "label 'X_bb'"),
         (["--labels", "QCD", "Hbb", "--ladder", "162"], "label 'QCD', which the set of classes does not know"),
         (["--labels", "QCD", "Hbb", "--jets", "1000"], "records of class 'QCD', 500 are asked for"),
+        (["--labels", "QCD", "Hbb", "--jets", "1"], "leave 'Hbb' without a training record"),
         (["--labels", "QCD", "Hbb", "--model", "boosted-trees", "--features", "kin"], "--features"),
         (["--labels", "QCD", "Hbb", "--steps", "0"], "--steps"),
         (["--labels", "QCD", "Hbb", "--protocol", "frozen"], "cannot be frozen"),

@@ -204,6 +204,9 @@ def test_tokens_are_those_of_the_command_and_decode(runs: dict[str, Path], sim: 
     assert tokens.tokens.to_list() == [ids for block in written for ids in block.column("tokens").to_pylist()]
     points = model.decode(tokens)
     assert ak.array_equal(points, model.decode(tokens.tokens))
+    assert ak.array_equal(points, model.decode(ak.to_list(tokens.tokens)))
+    with pytest.raises(HepfmError, match="are of type NoneType"):
+        model.decode(None)  # type: ignore[arg-type]
     flat = load_tokenizer(runs["tokenizer"]).decode(
         ak.to_numpy(ak.flatten(tokens.tokens)), np.cumsum([0, *ak.num(tokens.tokens)])
     )

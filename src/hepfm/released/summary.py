@@ -47,7 +47,10 @@ def licence_of(artifact: Artifact) -> str:
 def figures_of(artifact: Artifact) -> str:
     """Its headline numbers, with errors where they were measured."""
     metrics = artifact.metrics()
-    return ", ".join(f"{name} {_figure(metrics, name)}" for name in HEADLINES if name in metrics)
+    shown = [name for name in HEADLINES if name in metrics]
+    if "gradient_norm" in metrics:  # what a training logs: its accuracy is that of the last batch, which says nothing
+        shown = [name for name in shown if name != "accuracy"]
+    return ", ".join(f"{name} {_figure(metrics, name)}" for name in shown)
 
 
 def _figure(metrics: dict[str, Any], name: str) -> str:

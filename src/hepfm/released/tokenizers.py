@@ -63,10 +63,14 @@ def tokenized(tokenizer: Tokenizer, jets: Given) -> Iterator[tuple[pa.RecordBatc
         yield prepared, tokenizer.encode(prepared)
 
 
-def decoded(tokenizer: Tokenizer, tokens: ak.Array, conditions: Mapping[str, np.ndarray] | None) -> ak.Array:
+def decoded(tokenizer: Tokenizer, tokens: object, conditions: Mapping[str, np.ndarray] | None) -> ak.Array:
     """See :meth:`hepfm.released.model.Model.decode`."""
     names = [stream.column for stream in tokenizer.streams]
-    lists = [tokens[name] for name in names] if tokens.fields else [tokens]
+    if isinstance(tokens, list):
+        tokens = ak.Array(tokens)
+    if not isinstance(tokens, ak.Array):
+        raise HepfmError(f"are of type {type(tokens).__name__}", "tokens", "give what encode gives, or lists of ids")
+    lists = [tokens[name] for name in names if name in tokens.fields] if tokens.fields else [tokens]
     if len(lists) != len(names) or lists[0].ndim != 2:
         raise HepfmError(f"are not lists of ids {', '.join(names)}", "tokens", "give what encode gives")
     offsets = np.concatenate([[0], np.cumsum(ak.to_numpy(ak.num(lists[0], axis=1)))])
