@@ -15,14 +15,11 @@ from tyro.conf import Positional
 from hepfm.core.config import settings_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import progress, say
-from hepfm.finetune.asked import Asked, range_of
+from hepfm.finetune.asked import NAMES, NUMBERS, Asked, option_of, range_of, ranges_of
 from hepfm.finetune.decoded import ShowerRecords
 from hepfm.finetune.generator import Generator
 from hepfm.finetune.sampler import Drawing
 from hepfm.finetune.writers import FormatName, Output, check_format, write
-
-NAMES = ("label", "data_set", "particle")
-NUMBERS = ("jet_pt", "jet_mass", "jet_eta", "jet_softdrop_mass", "incident_energy")
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,8 @@ class GenerateConfig:
     """Energy of the incident particle [GeV], likewise."""
     direction: tuple[float, float, float] | None = None
     """Direction of the incident particle, a unit vector."""
+    number: tuple[str, ...] = ()
+    """Any other number that the backbone is told, such as tau1=0.2, or tau1=0.2:0.4 for least and largest."""
     seed: int = 0
     """Another seed, other records."""
     batch: int = 256
@@ -86,6 +85,11 @@ class GenerateConfig:
         """
         names = {name: tuple(getattr(self, name)) for name in NAMES if getattr(self, name)}
         ranges = {name: range_of(name, getattr(self, name)) for name in NUMBERS if getattr(self, name)}
+        others = ranges_of(self.number)
+        twice = sorted(ranges.keys() & others.keys())
+        if twice:
+            raise HepfmError(f"asks for {twice[0]} twice", "--number", f"leave it out, or {option_of(twice[0])}")
+        ranges |= others
         if self.direction is not None:
             length = sum(part**2 for part in self.direction) ** 0.5
             if not abs(length - 1) < 1e-3:

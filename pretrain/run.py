@@ -135,7 +135,7 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
         HepfmError: the objective does not take these settings, or the corpora do not have what it needs.
     """
     task = config.task.of_streams(data.streams is not None).resolved()
-    max_length = config.max_length or _longest(data)
+    max_length = config.max_length or usual_length(data)
     if task.mask_fraction and max_length < 2:
         raise HepfmError(
             f"{task.objective} masks constituents of jets with two or more, this keeps one", "--max-length", "raise it"
@@ -165,7 +165,7 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
     )
 
 
-def _longest(data: TokenCorpora) -> int:
+def usual_length(data: TokenCorpora) -> int:
     """Points that are kept of a record where nothing else is asked for."""
     if not data.of_showers:
         return JET_LENGTH

@@ -62,7 +62,7 @@ def test_the_class_that_is_asked_for_comes(jets: Path, tmp_path: Path, capsys: p
     """QCD has 1 to 3 constituents, Tbqq 5 to 8."""
     for label, low, high in (("QCD", 0, 4), ("Tbqq", 4, 9)):
         out = tmp_path / f"{label}.parquet"
-        main(GenerateConfig(str(jets), out, n=200, format="parquet", label=(label,), jet_eta=(1.0, 1.5)))
+        main(GenerateConfig(str(jets), out, n=200, format="parquet", label=(label,), number=("jet_eta=1:1.5",)))
         batch = table(out)
         assert set(batch.column("label").to_pylist()) == {label}
         eta = values_of(batch.column("eta"))
@@ -94,6 +94,10 @@ def test_records_depend_on_seed_and_number_only(jets: Path, tmp_path: Path) -> N
         ({"jet_pt": (600.0, 2000.0)}, "--jet-pt: 600 to 2000 lies outside training .it had 50"),
         ({"jet_pt": (900.0, 600.0)}, "is no range"),
         ({"jet_pt": (float("nan"),)}, "--jet-pt: takes one number"),
+        ({"number": ("eta=3",)}, "--jet-eta: 3 lies outside training"),
+        ({"number": ("tau1=0.2",)}, "--number tau1: the backbone is not told tau1"),
+        ({"number": ("tau1",)}, "--number: cannot read 'tau1' .give NAME=NUMBER"),
+        ({"number": ("jet_pt=1",), "jet_pt": (600.0,)}, "--number: asks for jet_pt twice .leave it out, or --jet-pt"),
         ({"jet_mass": (80.0,)}, "not told jet_mass .it is told label, jet_pt, jet_eta"),
         ({"format": "showerdata"}, "showerdata files hold no jets"),
         ({"max_length": 1000}, "--max-length: must lie between 1 and 128"),

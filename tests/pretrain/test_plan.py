@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from physics_tokens import jet_corpus, tokens_of
 
 from hepfm import cli
 from hepfm.core.config import parse
@@ -102,6 +103,12 @@ def test_a_corpus_gives_its_own_size(token_corpus: Callable[..., Path]) -> None:
     assert data.codes == 20
     assert data.tokens <= split.points + split.records
     assert data.lengths.max() <= 9
+
+
+def test_points_of_several_ids_are_refused(tmp_path: Path) -> None:
+    tokens = tokens_of(jet_corpus(tmp_path / "sim", 40), tmp_path, "--tokenizer=binning", "--ids=each")
+    with pytest.raises(HepfmError, match="points have several ids"):
+        plan._data(dataclasses.replace(GIVEN, jets=0, corpora=(tokens,)))
 
 
 def test_the_command_prints_its_assumptions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
