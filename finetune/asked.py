@@ -47,6 +47,8 @@ class Asked:
                     raise HepfmError(f"training had no {name} '{one}'", option_of(name), f"it had {known[name].seen}")
         for name, (low, high) in self.ranges.items():
             condition = known[name]
+            if not condition.is_number:
+                raise HepfmError(f"{name} is a name, not a number", "--number", f"take {option_of(name)}")
             slack = 1e-5 * max(abs(condition.low), abs(condition.high))
             if not low <= high:  # also NaN
                 raise HepfmError(f"is no range: {low:g} to {high:g}", option_of(name), "give the smaller number first")

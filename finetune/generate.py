@@ -20,6 +20,7 @@ from hepfm.finetune.decoded import ShowerRecords
 from hepfm.finetune.generator import Generator
 from hepfm.finetune.sampler import Drawing
 from hepfm.finetune.writers import FormatName, Output, check_format, write
+from hepfm.ingest.jobs import BUILD
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def main(config: GenerateConfig) -> None:
     for name in ("n", "batch"):
         if getattr(config, name) < 1:
             raise HepfmError(f"must be at least 1, is {getattr(config, name)}", f"--{name}")
-    if config.out.exists():
+    if config.out.exists() and not (config.format == "corpus" and (config.out / BUILD).is_dir()):
         raise HepfmError("exists already", config.out, "name another --out, or remove it")
     drawing = Drawing(config.temperature, config.top_k, config.top_p)
     generator = Generator(
@@ -113,16 +114,22 @@ def main(config: GenerateConfig) -> None:
     form = check_format(config.format, made.kind, made.schema)
     if generator.teller and generator.teller.told():
         say(generator.teller.told())
+    fresh = 0
     with progress("generate", config.n, made.kind) as task:
 
         def batches(first: int, stop: int) -> Iterator[pa.RecordBatch]:
-            return generator.batches(first, stop, task)
+            nonlocal fresh
+            for batch in generator.batches(first, stop, task):
+                fresh += len(batch)
+                yield batch
 
         identity = {"model": generator.artifact.hash, **settings_of(config, without=("model", "out", "batch"))}
         write(form, config.out, Output(made.kind, made.schema, made.labels, made.geometry, config.n, batches, identity))
     points = "constituents" if made.kind == "jets" else "hits"
+    if fresh < config.n:
+        say(f"{config.n - fresh:,} {made.kind} were there from before; the others:")
     say(
-        f"{config.n:,} {made.kind}, {generator.points:,} {points}; {generator.hit_maximum:,} {made.kind} reached the "
+        f"{fresh:,} {made.kind}, {generator.points:,} {points}; {generator.hit_maximum:,} {made.kind} reached the "
         f"maximum of {generator.max_length} {points} and were ended there"
     )
     if isinstance(made, ShowerRecords):
