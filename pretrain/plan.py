@@ -18,7 +18,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.files import write_json
 from hepfm.core.progress import say
 from hepfm.pretrain import measure
-from hepfm.pretrain.data import TokenCorpora, length_counts, terms
+from hepfm.pretrain.data import TokenCorpora, VocabularyName, length_counts, terms
 from hepfm.pretrain.memory import Setting, outline, parameters, predict
 from hepfm.pretrain.presets import PresetName, preset
 from hepfm.pretrain.run import JET_LENGTH, usual_length
@@ -38,6 +38,8 @@ class PlanConfig:
 
     corpora: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")] = ()
     """Token corpora that would be trained on."""
+    vocabulary: VocabularyName = "one"
+    """one: all corpora are of one tokenizer. joined: the ids of several tokenizers stand side by side."""
     model: PresetName = "base"
     """Size of the backbone."""
     nodes: int = 1
@@ -117,7 +119,7 @@ class DataSet:
     codes: int
     lengths: np.ndarray
     max_length: int
-    kind: Literal["jets", "showers"] = "jets"
+    kind: Literal["jets", "showers", "records"] = "jets"
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def _data(config: PlanConfig) -> DataSet:
         lengths = measure.multiplicities(4096, kept) * config.constituents / measure.MULTIPLICITY[0]
         counts = terms(np.maximum(1, np.rint(lengths)).astype(np.int64), kept)
         return DataSet(config.jets, round(config.jets * float(counts.mean())), config.codes, counts, kept)
-    data = TokenCorpora.open(config.corpora)
+    data = TokenCorpora.open(config.corpora, config.vocabulary)
     if data.streams:
         told = f"points have several ids ({', '.join(data.streams.labels)}), which --plan does not reckon yet"
         raise HepfmError(told, data.corpora[0].path, "hepfm pretrain prints parameters and tokens/s of a few --steps")
@@ -223,8 +225,7 @@ def _data(config: PlanConfig) -> DataSet:
     histogram = length_counts(data.batches("train", kept, 0).reader)
     counts = terms(np.arange(len(histogram)), kept)
     draws = np.random.default_rng(0).choice(counts, 4096, p=histogram / histogram.sum())
-    kind: Literal["jets", "showers"] = "showers" if data.of_showers else "jets"
-    return DataSet(int(histogram.sum()), int(histogram @ counts), data.codes, draws, kept, kind)
+    return DataSet(int(histogram.sum()), int(histogram @ counts), data.codes, draws, kept, data.kind)
 
 
 def _speed(config: PlanConfig, data: DataSet) -> Speed:

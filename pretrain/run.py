@@ -196,7 +196,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
     check(work.module, work.validation, work.training)
     lengths = launch.on_main(lambda: work.lengths(data))
     launch.on_main(lambda: run.claim(config, FREE))
-    _announce(work, lengths, config.training, data.of_showers)
+    _announce(work, lengths, config.training, data.kind)
     figures = train(
         work.module,
         work.batches,
@@ -299,7 +299,7 @@ def _identity(data: TokenCorpora, start: Beginning) -> dict[str, Any]:
     }
 
 
-def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig, showers: bool) -> None:
+def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig, kind: str) -> None:
     if not launch.is_main():
         return
     backbone, task = work.objective.backbone, work.setting.config
@@ -316,7 +316,8 @@ def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig, s
         "(forward and backward: 6 N tokens + 12 blocks width tokens^2)"
     )
     epochs = training.steps * training.batch_records / lengths["jets"]
-    records, points, last = ("showers", "hits", "last") if showers else ("jets", "constituents", "softest")
+    named = {"jets": ("constituents", "softest"), "showers": ("hits", "last")}
+    records, (points, last) = kind, named.get(kind, ("points", "last"))
     say(
         f"data: {lengths['jets']:,} {records}, {lengths['mean']:.1f} {points} on average, at most "
         f"{lengths['longest']}; {training.steps:,} steps are {epochs:.2g} epochs"
@@ -357,7 +358,7 @@ def _write(
         "tokenizers": [tokenizer.hash for tokenizer in data.tokenizers],
         "conditions": [to_dict(known) for known in backbone.config.conditions],
         "max_length": start.max_length,
-        "records": "showers" if data.of_showers else "jets",
+        "records": data.kind,
         "lengths": lengths,
         "parent": start.parent,
     }
