@@ -11,7 +11,10 @@ import numpy as np
 from hepfm.core.draws import hashed_uniform, key_of
 from hepfm.core.errors import HepfmError
 from hepfm.pretrain.conditions import Condition, ConditionValues, transformed
+from hepfm.pretrain.survey import NAME_OF
 
+NAMES = ("label", "data_set", "particle")  # with an option of their own, as have these:
+NUMBERS = ("jet_pt", "jet_mass", "jet_eta", "jet_softdrop_mass", "incident_energy")
 NEAREST = 64  # records of training that are most like a value that is asked for
 
 
@@ -44,6 +47,8 @@ class Asked:
                     raise HepfmError(f"training had no {name} '{one}'", option_of(name), f"it had {known[name].seen}")
         for name, (low, high) in self.ranges.items():
             condition = known[name]
+            if not condition.is_number:
+                raise HepfmError(f"{name} is a name, not a number", "--number", f"take {option_of(name)}")
             slack = 1e-5 * max(abs(condition.low), abs(condition.high))
             if not low <= high:  # also NaN
                 raise HepfmError(f"is no range: {low:g} to {high:g}", option_of(name), "give the smaller number first")
@@ -54,7 +59,9 @@ class Asked:
 
 def option_of(name: str) -> str:
     """The option that asks for a condition."""
-    return "--direction" if name.startswith("direction_") else f"--{name.replace('_', '-')}"
+    if name.startswith("direction_"):
+        return "--direction"
+    return f"--{name.replace('_', '-')}" if name in (*NAMES, *NUMBERS) else f"--number {name}"
 
 
 def range_of(name: str, values: Sequence[float]) -> tuple[float, float]:
@@ -66,6 +73,26 @@ def range_of(name: str, values: Sequence[float]) -> tuple[float, float]:
     if not 1 <= len(values) <= 2 or not all(map(math.isfinite, values)):
         raise HepfmError("takes one number, or the least and the largest", option_of(name))
     return float(values[0]), float(values[-1])
+
+
+def ranges_of(numbers: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Ranges by the condition's name, of texts such as ``tau1=0.2`` and ``tau1=0.2:0.4``.
+
+    Raises:
+        HepfmError: a text that is none of these, or a condition that is asked for twice.
+    """
+    ranges: dict[str, tuple[float, float]] = {}
+    for text in numbers:
+        column, _, values = text.partition("=")
+        name = NAME_OF.get(column, column)
+        try:
+            read = [float(value) for value in values.split(":")]
+        except ValueError as error:
+            raise HepfmError(f"cannot read '{text}'", "--number", "give NAME=NUMBER or NAME=LEAST:LARGEST") from error
+        if name in ranges:
+            raise HepfmError(f"asks for {name} twice", "--number")
+        ranges[name] = range_of(name, read)
+    return ranges
 
 
 class Teller:

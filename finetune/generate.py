@@ -15,14 +15,12 @@ from tyro.conf import Positional
 from hepfm.core.config import settings_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.progress import progress, say
-from hepfm.finetune.asked import Asked, range_of
+from hepfm.finetune.asked import NAMES, NUMBERS, Asked, option_of, range_of, ranges_of
 from hepfm.finetune.decoded import ShowerRecords
 from hepfm.finetune.generator import Generator
 from hepfm.finetune.sampler import Drawing
 from hepfm.finetune.writers import FormatName, Output, check_format, write
-
-NAMES = ("label", "data_set", "particle")
-NUMBERS = ("jet_pt", "jet_mass", "jet_eta", "jet_softdrop_mass", "incident_energy")
+from hepfm.ingest.jobs import BUILD
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,8 @@ class GenerateConfig:
     """Energy of the incident particle [GeV], likewise."""
     direction: tuple[float, float, float] | None = None
     """Direction of the incident particle, a unit vector."""
+    number: tuple[str, ...] = ()
+    """Any other number that the backbone is told, such as tau1=0.2, or tau1=0.2:0.4 for least and largest."""
     seed: int = 0
     """Another seed, other records."""
     batch: int = 256
@@ -86,6 +86,11 @@ class GenerateConfig:
         """
         names = {name: tuple(getattr(self, name)) for name in NAMES if getattr(self, name)}
         ranges = {name: range_of(name, getattr(self, name)) for name in NUMBERS if getattr(self, name)}
+        others = ranges_of(self.number)
+        twice = sorted(ranges.keys() & others.keys())
+        if twice:
+            raise HepfmError(f"asks for {twice[0]} twice", "--number", f"leave it out, or {option_of(twice[0])}")
+        ranges |= others
         if self.direction is not None:
             length = sum(part**2 for part in self.direction) ** 0.5
             if not abs(length - 1) < 1e-3:
@@ -99,7 +104,7 @@ def main(config: GenerateConfig) -> None:
     for name in ("n", "batch"):
         if getattr(config, name) < 1:
             raise HepfmError(f"must be at least 1, is {getattr(config, name)}", f"--{name}")
-    if config.out.exists():
+    if config.out.exists() and not (config.format == "corpus" and (config.out / BUILD).is_dir()):
         raise HepfmError("exists already", config.out, "name another --out, or remove it")
     drawing = Drawing(config.temperature, config.top_k, config.top_p)
     generator = Generator(
@@ -109,16 +114,22 @@ def main(config: GenerateConfig) -> None:
     form = check_format(config.format, made.kind, made.schema)
     if generator.teller and generator.teller.told():
         say(generator.teller.told())
+    fresh = 0
     with progress("generate", config.n, made.kind) as task:
 
         def batches(first: int, stop: int) -> Iterator[pa.RecordBatch]:
-            return generator.batches(first, stop, task)
+            nonlocal fresh
+            for batch in generator.batches(first, stop, task):
+                fresh += len(batch)
+                yield batch
 
         identity = {"model": generator.artifact.hash, **settings_of(config, without=("model", "out", "batch"))}
         write(form, config.out, Output(made.kind, made.schema, made.labels, made.geometry, config.n, batches, identity))
     points = "constituents" if made.kind == "jets" else "hits"
+    if fresh < config.n:
+        say(f"{config.n - fresh:,} {made.kind} were there from before; the others:")
     say(
-        f"{config.n:,} {made.kind}, {generator.points:,} {points}; {generator.hit_maximum:,} {made.kind} reached the "
+        f"{fresh:,} {made.kind}, {generator.points:,} {points}; {generator.hit_maximum:,} {made.kind} reached the "
         f"maximum of {generator.max_length} {points} and were ended there"
     )
     if isinstance(made, ShowerRecords):

@@ -64,7 +64,7 @@ class Generator:
         self.backbone = backbone.to(launch.device())
         self.seed, self.drawing, self.batch = seed, drawing, batch
         most = int(self.artifact.contract["max_length"])
-        self.min_length, self.max_length = min_length, max_length or most
+        self.min_length, self.max_length = min_length, most if max_length is None else max_length
         if not 1 <= self.max_length <= most:
             raise HepfmError(f"must lie between 1 and {most}, is {max_length}", "--max-length", "train for longer ones")
         if not 1 <= min_length <= self.max_length:

@@ -11,17 +11,18 @@ def card(backbone: Backbone, provenance: dict[str, Any], metrics: dict[str, Any]
     """Text that tells a reader what this backbone is, what it was trained on, and how to use it."""
     blocks = backbone.config.transformer
     lengths, records = provenance["lengths"], provenance["records"]
-    points = "hits" if records == "showers" else "constituents"
+    points = {"jets": "constituents", "showers": "hits"}.get(records, "points")
+    one = records.removesuffix("s")
     corpora = "\n".join(
         f"- {entry['records']:,} {records} of the token corpus `{entry['digest']}`" for entry in provenance["corpora"]
     )
     mixture = provenance["mixture"]
     mixed = f"\nThey are read by the weights of the mixture `{mixture['digest']}`.\n" if mixture else ""
     parent = f"\nIt continues from the backbone with hash `{provenance['parent']}`.\n" if provenance["parent"] else ""
-    of = "streams" if backbone.config.streams else "jet features" if backbone.config.features else "jet tokens"
+    of = "streams" if backbone.config.streams else f"{one} features" if backbone.config.features else f"{one} tokens"
     return f"""# Backbone over {of}
 
-{_what(backbone.config, provenance["objective"])}: {metrics["parameters"]:,} parameters,
+{_what(backbone.config, provenance["objective"], one, points)}: {metrics["parameters"]:,} parameters,
 {blocks.blocks} blocks, width {blocks.width}, {ids_of(backbone.config)}.
 Tokens are those of the tokenizer in `tokenizer/` (hash `{provenance["tokenizer"]}`).
 {parent}
@@ -42,7 +43,7 @@ the same tokenizer and objective; the accuracy of a probe compares always.
 
 ## Use
 
-    {_use(backbone.config)}
+    {_use(backbone.config, records)}
 
 `reference.npz` holds inputs and outputs that loading replays. Its settings are in `config.json`.
 """
@@ -78,26 +79,27 @@ def _told(backbone: Backbone) -> str:
 """
 
 
-def _what(config: BackboneConfig, task: dict[str, Any]) -> str:
+def _what(config: BackboneConfig, task: dict[str, Any], one: str, points: str) -> str:
     """What the network is, and what it learned by."""
     ways = {
         "next-streams": "A causal transformer that predicts the next step of several streams",
-        "next-token": "A causal transformer that predicts the next token of a jet",
-        "joint": "A transformer that predicts the next token of a jet (causal) and masked constituents (bidirectional)",
+        "next-token": f"A causal transformer that predicts the next token of a {one}",
+        "joint": f"A transformer that predicts the next token of a {one} (causal) and masked {points} (bidirectional)",
     }
-    known = ways.get(config.objective, "A transformer that predicts masked constituents of a jet")
+    known = ways.get(config.objective, f"A transformer that predicts masked {points} of a {one}")
     masks = f", {task['mask_fraction']:.0%} masked, target {task['target']}" if task["mask_fraction"] else ""
     return f"{known} (objective {config.objective}{masks})"
 
 
-def _use(config: BackboneConfig) -> str:
+def _use(config: BackboneConfig, records: str) -> str:
     if config.cannot_generate:
         return "backbone, artifact = hepfm.pretrain.backbone.load_backbone(THIS_FOLDER)  # it cannot generate"
-    if config.streams and "incident_energy" in {known.name for known in config.conditions}:
+    if records == "jets":
+        return "hepfm generate THIS_FOLDER -n 1000 --format jetclass --out jets.root"
+    if records == "showers" and "incident_energy" in {known.name for known in config.conditions}:
         return "hepfm generate THIS_FOLDER -n 1000 --format showerdata --out showers.h5"
-    if config.streams:
-        return "hepfm generate THIS_FOLDER -n 1000 --format corpus --out generated/"
-    return "hepfm generate THIS_FOLDER -n 1000 --format jetclass --out jets.root"
+    which = " --data-set NAME" if records == "records" else ""
+    return f"hepfm generate THIS_FOLDER -n 1000{which} --format corpus --out generated/"
 
 
 def _table(metrics: dict[str, Any]) -> str:

@@ -126,6 +126,13 @@ class TokenCorpora:
         return (*self.streams.names, *([CONTINUOUS] if self.streams.number else []))
 
     @property
+    def kind(self) -> Literal["jets", "showers", "records"]:
+        """What all corpora were made from; ``records`` where these are jets and showers."""
+        of_jets = any(tokenizer.contract.get("kind") != "showers" for tokenizer in self.tokenizers)
+        of_showers = any(tokenizer.contract.get("kind") == "showers" for tokenizer in self.tokenizers)
+        return "records" if of_jets and of_showers else "showers" if of_showers else "jets"
+
+    @property
     def of_showers(self) -> bool:
         """Whether all corpora were made from showers."""
         return all(tokenizer.contract.get("kind") == "showers" for tokenizer in self.tokenizers)

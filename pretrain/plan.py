@@ -18,9 +18,10 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.files import write_json
 from hepfm.core.progress import say
 from hepfm.pretrain import measure
-from hepfm.pretrain.data import TokenCorpora, length_counts, terms
+from hepfm.pretrain.data import TokenCorpora, VocabularyName, length_counts, terms
 from hepfm.pretrain.memory import Setting, outline, parameters, predict
 from hepfm.pretrain.presets import PresetName, preset
+from hepfm.pretrain.run import JET_LENGTH, usual_length
 
 STAGES: tuple[Literal[0, 1, 2, 3], ...] = (0, 1, 2, 3)
 GB = 1e9
@@ -37,6 +38,8 @@ class PlanConfig:
 
     corpora: Annotated[Positional[tuple[Path, ...]], tyro.conf.arg(metavar="TOKENS...")] = ()
     """Token corpora that would be trained on."""
+    vocabulary: VocabularyName = "one"
+    """one: all corpora are of one tokenizer. joined: the ids of several tokenizers stand side by side."""
     model: PresetName = "base"
     """Size of the backbone."""
     nodes: int = 1
@@ -51,8 +54,8 @@ class PlanConfig:
     """Codes of the tokenizer, where no corpus is given."""
     epochs: float = 1.0
     """How often every jet is seen."""
-    max_length: int = 128
-    """Constituents that are kept of a jet."""
+    max_length: int | None = None
+    """Constituents that are kept of a jet. Default: 128, of showers the hits of the longest."""
     batch_records: int = 0
     """Jets in one update over all devices; 0 for 256 on each device."""
     accumulation: int = 1
@@ -77,7 +80,7 @@ class PlanConfig:
             HepfmError: names the setting.
         """
         for name in ("nodes", "max_length", "accumulation", "codes"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise HepfmError(f"must be at least 1, is {getattr(self, name)}", f"--{name.replace('_', '-')}")
         for name in ("gpus", "jets", "batch_records", "tokens_per_second"):
             if getattr(self, name) < 0:
@@ -109,12 +112,14 @@ class PlanConfig:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What is trained on: its size, and the lengths [tokens] of some of its sequences."""
+    """What is trained on: its size, the lengths [tokens] of some of its sequences, and points that are kept of each."""
 
     jets: int
     tokens: int
     codes: int
     lengths: np.ndarray
+    max_length: int
+    kind: Literal["jets", "showers", "records"] = "jets"
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,7 @@ def make_plan(config: PlanConfig, data: DataSet, speed: Speed) -> dict[str, Any]
         "nodes": config.nodes,
         "gpus_per_node": config.gpus,
         "data": {"jets": data.jets, "tokens": data.tokens, "epochs": config.epochs, "codes": data.codes},
+        "records": data.kind,
         "batch": {"jets": config.batch, "tokens": tokens_per_step, "jets_on_a_device": micro},
         "memory": memory,
         "speed": {
@@ -207,14 +213,19 @@ def exchange_seconds(count: int, config: PlanConfig) -> float:
 
 def _data(config: PlanConfig) -> DataSet:
     if not config.corpora:
-        lengths = measure.multiplicities(4096, config.max_length) * config.constituents / measure.MULTIPLICITY[0]
-        counts = terms(np.maximum(1, np.rint(lengths)).astype(np.int64), config.max_length)
-        return DataSet(config.jets, round(config.jets * float(counts.mean())), config.codes, counts)
-    data = TokenCorpora.open(config.corpora)
-    histogram = length_counts(data.batches("train", config.max_length, 0).reader)
-    counts = terms(np.arange(len(histogram)), config.max_length)
+        kept = config.max_length or JET_LENGTH
+        lengths = measure.multiplicities(4096, kept) * config.constituents / measure.MULTIPLICITY[0]
+        counts = terms(np.maximum(1, np.rint(lengths)).astype(np.int64), kept)
+        return DataSet(config.jets, round(config.jets * float(counts.mean())), config.codes, counts, kept)
+    data = TokenCorpora.open(config.corpora, config.vocabulary)
+    if data.streams:
+        told = f"points have several ids ({', '.join(data.streams.labels)}), which --plan does not reckon yet"
+        raise HepfmError(told, data.corpora[0].path, "hepfm pretrain prints parameters and tokens/s of a few --steps")
+    kept = config.max_length or usual_length(data)
+    histogram = length_counts(data.batches("train", kept, 0).reader)
+    counts = terms(np.arange(len(histogram)), kept)
     draws = np.random.default_rng(0).choice(counts, 4096, p=histogram / histogram.sum())
-    return DataSet(int(histogram.sum()), int(histogram @ counts), data.codes, draws)
+    return DataSet(int(histogram.sum()), int(histogram @ counts), data.codes, draws, kept, data.kind)
 
 
 def _speed(config: PlanConfig, data: DataSet) -> Speed:
@@ -226,7 +237,7 @@ def _speed(config: PlanConfig, data: DataSet) -> Speed:
         model = "small"
     records = 256 if torch.cuda.is_available() else 64
     training = TrainingConfig(steps=4, batch_records=records, warmup_steps=0, validate_every=0)
-    trial = measure.Trial(model, data.codes, config.max_length, 1, replace(training, precision=config.precision))
+    trial = measure.Trial(model, data.codes, data.max_length, 1, replace(training, precision=config.precision))
     say(f"measuring {model} here: {training.steps} steps of {records} jets, {config.precision}")
     found = measure.measure(trial)[0]
     return Speed(found.tokens_per_s, model, f"measured here on {found.device}, {records} jets a step")
@@ -257,18 +268,18 @@ def _assumptions(config: PlanConfig, data: DataSet, speed: Speed) -> list[str]:
     if not config.corpora:
         said.append(
             f"jets of {config.constituents:g} constituents on average, spread like simulated jets' (lognormal, "
-            f"deviation 40%), cut at {config.max_length}; one stop each"
+            f"deviation 40%), cut at {data.max_length}; one stop each"
         )
     return said
 
 
 def _page(plan: dict[str, Any]) -> str:
-    data, batch, speed, time = plan["data"], plan["batch"], plan["speed"], plan["time"]
+    kind, data, batch, speed, time = plan["records"], plan["data"], plan["batch"], plan["speed"], plan["time"]
     rows = [
         f"{plan['model']}: {plan['parameters']:,} parameters, {plan['flops_per_token'] / 1e6:,.1f} MFLOP per token",
-        f"data: {data['jets']:,} jets, {data['tokens']:,} tokens, {data['epochs']:g} epochs",
-        f"devices: {plan['devices']} ({plan['nodes']} nodes); a step: {batch['jets']:,} jets, "
-        f"{batch['tokens']:,.0f} tokens, {batch['jets_on_a_device']} jets at a time on a device",
+        f"data: {data['jets']:,} {kind}, {data['tokens']:,} tokens, {data['epochs']:g} epochs",
+        f"devices: {plan['devices']} ({plan['nodes']} nodes); a step: {batch['jets']:,} {kind}, "
+        f"{batch['tokens']:,.0f} tokens, {batch['jets_on_a_device']} {kind} at a time on a device",
         "",
         "memory of a device [GB]   weights  gradients  optimizer  activations  buffers    total",
     ]

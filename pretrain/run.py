@@ -135,7 +135,7 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
         HepfmError: the objective does not take these settings, or the corpora do not have what it needs.
     """
     task = config.task.of_streams(data.streams is not None).resolved()
-    max_length = config.max_length or _longest(data)
+    max_length = config.max_length or usual_length(data)
     if task.mask_fraction and max_length < 2:
         raise HepfmError(
             f"{task.objective} masks constituents of jets with two or more, this keeps one", "--max-length", "raise it"
@@ -165,7 +165,7 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
     )
 
 
-def _longest(data: TokenCorpora) -> int:
+def usual_length(data: TokenCorpora) -> int:
     """Points that are kept of a record where nothing else is asked for."""
     if not data.of_showers:
         return JET_LENGTH
@@ -196,7 +196,7 @@ def run_training(config: Any, begin: Callable[[TokenCorpora], Beginning], vocabu
     check(work.module, work.validation, work.training)
     lengths = launch.on_main(lambda: work.lengths(data))
     launch.on_main(lambda: run.claim(config, FREE))
-    _announce(work, lengths, config.training, data.of_showers)
+    _announce(work, lengths, config.training, data.kind)
     figures = train(
         work.module,
         work.batches,
@@ -299,7 +299,7 @@ def _identity(data: TokenCorpora, start: Beginning) -> dict[str, Any]:
     }
 
 
-def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig, showers: bool) -> None:
+def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig, kind: str) -> None:
     if not launch.is_main():
         return
     backbone, task = work.objective.backbone, work.setting.config
@@ -316,7 +316,8 @@ def _announce(work: Work, lengths: dict[str, float], training: TrainingConfig, s
         "(forward and backward: 6 N tokens + 12 blocks width tokens^2)"
     )
     epochs = training.steps * training.batch_records / lengths["jets"]
-    records, points, last = ("showers", "hits", "last") if showers else ("jets", "constituents", "softest")
+    named = {"jets": ("constituents", "softest"), "showers": ("hits", "last")}
+    records, (points, last) = kind, named.get(kind, ("points", "last"))
     say(
         f"data: {lengths['jets']:,} {records}, {lengths['mean']:.1f} {points} on average, at most "
         f"{lengths['longest']}; {training.steps:,} steps are {epochs:.2g} epochs"
@@ -357,7 +358,7 @@ def _write(
         "tokenizers": [tokenizer.hash for tokenizer in data.tokenizers],
         "conditions": [to_dict(known) for known in backbone.config.conditions],
         "max_length": start.max_length,
-        "records": "showers" if data.of_showers else "jets",
+        "records": data.kind,
         "lengths": lengths,
         "parent": start.parent,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from physics_tokens import jet_corpus, shower_corpus, tokens_of
 
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
+from hepfm.core.progress import Task
 from hepfm.core.records import lengths_of, offsets_of, points_of, values_of
+from hepfm.finetune import writers
 from hepfm.finetune.adapt import AdaptConfig
 from hepfm.finetune.adapt import main as adapt
 from hepfm.finetune.generate import GenerateConfig, main
+from hepfm.finetune.generator import Generator
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.verify import verify
 from hepfm.pretrain.backbone import load_backbone
@@ -62,7 +66,7 @@ def test_the_class_that_is_asked_for_comes(jets: Path, tmp_path: Path, capsys: p
     """QCD has 1 to 3 constituents, Tbqq 5 to 8."""
     for label, low, high in (("QCD", 0, 4), ("Tbqq", 4, 9)):
         out = tmp_path / f"{label}.parquet"
-        main(GenerateConfig(str(jets), out, n=200, format="parquet", label=(label,), jet_eta=(1.0, 1.5)))
+        main(GenerateConfig(str(jets), out, n=200, format="parquet", label=(label,), number=("jet_eta=1:1.5",)))
         batch = table(out)
         assert set(batch.column("label").to_pylist()) == {label}
         eta = values_of(batch.column("eta"))
@@ -87,6 +91,33 @@ def test_records_depend_on_seed_and_number_only(jets: Path, tmp_path: Path) -> N
     assert table(tmp_path / "a.parquet").slice(0, 25).equals(table(tmp_path / "b.parquet"))
 
 
+def test_a_corpus_is_continued(
+    jets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(writers, "SHARD_RECORDS", 10)
+    whole, cut = (GenerateConfig(str(jets), tmp_path / name, n=30, format="corpus") for name in ("whole", "cut"))
+    main(whole)
+    with monkeypatch.context() as patch:
+        made = Generator.batches
+
+        def broken(self: Generator, first: int, stop: int, task: Task) -> Iterator[pa.RecordBatch]:
+            if first == 20:
+                raise KeyboardInterrupt
+            return made(self, first, stop, task)
+
+        patch.setattr(Generator, "batches", broken)
+        with pytest.raises(KeyboardInterrupt):
+            main(cut)
+    with pytest.raises(HepfmError, match="another plan"):
+        main(dataclasses.replace(cut, seed=1))
+    capsys.readouterr()
+    main(cut)
+    assert "20 jets were there from before" in capsys.readouterr().err
+    assert Corpus.open(cut.out).digest == Corpus.open(whole.out).digest
+    with pytest.raises(HepfmError, match="exists already"):
+        main(cut)
+
+
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
@@ -94,6 +125,12 @@ def test_records_depend_on_seed_and_number_only(jets: Path, tmp_path: Path) -> N
         ({"jet_pt": (600.0, 2000.0)}, "--jet-pt: 600 to 2000 lies outside training .it had 50"),
         ({"jet_pt": (900.0, 600.0)}, "is no range"),
         ({"jet_pt": (float("nan"),)}, "--jet-pt: takes one number"),
+        ({"number": ("eta=3",)}, "--jet-eta: 3 lies outside training"),
+        ({"number": ("tau1=0.2",)}, "--number tau1: the backbone is not told tau1"),
+        ({"number": ("label=0",)}, "--number: label is a name, not a number .take --label"),
+        ({"max_length": 0}, "--max-length: must lie between 1 and 128, is 0"),
+        ({"number": ("tau1",)}, "--number: cannot read 'tau1' .give NAME=NUMBER"),
+        ({"number": ("jet_pt=1",), "jet_pt": (600.0,)}, "--number: asks for jet_pt twice .leave it out, or --jet-pt"),
         ({"jet_mass": (80.0,)}, "not told jet_mass .it is told label, jet_pt, jet_eta"),
         ({"format": "showerdata"}, "showerdata files hold no jets"),
         ({"max_length": 1000}, "--max-length: must lie between 1 and 128"),

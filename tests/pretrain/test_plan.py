@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from physics_tokens import jet_corpus, shower_corpus, tokens_of
 
 from hepfm import cli
 from hepfm.core.config import parse
@@ -104,6 +105,12 @@ def test_a_corpus_gives_its_own_size(token_corpus: Callable[..., Path]) -> None:
     assert data.lengths.max() <= 9
 
 
+def test_points_of_several_ids_are_refused(tmp_path: Path) -> None:
+    tokens = tokens_of(jet_corpus(tmp_path / "sim", 40), tmp_path, "--tokenizer=binning", "--ids=each")
+    with pytest.raises(HepfmError, match="points have several ids"):
+        plan._data(dataclasses.replace(GIVEN, jets=0, corpora=(tokens,)))
+
+
 def test_the_command_prints_its_assumptions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["pretrain", "--plan", "--nodes", "16", "--gpus", "8", "--jets", "1000000"]
     arguments += ["--tokens-per-second", "160000", "--json", str(tmp_path / "plan.json")]
@@ -113,6 +120,15 @@ def test_the_command_prints_its_assumptions(tmp_path: Path, capsys: pytest.Captu
     assert [row["zero_stage"] for row in data["memory"]] == [0, 0, 1, 1, 2, 2, 3, 3]
     for text in data["assumptions"]:
         assert f"assumed: {text}" in told
+
+
+def test_jets_and_showers_are_planned_side_by_side(tmp_path: Path) -> None:
+    tokens = tokens_of(jet_corpus(tmp_path / "sim", 40), tmp_path / "a", "--tokenizer=binning")
+    hits = tokens_of(shower_corpus(tmp_path / "calo", 40), tmp_path / "b", "--tokenizer=binning")
+    config = dataclasses.replace(GIVEN, jets=0, corpora=(tokens, hits), vocabulary="joined")
+    assert plan._data(config).kind == "records"
+    with pytest.raises(HepfmError, match="--vocabulary joined"):
+        plan._data(dataclasses.replace(config, vocabulary="one"))
 
 
 @pytest.mark.parametrize(
