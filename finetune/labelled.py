@@ -283,6 +283,8 @@ def _chosen(
         own = np.flatnonzero(usable & (numbers == number))
         count = each + (number < over)
         if len(own) < count:
-            raise HepfmError(f"has {len(own):,} records of class '{name}', {count:,} are asked for", where, "ask for fewer")
+            raise HepfmError(
+                f"has {len(own):,} records of class '{name}', {count:,} are asked for", where, "ask for fewer"
+            )
         chosen[own[np.argsort(draws[own], kind="stable")[:count]]] = True
     return chosen
