@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -31,3 +32,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    if dist.is_initialized():  # threads of gloo that outlive the interpreter abort the process
+        dist.destroy_process_group()
+        gc.collect()
