@@ -22,6 +22,7 @@ from hepfm.pretrain.backbone import Backbone, load_generator, retold
 from hepfm.pretrain.batches import IdRange
 from hepfm.pretrain.data import TokenCorpora
 from hepfm.pretrain.objectives import ObjectiveConfig
+from hepfm.pretrain.profile_counts import profiled
 from hepfm.pretrain.run import Beginning, run_training
 from hepfm.pretrain.stream_backbone import widened
 from hepfm.pretrain.stream_batches import counted
@@ -72,7 +73,10 @@ def main(config: AdaptConfig) -> None:
             torch.manual_seed(key_of("weights", seed))
             backbone = retold(backbone, told.conditions)
         if streams := backbone.config.streams:
-            backbone = widened(backbone, counted(data, streams, streams.number))
+            grown = counted(data, streams, streams.number)
+            if streams.profile:
+                grown = profiled(data, grown, backbone.config.conditions, streams.profile)
+            backbone = widened(backbone, grown)
         if protocol.name == "scratch":
             backbone = drawn_anew(backbone, seed)
         follow(backbone, protocol, seed, always=(TOLD,) if protocol.name == "low-rank" else (TOLD, *HEADS))
