@@ -29,10 +29,10 @@ from hepfm.pretrain.stream_batches import counted
 from hepfm.pretrain.survey import surveyed_again
 from hepfm.tokenize.registry import load_tokenizer
 
-# Parts of a backbone that learn whatever the protocol: what it is told, and (but for low-rank adapters, which leave all
-# matrices as they are) its head, or those of its streams.
-TOLD, HEADS = "told", ("head", "heads")
-BACKBONE = "^backbone[.](?!head|told)"  # the parameters of all else, in the objective
+# Parts of a backbone that learn whatever the protocol: what it is told and how much energy layers have, and (but for
+# low-rank adapters, which leave all other matrices as they are) its head, or those of its streams.
+TOLD, HEADS = ("told", "profile"), ("head", "heads")
+BACKBONE = "^backbone[.](?!head|told|profile[.])"  # the parameters of all else, in the objective
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def main(config: AdaptConfig) -> None:
             backbone = widened(backbone, grown)
         if protocol.name == "scratch":
             backbone = drawn_anew(backbone, seed)
-        follow(backbone, protocol, seed, always=(TOLD,) if protocol.name == "low-rank" else (TOLD, *HEADS))
+        follow(backbone, protocol, seed, always=TOLD if protocol.name == "low-rank" else (*TOLD, *HEADS))
         _tell_trained(backbone, protocol)
         return Beginning(
             backbone.train(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def test_records_without_energy_or_scale_do_not_count() -> None:
     some, count = head(told, energies, torch.tensor([1.0, 1.0, math.nan], dtype=torch.float64))
     alone, _ = head(told[:1], energies[:1], torch.ones(1, dtype=torch.float64))
     assert int(count) == 1
-    assert float(some) == pytest.approx(float(alone))
+    assert some.item() == pytest.approx(alone.item())
     some.backward()
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in head.parameters())
 
@@ -161,7 +162,7 @@ def test_what_is_left_is_counted_from_what_has_been_read(
     draws, waits, least = np.random.default_rng(seed), (wait, wait + further), 0.3
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     layers, energies = draws.integers(0, 3, offsets[-1]), draws.uniform(0.3, 4, offsets[-1])
-    profile = np.stack([np.bincount(layers[a:b], energies[a:b], 3) for a, b in zip(offsets, offsets[1:], strict=False)])
+    profile = np.stack([np.bincount(layers[a:b], energies[a:b], 3) for a, b in itertools.pairwise(offsets)])
     sizes = [length + max(waits) for length in lengths]
     begins = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     found = packed_budget(layers, energies, offsets, profile, begins, sum(sizes), waits, least)
