@@ -115,9 +115,25 @@ def _claimed(out: Path, plan: Plan) -> Iterator[None]:
         if not _finished(out, plan):
             _check_plan(out, plan)
             sweep(out)
-        yield
+        try:
+            yield
+        except HepfmError:
+            _give_up(out)
+            raise
         if (out / FILE).is_file():
             shutil.rmtree(build, ignore_errors=True)
+
+
+def _give_up(out: Path) -> None:
+    """Leave nothing behind of a build that was refused before a shard of it was finished."""
+    if (out / FILE).is_file() or any((out / BUILD).glob("*/*.json")):
+        return
+    for shard in out.glob("*/*.tar"):
+        shard.unlink()  # whose receipt could not be written
+    shutil.rmtree(out / BUILD, ignore_errors=True)
+    for folder in (*(out / split for split in SPLITS), out):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @contextmanager
