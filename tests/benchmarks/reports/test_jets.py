@@ -20,10 +20,12 @@ from hepfm.benchmarks.reports.classifying import Wanted
 from hepfm.benchmarks.reports.inputs import named
 from hepfm.benchmarks.reports.jets import Request, Suite, evaluate_jets
 from hepfm.benchmarks.reports.published_jets import JETNET_30, jetnet_class
+from hepfm.benchmarks.scores.jet_suite import GROUPS
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents
 
 JetMaker = Callable[..., Constituents]
+DISTANCES = Suite(without=tuple(GROUPS))  # one-dimensional ones alone
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,7 @@ def test_the_same_input_gives_the_same_figures(report: Path, toy_jets: JetMaker,
         tmp_path,
         provenance={},
         floor_reference=toy_jets(seed=4),
+        suite=DISTANCES,
         replicas=30,
     )
     here, there = (json.loads((folder / "report.json").read_text()) for folder in (tmp_path, report.parent))
@@ -83,7 +86,7 @@ def test_the_same_input_gives_the_same_figures(report: Path, toy_jets: JetMaker,
 
 def test_what_cannot_be_computed_is_never_zero(toy_jets: JetMaker, tmp_path: Path) -> None:
     single = Constituents(np.full(100, 500.0), np.zeros(100), np.zeros(100), np.arange(101))
-    evaluate_jets(toy_jets(), {"single": single}, tmp_path, provenance={}, replicas=10)
+    evaluate_jets(toy_jets(), {"single": single}, tmp_path, provenance={}, suite=DISTANCES, replicas=10)
     item = json.loads((tmp_path / "report.json").read_text())["observables"]["tau21"]["samples"]["single"]
     assert item["wasserstein_1"] is None
     assert item["undefined"] == 100
