@@ -82,18 +82,8 @@ def test_generated_jets_are_jetclass_files_that_can_be_ingested(thread: Path, he
         jets = file["tree"].arrays(["jet_pt", "jet_nparticles", "part_px"])
     assert len(jets) == 200
     assert (jets["jet_pt"] > 0).to_list() == [True] * 200
-    report = hepfm(
-        "evaluate",
-        "jets",
-        thread / "corpus",
-        out,
-        "--out",
-        tmp_path / "report",
-        "--without",
-        "transport",
-        "--replicas",
-        20,
-    )
+    quick = ("--without", "transport", "--replicas", 20)
+    report = hepfm("evaluate", "jets", thread / "corpus", out, "--out", tmp_path / "report", *quick)
     assert report.code == 0, report.err
     assert Path(report.out.strip().splitlines()[-1]).is_file()
 
@@ -137,14 +127,13 @@ def test_a_backbone_adapts_to_other_jets_of_its_tokenizer(thread: Path, hepfm: H
 def test_tokens_of_another_tokenizer_are_refused(
     thread: Path, jetclass_files: list[Path], hepfm: Hepfm, tmp_path: Path
 ) -> None:
-    assert hepfm("tokenizer", "fit", thread / "corpus", "--out", tmp_path / "tok", *FIT, "--steps", 2).code == 0
-    assert (
-        hepfm("tokenizer", "apply", tmp_path / "tok", thread / "corpus", "--out", tmp_path / "tokens", *APPLY).code == 0
-    )
-    mixed = hepfm("pretrain", thread / "tokens", tmp_path / "tokens", "--out", tmp_path / "run")
+    tok, tokens, corpus = tmp_path / "tok", tmp_path / "tokens", thread / "corpus"
+    assert hepfm("tokenizer", "fit", corpus, "--out", tok, "--steps", 2, *FIT[2:]).code == 0
+    assert hepfm("tokenizer", "apply", tok, corpus, "--out", tokens, *APPLY).code == 0
+    mixed = hepfm("pretrain", thread / "tokens", tokens, "--out", tmp_path / "run")
     assert mixed.code == 2
     assert "tokenizer" in mixed.last
-    words = ("finetune", "generate", tmp_path / "tokens", "--backbone", thread / "run", "--out", tmp_path / "a")
+    words = ("finetune", "generate", tokens, "--backbone", thread / "run", "--out", tmp_path / "a")
     assert hepfm(*words).code == 2
     assert not (tmp_path / "run" / "artifact").exists()
 
