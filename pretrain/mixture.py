@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from hepfm.pretrain.streams import Number
 
 CHUNK = 1 << 16  # numbers whose mixtures are held at a time
-WIDTHS = (0.01, 4.0)  # of a component, in standard deviations of the number
+WIDTHS = (0.04, 4.0)  # of a component, in standard deviations of the number; narrower ones rule the gradient
 FIRST_WIDTH = 0.6
 INITIAL_STD = 0.02
 
