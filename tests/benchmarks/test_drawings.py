@@ -78,4 +78,6 @@ def test_a_legend_below_covers_no_curve(curves: int) -> None:
     legend_below(axes)
     figure.draw_without_rendering()
     (legend,) = figure.legends
-    assert legend.get_window_extent().y1 <= axes.get_tightbbox().y0 + 1
+    panel = axes.get_tightbbox()
+    assert panel is not None
+    assert legend.get_window_extent().y1 <= panel.y0 + 1

@@ -16,8 +16,6 @@ from hepfm.benchmarks.scores.posteriors import TRAININGS as POSTERIOR_TRAININGS
 from hepfm.benchmarks.scores.shower_histograms import observables_of
 from hepfm.ingest.formats.calochallenge import DATASETS
 
-MM = "mm"
-
 
 def dense_of(sample: metrics.ShowerSample) -> np.ndarray:
     dense = np.concatenate([hits.dense(sample.geometry.voxels) for hits in sample.chunks()])
@@ -124,10 +122,12 @@ def test_ranges_of_every_histogram(toy_showers, name: str) -> None:  # type: ign
         if item.group == "response":
             np.testing.assert_allclose(item.edges, np.linspace(0.5, 1.5, 101))
         elif item.group == "layer energy":
+            assert item.layer is not None
             place = features.layers.index(item.layer)
             highest = features.layer_energy[:, place].max()
             np.testing.assert_allclose(item.edges, np.geomspace(sample.geometry.threshold, highest, 40))
         else:
+            assert item.layer is not None
             low, high, bins = expected_range(name, item.group, item.layer)
             np.testing.assert_allclose(item.edges, np.linspace(low, high, bins + 1), err_msg=item.name)
         seen.setdefault(item.group, []).append(-1 if item.layer is None else item.layer)
@@ -151,13 +151,16 @@ def test_response_at_each_energy_of_data_set_1(toy_showers, name: str) -> None: 
     parts = [part.observable for part in found if part.observable.part is not None]
     assert [round(1000 * (part.part or 0)) for part in parts] == [2**power for power in range(8, 23)]
     for part in parts:
+        assert part.edges is not None
         narrow = name == "1-photons" and (part.part or 0) >= 4.096
         np.testing.assert_allclose(part.edges, np.linspace(0.9, 1.1, 21) if narrow else np.linspace(0.4, 1.4, 21))
 
 
 def test_separation_power_by_hand() -> None:
     """Shares 1/2, 1/2, 0 and 0, 1/4, 3/4: half of 1/2 + (1/4)^2/(3/4) + 3/4."""
-    assert metrics.separation_power([2, 2, 0], [0, 5, 15]) == pytest.approx((1 / 2 + 1 / 12 + 3 / 4) / 2, abs=1e-12)
+    assert metrics.separation_power(np.array([2, 2, 0]), np.array([0, 5, 15])) == pytest.approx(
+        (1 / 2 + 1 / 12 + 3 / 4) / 2, abs=1e-12
+    )
 
 
 def test_voxels_of_prdc_are_logarithms_with_a_tenth_of_an_mev_for_nothing(toy_showers) -> None:  # type: ignore[no-untyped-def]
