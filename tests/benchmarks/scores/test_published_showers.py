@@ -158,9 +158,8 @@ def test_response_at_each_energy_of_data_set_1(toy_showers, name: str) -> None: 
 
 def test_separation_power_by_hand() -> None:
     """Shares 1/2, 1/2, 0 and 0, 1/4, 3/4: half of 1/2 + (1/4)^2/(3/4) + 3/4."""
-    assert metrics.separation_power(np.array([2, 2, 0]), np.array([0, 5, 15])) == pytest.approx(
-        (1 / 2 + 1 / 12 + 3 / 4) / 2, abs=1e-12
-    )
+    found = metrics.separation_power(np.array([2, 2, 0]), np.array([0, 5, 15]))
+    assert found == pytest.approx((1 / 2 + 1 / 12 + 3 / 4) / 2, abs=1e-12)
 
 
 def test_voxels_of_prdc_are_logarithms_with_a_tenth_of_an_mev_for_nothing(toy_showers) -> None:  # type: ignore[no-untyped-def]
