@@ -19,9 +19,8 @@ from hepfm.benchmarks.simulate_jets import simulate_jets
 from hepfm.benchmarks.simulate_showers import simulate_showers
 from hepfm.benchmarks.tag_speed import tag_infer, tag_train
 from hepfm.benchmarks.tokenizer_speed import tokenizer_apply, tokenizer_fit
-from hepfm.benchmarks.workload import Workload, measure
+from hepfm.benchmarks.workload import Workload, measure, write_result
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import write_json
 
 BENCHMARKS: dict[str, Callable[[], AbstractContextManager[Workload]]] = {
     "corpus-build": corpus_build,
@@ -44,7 +43,7 @@ class BenchConfig:
     name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
     """What to measure."""
     json: Path | None = None
-    """File for the result."""
+    """File for the result; its details go beside it, into FILE.details.json."""
 
 
 def main(config: BenchConfig) -> None:
@@ -57,10 +56,10 @@ def main(config: BenchConfig) -> None:
 
 
 def report(result: dict[str, Any], path: Path | None) -> None:
-    """Print a result; write it to a file, if one is named."""
+    """Print a result; write it and its details to files, if one is named."""
     for name, rate in result["rates"].items():
         shown = f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"
-        sys.stdout.write(f"{name:32} {shown:>14} {result['unit']}  +- {result['spread'][name]:.0%}\n")
+        sys.stdout.write(f"{name:32} {shown:>14} {result['unit']}  +- {result['rate_spread'][name]:.0%}\n")
     for name, ratio in result["ratios"].items():
         sys.stdout.write(f"ratios.{name:25} {ratio:14,.3g}\n")
     for name, figure in result["figures"].items():
@@ -68,4 +67,4 @@ def report(result: dict[str, Any], path: Path | None) -> None:
     for note in result["notes"]:
         sys.stdout.write(f"note: {note}\n")
     if path is not None:
-        write_json(path, result)
+        write_result(result, path)

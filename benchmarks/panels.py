@@ -80,6 +80,13 @@ def grid_of(
     return figure
 
 
+def legend_below(axes: Axes, columns: int = 3) -> None:
+    """A legend of many curves under the panel, where it covers none of them; for a constrained layout."""
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.legend(loc="outside lower center", ncols=columns, frameon=False, fontsize=9, handlelength=2.2)
+
+
 def _overlay(axes: Axes, histograms: Sequence[Histogram], labels: Sequence[str], log_x: bool, theme: Theme) -> None:
     axes.set_facecolor("none")
     first = histograms[0]

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from hepfm.benchmarks.drawings import compact, for_both
 from hepfm.core.plots import Theme, to_svg
 from hepfm.core.statistics import Estimate
 
@@ -66,13 +67,14 @@ def part(
 
 
 def themed(title: str, name: str, figures: Mapping[Theme, Figure]) -> dict[str, str]:
-    """A picture of a page of parts, for light and dark."""
-    drawn: dict[str, str] = {theme: inline_svg(figure, f"{name}-{theme}-") for theme, figure in figures.items()}
-    return {"title": title, **drawn}
+    """A picture of a page of parts: one drawing for light and dark, or two where they differ in more than colours."""
+    drawn: dict[str, str] = {theme: inline_svg(figure, f"{name}-") for theme, figure in figures.items()}
+    both = for_both(drawn["light"], drawn["dark"])
+    if both is not None:
+        return {"title": title, "light": both, "dark": ""}
+    return {"title": title, **{theme: inline_svg(figure, f"{name}-{theme}-") for theme, figure in figures.items()}}
 
 
 def inline_svg(figure: Figure, prefix: str) -> str:
     """A figure for a page: identifiers are local to a picture, but the page holds many, so they get a prefix."""
-    svg = to_svg(figure).decode()
-    svg = svg[svg.index("<svg") :].replace('id="', f'id="{prefix}').replace('href="#', f'href="#{prefix}')
-    return svg.replace("url(#", f"url(#{prefix}")
+    return compact(to_svg(figure).decode(), prefix)

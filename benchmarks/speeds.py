@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import hepfm
-from hepfm.benchmarks.speeds_compare import changes, changes_table, read_results
+from hepfm.benchmarks.speeds_compare import changes, changes_table, detailed, read_results
 from hepfm.benchmarks.speeds_page import page
-from hepfm.benchmarks.workload import machine
+from hepfm.benchmarks.workload import KEYS, details_path, machine, read_details
 from hepfm.core.config import command_line
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import read_json, write_json, write_text
@@ -36,7 +36,6 @@ SUITE = (
 )
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "hepfm.cli")
 RESULT, PAGE, PARTS = "bench.json", "index.html", "parts"
-KEYS = ("name", "value", "unit", "ratios", "spread", "machine", "versions")
 EXIT_FAILED = 1
 
 
@@ -89,10 +88,11 @@ def main(config: SpeedsConfig) -> None:
         "code": code(),
         "command": command_line(),
         "results": [item["result"] for item in found if item["result"]],
+        "details": {item["name"]: item["details"] for item in found if item["result"]},
         "failed": {item["name"]: item["error"] for item in found if not item["result"]},
         "seconds": {item["name"]: item["seconds"] for item in found},
     }
-    listed = None if old is None else changes(old, data["results"])
+    listed = None if old is None else changes(old, detailed(data))
     if listed is not None:
         data["changes"] = listed
         sys.stdout.write(f"{changes_table(listed).markdown()}\n")
@@ -157,7 +157,8 @@ def kept(out: Path, name: str) -> dict[str, Any] | None:
 def run(name: str, out: Path, minutes: float) -> dict[str, Any]:
     """Run one benchmark in a process of its own; its output goes to a log beside its result."""
     raw, log = out / PARTS / f"{name}.raw.json", out / PARTS / f"{name}.log"
-    raw.unlink(missing_ok=True)
+    for path in (raw, details_path(raw)):
+        path.unlink(missing_ok=True)
     started = time.monotonic()
     with log.open("w") as told:
         try:
@@ -171,14 +172,16 @@ def run(name: str, out: Path, minutes: float) -> dict[str, Any]:
     result = None
     if not error:
         result, error = _uniform(raw, name)
-    raw.unlink(missing_ok=True)
     item = {
         "name": name,
         "result": result,
+        "details": read_details(raw),
         "error": error,
         "seconds": round(time.monotonic() - started, 1),
         "stamp": stamp(),
     }
+    for path in (raw, details_path(raw)):
+        path.unlink(missing_ok=True)
     write_json(out / PARTS / f"{name}.json", item)
     return item
 
@@ -197,6 +200,8 @@ def _uniform(path: Path, name: str) -> tuple[dict[str, Any] | None, str]:
     lacking = [key for key in KEYS if not isinstance(result, dict) or key not in result]
     if lacking:
         return None, f"its result lacks {', '.join(lacking)}"
+    if further := sorted(result.keys() - set(KEYS)):
+        return None, f"its result has {', '.join(further)}, too: these are details"
     if result["name"] != name:
         return None, f"its result is called '{result['name']}'"
     return result, ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hepfm.benchmarks.tables import Cell, Table
+from hepfm.benchmarks.workload import read_details
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import read_json
 
@@ -15,7 +16,7 @@ VALUE = "value"
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    """Results of an earlier run: its bench.json, or what ``hepfm bench NAME --json`` wrote.
+    """Results of an earlier run, each with its details: its bench.json, or what ``hepfm bench NAME --json`` wrote.
 
     Raises:
         HepfmError: nothing there, or something else.
@@ -24,10 +25,15 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         raise HepfmError("no such file", path, "name the bench.json of an earlier run")
     data = read_json(path)
     if isinstance(data, dict) and "results" in data:
-        return list(data["results"])
+        return detailed(data)
     if isinstance(data, dict) and {"name", "value", "ratios"} <= data.keys():
-        return [data]
+        return [{**read_details(path), **data}]
     raise HepfmError("holds no results of benchmarks", path, "name the bench.json of an earlier run")
+
+
+def detailed(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of a run, each with its details."""
+    return [{**data.get("details", {}).get(result["name"], {}), **result} for result in data["results"]]
 
 
 def changes(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -73,7 +79,9 @@ def changes(old: Sequence[dict[str, Any]], new: Sequence[dict[str, Any]]) -> lis
 
 def _value_spread(result: dict[str, Any]) -> float | None:
     spread = result["spread"]
-    return spread.get(result.get("value_of")) if isinstance(spread, dict) else spread
+    if isinstance(spread, dict):  # results of earlier versions told that of each way
+        spread = spread.get(result.get("value_of"))
+    return None if spread is None else float(spread)
 
 
 def _noise(first: float | None, second: float | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hepfm.benchmarks.report import part, sections
-from hepfm.benchmarks.speeds_compare import changes_table
+from hepfm.benchmarks.speeds_compare import changes_table, detailed
 from hepfm.benchmarks.tables import Cell, Table
 
 DEFINITIONS = (
@@ -20,7 +20,7 @@ def page(data: dict[str, Any]) -> str:
     parts = [part("Results", data["machine"], [_summary(data)])]
     if "changes" in data:
         parts.append(part("Against an earlier run", "", [changes_table(data["changes"])]))
-    for result in data["results"]:
+    for result in detailed(data):
         notes = [note.rstrip(".") for note in result.get("notes", [])]
         parts.append(part(result["name"], "", _details(result), notes=notes))
     provenance = {name: data[name] for name in ("command", "machine", "code", "versions", "seconds")}
@@ -30,14 +30,12 @@ def page(data: dict[str, Any]) -> str:
 def _summary(data: dict[str, Any]) -> Table:
     rows = []
     for result in data["results"]:
-        spread = result["spread"]
-        told = spread.get(result.get("value_of")) if isinstance(spread, dict) else spread
         rows.append(
             (
                 Cell(result["name"]),
                 Cell(f"{result['value']:,.4g}"),
                 Cell(result["unit"]),
-                Cell("-" if told is None else f"±{told:.0%}"),
+                Cell(f"±{result['spread']:.0%}"),
                 Cell("", note="; ".join(f"{name} {ratio:.3g}" for name, ratio in result["ratios"].items())),
             )
         )
@@ -49,7 +47,7 @@ def _summary(data: dict[str, Any]) -> Table:
 
 def _details(result: dict[str, Any]) -> list[Table]:
     tables = []
-    spread = result["spread"] if isinstance(result["spread"], dict) else {}
+    spread = result.get("rate_spread", {})
     if rates := result.get("rates"):
         rows = tuple((Cell(name), Cell(f"{rate:,.4g}"), _share(spread.get(name))) for name, rate in rates.items())
         tables.append(Table("Rates", ("way", result["unit"], "spread"), rows, ""))

@@ -6,14 +6,18 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from hepfm.core.files import read_json, write_json
 from hepfm.core.progress import progress
 from hepfm.core.versions import versions
 
 REPEATS = 5
+# What every result is; what else was found goes into a file of details beside it.
+KEYS = ("name", "value", "unit", "ratios", "spread", "machine", "versions")
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
     """Rates of all ways, taken in turns so that a busy moment hits all of them alike.
 
     Returns:
-        name, value, unit, ratios (medians of the repeats), spread (half the range of each rate over its median),
-        value_of (the way whose rate is the value), ratio_spread (the same of each ratio, repeat by repeat),
-        figures, notes, machine and versions.
+        name, value, unit, ratios (medians of the repeats), spread (half the range of the value over its median),
+        machine and versions, which are :data:`KEYS`; and as details rates, rate_spread, value_of (the way whose rate is
+        the value), ratio_spread (of each ratio, repeat by repeat), figures and notes.
     """
     rates: dict[str, list[float]] = {way: [] for way in workload.ways}
     with progress(f"bench {name}", (repeats + 1) * len(rates), "runs") as task:
@@ -82,7 +86,8 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
         "unit": workload.unit,
         "rates": medians,
         "ratios": ratios,
-        "spread": {label: _spread(values) for label, values in rates.items()},
+        "spread": _spread(rates[workload.value]),
+        "rate_spread": {label: _spread(values) for label, values in rates.items()},
         "value_of": workload.value,
         "ratio_spread": apart,
         "figures": {label: call() for label, call in workload.figures.items()},
@@ -90,6 +95,23 @@ def measure(name: str, workload: Workload, repeats: int = REPEATS) -> dict[str, 
         "machine": machine(),
         "versions": versions(),
     }
+
+
+def details_path(path: Path) -> Path:
+    """Where the details of a result in ``path`` are."""
+    return path.with_name(f"{path.stem}.details.json")
+
+
+def write_result(result: Mapping[str, Any], path: Path) -> None:
+    """Write a result, exactly :data:`KEYS`, and its details beside it."""
+    write_json(path, {key: result[key] for key in KEYS})
+    write_json(details_path(path), {key: value for key, value in result.items() if key not in KEYS})
+
+
+def read_details(path: Path) -> dict[str, Any]:
+    """The details beside a result; none if it has none."""
+    beside = details_path(path)
+    return dict(read_json(beside)) if beside.is_file() else {}
 
 
 def _spread(values: list[float]) -> float:

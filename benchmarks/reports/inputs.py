@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
 
 from hepfm.core.errors import HepfmError
 
@@ -27,6 +30,27 @@ def named(paths: Sequence[Path]) -> dict[str, Path]:
             name = f"{first} ({number})"
         found[name] = path
     return found
+
+
+def remarks(reference: Sequence[np.ndarray], samples: Mapping[str, Sequence[np.ndarray]]) -> list[str]:
+    """What a reader has to know before the numbers: which samples are the reference itself, or one another, by the
+    hashes of their values."""
+    found = []
+    known = {_fingerprint(reference): "the reference itself (equal values), which tells nothing of a model"}
+    for name, values in samples.items():
+        own = _fingerprint(values)
+        if own in known:
+            found.append(f"{name} is {known[own]}")
+        known.setdefault(own, f"the same sample as {name} (equal values)")
+    return found
+
+
+def _fingerprint(values: Sequence[np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for part in values:
+        found.update(np.ascontiguousarray(part, dtype=np.float64).data)
+        found.update(b"/")
+    return found.hexdigest()
 
 
 def check_command(out: Path, limit: int | None, replicas: int = 2) -> None:

@@ -8,9 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hepfm.benchmarks.jets import OBSERVABLES, SUBSTRUCTURE, Measured, measure
 from hepfm.benchmarks.reports.classifying import Wanted, classified
 from hepfm.benchmarks.reports.classifying import as_data as classifiers_as_data
+from hepfm.benchmarks.reports.inputs import remarks
 from hepfm.benchmarks.reports.jets_page import JetReport, page
 from hepfm.benchmarks.reports.marks import with_verdict
 from hepfm.benchmarks.scores.classifier_inputs import Table as Inputs
@@ -22,6 +25,7 @@ from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import write_json, write_text
 from hepfm.core.observables import Constituents
+from hepfm.core.progress import say
 from hepfm.core.statistics import REPLICAS
 from hepfm.core.versions import versions
 
@@ -95,12 +99,16 @@ def evaluate_jets(
     found = JetReport(measured)
     if suite is not None:
         found = _further(measured, real, sides, suite, seconds, seed, replicas)
+    told = remarks(_values(reference), {name: _values(jets) for name, jets in samples.items()})
+    for remark in told:
+        say(remark)
     verdicts = [_verdict(request, measured, next(iter(samples)), baseline) for request in requests if baseline]
     data = {
         "title": title,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "jets": {"reference": len(reference), **{name: len(jets) for name, jets in samples.items()}},
         "further_real_jets": 0 if floor_reference is None else len(floor_reference),
+        "remarks": told,
         "baseline": baseline,
         "verdicts": verdicts,
         "observables": {item.observable.name: _as_data(item, baseline) for item in measured},
@@ -117,6 +125,10 @@ def evaluate_jets(
     write_json(out / "report.json", data)
     write_text(out / "index.html", content)
     return out / "index.html"
+
+
+def _values(jets: Constituents) -> tuple[np.ndarray, ...]:
+    return jets.pt, jets.deta, jets.dphi, np.diff(jets.offsets)
 
 
 def _further(

@@ -74,7 +74,7 @@ def page(data: Mapping[str, Any], found: JetReport, reference: JetSide, samples:
     distances = [_distances(item) for item in found.measured]
     rows = distances + _rows(found.scores) + _classifier_rows(found.classifiers)
     size = " · ".join(f"{jets:,} {name} jets" for name, jets in data["jets"].items())
-    parts = [part("Verdict", size, [_named(counts(rows, names), "Metrics and their floors")])]
+    parts = [part("Verdict", size, [_named(counts(rows, names), "Metrics and their floors")], notes=data["remarks"])]
     parts.append(part("Distances to real jets", "", [_wasserstein(found.measured, names, baseline, data)]))
     if found.scores:
         parts.append(_metrics(found, names))

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from PIL import Image
 
 from hepfm.benchmarks.panels import SMALL
 from hepfm.benchmarks.report import themed
@@ -205,9 +206,11 @@ def _diverging(theme: Theme) -> LinearSegmentedColormap:
 
 
 def inline_png(figure: Figure, title: str) -> str:
-    """A picture of many points, as an image inside the page."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=PICTURE_DPI, transparent=True, metadata={"Software": None})
+    """A picture of many points, as an image of 256 colours inside the page."""
+    full, buffer = io.BytesIO(), io.BytesIO()
+    figure.savefig(full, format="png", dpi=PICTURE_DPI, transparent=True, metadata={"Software": None})
+    with Image.open(full) as image:
+        image.quantize(256, Image.Quantize.FASTOCTREE).save(buffer, format="png", optimize=True)
     content = base64.b64encode(buffer.getvalue()).decode()
     escaped = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return f'<img alt="{escaped}" src="data:image/png;base64,{content}">'

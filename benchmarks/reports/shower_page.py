@@ -51,9 +51,8 @@ def page(data: Mapping[str, Any], found: ShowerReport) -> str:
     rows, classifiers = _rows(found.scores), _classifier_rows(found.classifiers)
     size = " · ".join(f"{showers:,} {name} showers" for name, showers in data["showers"].items())
     verdict = counts([*_all_separations(found.scores), *rows, *classifiers], names)
-    parts = [
-        part("Verdict", f"{geometry.summary()}. {size}", [verdict, outcome_table("Metrics", rows, names, OF_HALVES)])
-    ]
+    tables = [verdict, outcome_table("Metrics", rows, names, OF_HALVES)]
+    parts = [part("Verdict", f"{geometry.summary()}. {size}", tables, notes=data["remarks"])]
     if found.classifiers is not None:
         tables = [outcome_table("Classifiers against the reference", classifiers, names)]
         if found.classifiers.posteriors:

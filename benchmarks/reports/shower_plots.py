@@ -135,7 +135,10 @@ def _ild(reference: ShowerSide, sides: Mapping[str, ShowerSide]) -> list[dict[st
     for name, axis in ILD_SHOWN.items():
         values = {label: side.ild.columns[name][:, 0] for label, side in sides.items()}
         real = reference.ild.columns[name][:, 0]
-        edges = np.linspace(float(np.nanmin(real)), float(np.nanmax(real)), 41)
+        low, high = float(np.nanmin(real)), float(np.nanmax(real))
+        if not high > low:  # as the occupancy of a calorimeter whose cells are all hit
+            low, high = low - 0.5, high + 0.5
+        edges = np.linspace(low, high, 41)
         found += ratio_plots(
             name.capitalize(),
             name.replace(" ", "-"),

@@ -13,6 +13,7 @@ import numpy as np
 from hepfm.benchmarks.reports.classifying import Kinds, Wanted, classified
 from hepfm.benchmarks.reports.classifying import as_data as classifiers_as_data
 from hepfm.benchmarks.reports.displays import QUANTILES, showers_near
+from hepfm.benchmarks.reports.inputs import remarks
 from hepfm.benchmarks.reports.marks import with_verdict
 from hepfm.benchmarks.reports.shower_page import ShowerReport, page
 from hepfm.benchmarks.scores.classifier_inputs import Image, Inputs, Voxels, high_level
@@ -25,6 +26,7 @@ from hepfm.benchmarks.scores.suite_parts import Seconds
 from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import write_json, write_text
+from hepfm.core.progress import say
 from hepfm.core.statistics import REPLICAS
 from hepfm.core.versions import versions
 from hepfm.ingest.geometry import Geometry
@@ -101,7 +103,11 @@ def measure(
         for name, side in {"reference": real, **sides}.items()
     }
     found = ShowerReport(real, sides, scores, trained, shown)
+    told = remarks(_values(real), {name: _values(side) for name, side in sides.items()})
+    for remark in told:
+        say(remark)
     data = {
+        "remarks": told,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "showers": {"reference": len(real.features), **{name: len(side.features) for name, side in sides.items()}},
         "geometry": {"name": reference.geometry.name, "voxels": reference.geometry.voxels},
@@ -113,6 +119,10 @@ def measure(
         "seconds": seconds.parts,
     }
     return data, found
+
+
+def _values(side: ShowerSide) -> tuple[np.ndarray, ...]:
+    return (side.inputs,)
 
 
 def _scores(scores: ShowerScores) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hepfm.benchmarks.panels import line_colour
+from hepfm.benchmarks.panels import legend_below, line_colour
 from hepfm.benchmarks.report import themed
 from hepfm.core.plots import HEIGHT_IN, STYLES, WIDTH_IN, Theme, settings
 from hepfm.finetune.tagging_metrics import CALIBRATION_BINS, Measured, Scored, roc
@@ -58,7 +58,7 @@ def _roc(scored: Scored, measured: Measured, axes: Axes, theme: Theme) -> None:
         axes.plot(kept, passed, color=light if theme == "light" else dark, linestyle=dashes, label=signal)
     axes.set(xlabel="signal efficiency", ylabel=f"efficiency of {signals[0][1]}", xlim=(0, 1), yscale="log")
     axes.set_ylim(top=1)
-    axes.legend(frameon=False, ncols=2)
+    legend_below(axes)
 
 
 def _reliability(measured: Measured, axes: Axes, theme: Theme) -> None:

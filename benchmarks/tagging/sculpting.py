@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from hepfm.benchmarks.panels import legend_below
 from hepfm.benchmarks.report import number, themed
 from hepfm.benchmarks.tables import Cell, Table
 from hepfm.benchmarks.tagging.pictures import THEMES
@@ -83,14 +84,28 @@ def sculpting_table(found: Sequence[Sculpted]) -> Table:
     note = (
         "Jensen-Shannon divergence [bits] of the spectrum of background jets that pass from that of all: 0 shapes "
         "nothing. In brackets its mean for as many jets drawn at random, and their 95% quantile; above that a cut "
-        f"shapes the spectrum. Not given where fewer than {FEWEST} jets pass."
+        "shapes the spectrum."
     )
-    return Table("Sculpting of the background", header, rows, note)
+    told = f"Of fewer than {FEWEST:,} jets that pass it is not computed: {_needed(found)}"
+    kept = tuple(row for row, item in zip(rows, found, strict=True) if _computed(item))
+    return Table("Sculpting of the background", header, kept, f"{note} {told}")
+
+
+def _computed(item: Sculpted) -> bool:
+    return any(cut.divergence is not None for cut in item.cuts)
+
+
+def _needed(found: Sequence[Sculpted]) -> str:
+    """How many background jets the loosest and the tightest cut need, and whose rows are left out for want of them."""
+    loosest, tightest = (round(FEWEST / share) for share in (max(SHARES), min(SHARES)))
+    without = list(dict.fromkeys(item.name for item in found if not _computed(item)))
+    left_out = f" Left out: {', '.join(without)}." if without else ""
+    return f"{max(SHARES):.3g} need {loosest:,} background jets, {min(SHARES):.3g} {tightest:,}.{left_out}"
 
 
 def _cell(cut: Sculpting) -> Cell:
     if cut.divergence is None:
-        return Cell("-")
+        return Cell("not computed")
     return Cell(number(cut.divergence), chance=f"{cut.chance:.2g}, {cut.chance_upper:.2g}")
 
 
@@ -113,6 +128,7 @@ def sculpting_pictures(found: Sequence[Sculpted]) -> list[dict[str, str]]:
             },
         )
         for place, item in enumerate(found)
+        if _computed(item)
     ]
 
 
@@ -142,7 +158,7 @@ def _curves(axes: Axes, scored: Scored, wanted: Sequence[Discriminant], theme: T
         )
     axes.set(xlabel="signal efficiency", ylabel="background efficiency", xlim=(0, 1), yscale="log")
     axes.set_ylim(top=1)
-    axes.legend(frameon=False)
+    legend_below(axes)
 
 
 def _spectrum(item: Sculpted, cut: Sculpting | None) -> Histogram:

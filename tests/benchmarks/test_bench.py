@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -10,21 +11,25 @@ import pytest
 from hepfm.benchmarks import corpus_build, corpus_read, corpus_scale, simulate_jets
 from hepfm.benchmarks.bench import BenchConfig, main
 from hepfm.benchmarks.memory import peak_anonymous_mb
-from hepfm.benchmarks.workload import Way, Workload, measure
+from hepfm.benchmarks.workload import Way, Workload, measure, read_details, write_result
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.corpus import Corpus
 
 TOKEN_WAYS = ("sequential", "shuffled", "slice_copy_and_sum", "webdataset_per_jet")
 
 
-def test_rates_and_ratios_are_those_of_the_ways() -> None:
+def test_rates_and_ratios_are_those_of_the_ways(tmp_path: Path) -> None:
     calls: list[str] = []
     ways = {name: Way(lambda name=name: calls.append(name), 10.0) for name in ("ours", "theirs")}  # type: ignore[misc]
     result = measure("toy", Workload("jets/s", ways, "ours", {"theirs": ("ours", "theirs")}), repeats=3)
     assert calls == ["ours", "theirs"] * 4
     assert result["value"] == result["rates"]["ours"]
     assert result["ratios"]["theirs"] == result["rates"]["ours"] / result["rates"]["theirs"]
-    assert {"name", "value", "unit", "ratios", "spread", "machine", "versions"} <= result.keys()
+    assert result["spread"] == result["rate_spread"]["ours"]
+    write_result(result, tmp_path / "speed.json")
+    written = json.loads((tmp_path / "speed.json").read_text())
+    assert written.keys() == {"name", "value", "unit", "ratios", "spread", "machine", "versions"}
+    assert {**written, **read_details(tmp_path / "speed.json")} == json.loads(json.dumps(result))
 
 
 def test_a_call_may_say_how_much_it_did() -> None:

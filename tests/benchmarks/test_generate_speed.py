@@ -24,6 +24,7 @@ from hepfm.benchmarks.generate_speed import (
     cached,
     network,
 )
+from hepfm.benchmarks.workload import read_details
 from hepfm.core.draws import hashed_uniform, key_of
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
@@ -107,7 +108,7 @@ def test_both_commands_measure_ratios(
     workload = getattr(generate_speed, made)
     monkeypatch.setattr(generate_speed, made, lambda: workload(replace(TINY, unit=unit)))
     getattr(generate_speed, run)(config(repeats=2, json=tmp_path / "speed.json"))
-    result = json.loads((tmp_path / "speed.json").read_text())
+    result = {**json.loads((tmp_path / "speed.json").read_text()), **read_details(tmp_path / "speed.json")}
     assert result["unit"] == f"{unit}s/s"
     assert result["ratios"]["full_recompute"] == pytest.approx(result["value"] / result["rates"]["full recompute"])
     assert result["figures"]["formula_over_all_steps"] > 0

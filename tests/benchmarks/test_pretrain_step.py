@@ -13,6 +13,7 @@ from hepfm.benchmarks import pretrain_step
 from hepfm.benchmarks.padded import LONGEST
 from hepfm.benchmarks.padded_backbone import PaddedNextToken, PaddedTokens, flop_bound, mean_length
 from hepfm.benchmarks.pretrain_step import Either, PretrainStepConfig, main
+from hepfm.benchmarks.workload import read_details
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.transformer import TransformerConfig
 from hepfm.pretrain.backbone import Backbone, BackboneConfig
@@ -76,7 +77,7 @@ def test_the_result_has_its_ratios(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(pretrain_step, "PRODUCT_SIZES", {"cpu": (64,), "cuda": (64,)})
     monkeypatch.setitem(pretrain_step.STEP_JETS, "tiny", 4)
     main(PretrainStepConfig(("tiny",), ("fp32", "bf16"), repeats=1, json=tmp_path / "out.json"))
-    result = json.loads((tmp_path / "out.json").read_text())
+    result = {**json.loads((tmp_path / "out.json").read_text()), **read_details(tmp_path / "out.json")}
     rates, ratios, figures = result["rates"], result["ratios"], result["figures"]
     assert {"padded", "of_flop_bound", "matmul_peak", "input"} <= ratios.keys()
     assert ratios["of_flop_bound"] == pytest.approx(ratios["padded"] / figures["padded_per_real_flops"])

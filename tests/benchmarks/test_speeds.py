@@ -36,11 +36,15 @@ if what == "fail":
     sys.exit("hepfm: tokens/: no such corpus")
 if what == "hang":
     time.sleep(60)
-result = {"name": name, "value": 2.0, "unit": "jets/s", "ratios": {"theirs": 4.0}, "spread": {"ours": 0.05},
-          "value_of": "ours", "ratio_spread": {"theirs": 0.02}, "machine": "m", "versions": {}, "notes": ["a note"]}
+result = {"name": name, "value": 2.0, "unit": "jets/s", "ratios": {"theirs": 4.0}, "spread": 0.05,
+          "machine": "m", "versions": {}}
+details = {"value_of": "ours", "ratio_spread": {"theirs": 0.02}, "notes": ["a note"]}
 if what == "lacking":
     del result["unit"]
+if what == "further":
+    result["figures"] = {}
 pathlib.Path(out).write_text(json.dumps(result))
+pathlib.Path(out[: -len(".json")] + ".details.json").write_text(json.dumps(details))
 print("done")
 """
 
@@ -75,32 +79,41 @@ def test_the_real_command_line_has_every_benchmark_of_the_suite_but_those_to_com
 def test_a_failure_is_told_and_the_rest_goes_on(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (toy / "corpus-read").write_text("fail")
     (toy / "metrics").write_text("lacking")
+    (toy / "tag-train").write_text("further")
     out = tmp_path / "bench"
     with pytest.raises(SystemExit) as end:
         main(SpeedsConfig(out))
     assert end.value.code == 1
     told = capsys.readouterr()
-    assert "2 of" in told.err
+    assert "3 of" in told.err
     data = json.loads((out / "bench.json").read_text())
     assert data["failed"] == {
         "corpus-read": "exit code 1: tokens/: no such corpus",
         "metrics": "its result lacks unit",
+        "tag-train": "its result has figures, too: these are details",
     }
     measured = {result["name"] for result in data["results"]}
     assert {"corpus-build", "tag-infer", "generate-jets", "pretrain-step"} <= measured
+    assert all(
+        result.keys() == {"name", "value", "unit", "ratios", "spread", "machine", "versions"}
+        for result in data["results"]
+    )
+    assert data["details"]["corpus-build"]["notes"] == ["a note"]
     page = (out / "index.html").read_text()
+    assert "a note" in page
     assert "tokens/: no such corpus" in page
     assert "corpus-build" in page
 
     # Given again, it measures what failed and nothing else.
     (toy / "corpus-read").unlink()
     (toy / "metrics").unlink()
+    (toy / "tag-train").unlink()
     before = len(runs(toy))
     main(SpeedsConfig(out))
-    assert runs(toy)[before:] == ["corpus-read", "metrics"]
+    assert runs(toy)[before:] == ["corpus-read", "tag-train", "metrics"]
     assert json.loads((out / "bench.json").read_text())["failed"] == {}
     main(SpeedsConfig(out, fresh=True, only=("metrics",)))
-    assert runs(toy)[before + 2 :] == ["metrics"]
+    assert runs(toy)[before + 3 :] == ["metrics"]
 
 
 def test_results_of_other_code_are_measured_anew(toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +159,7 @@ def test_a_killed_run_continues(toy: Path, tmp_path: Path) -> None:
 def result(value: float, ratio: float, spread: float = 0.05, **more: Any) -> dict[str, Any]:
     return {
         "name": "corpus-read", "value": value, "unit": "jets/s", "ratios": {"webdataset": ratio}, "machine": "m",
-        "spread": {"ours": spread}, "value_of": "ours", "ratio_spread": {"webdataset": 0.01}, "versions": {}, **more,
+        "spread": spread, "ratio_spread": {"webdataset": 0.01}, "versions": {}, **more,
     }  # fmt: skip
 
 
