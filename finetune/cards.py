@@ -33,7 +33,8 @@ def regressor_card(
         f"Regressor: {architecture}",
         f"Estimates {target.name} [{target.unit}], in training {range_}. It reads {reads}; `config.json` describes it.",
         "Losses are Huber's of the standardised target, the absolute error is in its standard deviations "
-        f"({target.std:.4g} of the {target.transform} value); validation figures are of the validation split's first records.",
+        f"({target.std:.4g} of the {target.transform} value); validation "
+        "figures are of the validation split's first records.",
         "hepfm evaluate regression THIS_FOLDER CORPUS --out REPORT",
         provenance,
         metrics,

@@ -20,7 +20,16 @@ from typing import Any, Protocol
 from hepfm.core.artifacts import CONFIG, Artifact, check_config, glance, read_artifact
 from hepfm.core.downloads import CONTINUE, cache_root
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import digest_of, fsync_folder, read_json, sha256_file, told_when_full, write_bytes, write_json, write_text
+from hepfm.core.files import (
+    digest_of,
+    fsync_folder,
+    read_json,
+    sha256_file,
+    told_when_full,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from hepfm.core.progress import progress
 
 LONGEST_CONFIG = 16 << 20  # bytes; a page or a data set in the place of config.json is not read into memory

@@ -67,4 +67,8 @@ def _lines(metrics: Mapping[str, Any]) -> Iterator[str]:
         if name.endswith(FURTHER) and any(name.removesuffix(end) in metrics for end in FURTHER):
             continue
         further = " | ".join(f"{metrics[name + end]:.2g}" if name + end in metrics else "" for end in FURTHER)
-        yield f"| {name} | {value:,.5g} | {further} |" if isinstance(value, (int, float)) else f"| {name} | {value} | |  |"
+        yield (
+            f"| {name} | {value:,.5g} | {further} |"
+            if isinstance(value, (int, float))
+            else f"| {name} | {value} | |  |"
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import shlex
 import sys
 import time
@@ -40,7 +39,7 @@ class RetrainConfig:
     """
 
     name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
-    """Name of the model, or a YAML file with a recipe of your own (those of hepfm show how, in hepfm/released/recipes)."""
+    """Name of the model, or a YAML file with a recipe of your own (those in hepfm/released/recipes show how)."""
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")]
     """Folder for everything that is made on the way."""
     show: bool = False
@@ -65,7 +64,9 @@ def _recipe(name: str) -> Recipe:
     path = Path(name)
     if path.suffix == ".yaml" and path.is_file():
         return read_recipe(path)
-    raise HepfmError(f"no recipe is called '{name}'", "models retrain", f"there is: {', '.join(known)}; or a file .yaml")
+    raise HepfmError(
+        f"no recipe is called '{name}'", "models retrain", f"there is: {', '.join(known)}; or a file .yaml"
+    )
 
 
 def retrain(recipe: Recipe, out: Path) -> Artifact:
@@ -146,4 +147,3 @@ def _artifact(recipe: Recipe, out: Path, done: list[Step]) -> Artifact:
 
 def _files(artifact: Artifact) -> list[str]:
     return sorted(str(file.relative_to(artifact.path)) for file in artifact.path.rglob("*") if file.is_file())
-

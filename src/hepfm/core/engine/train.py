@@ -82,8 +82,8 @@ def train(
         flops_per_token: of the forward and the backward pass; 0 leaves the fraction of peak out of the log.
 
     Returns:
-        The last figures that say something of the weights: validation_loss (nats per real token), and so on; with ``patience`` the
-        validation figures of the best step, and best_step.
+        The last figures that say something of the weights: validation_loss (nats per real token), and so on; with
+        ``patience`` the validation figures of the best step, and best_step.
 
     Raises:
         HepfmError: settings that cannot work, another run's checkpoints, a loss that is not finite, a full disk.
