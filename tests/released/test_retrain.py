@@ -104,6 +104,10 @@ def test_every_recipe_names_commands_and_settings_that_there_are(name: str) -> N
         assert parse(config if isinstance(config, type) else config(rest), rest, prog="hepfm")
 
 
+def test_the_calorimeter_of_a_recipe_is_the_one_of_the_examples() -> None:
+    assert yaml.safe_load(recipes()["showers-cube"].files["cube.yaml"]) == yaml.safe_load(CUBE.read_text())
+
+
 def test_recipes_and_reports_that_cannot_be_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HepfmError, match=r"no recipe is called 'nix' .there is: jets-tiny"):
         retrain(monkeypatch, "nix", "--out", tmp_path / "made")
