@@ -121,6 +121,7 @@ def write_artifact(
         np.savez(partial / REFERENCE, **reference)  # type: ignore[arg-type]
         write_json(partial / METRICS, metrics)
         write_text(partial / CARD, card)
+        (partial / WEIGHTS).chmod((partial / CARD).stat().st_mode)  # safetensors lets nobody else read its file
         for name, folder in (inner or {}).items():
             copy_artifact(folder, partial / name)
         config = {

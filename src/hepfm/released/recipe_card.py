@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hepfm.released.recipe import Recipe, Step
@@ -10,7 +10,7 @@ from hepfm.released.recipe import Recipe, Step
 FURTHER = ("_uncertainty", "_floor")  # of a figure, columns of its row
 
 
-def recipe_card(recipe: Recipe, steps: Sequence[Step], metrics: Mapping[str, Any], parameters: int) -> str:
+def recipe_card(recipe: Recipe, steps: Sequence[Step], metrics: Mapping[str, Any]) -> str:
     """Text of the card, Markdown."""
     minutes = sum(step.seconds for step in steps) / 60
     machines = "; ".join(sorted({f"{step.machine}, {_threads(step.threads)}" for step in steps}))
@@ -18,7 +18,7 @@ def recipe_card(recipe: Recipe, steps: Sequence[Step], metrics: Mapping[str, Any
     times = "\n".join(f"| `{' '.join(step.command.split()[1:3])}` | {step.seconds:,.0f} |" for step in steps)
     return f"""# {recipe.name}: {recipe.title}
 
-{parameters:,} parameters, trained on {recipe.data}. Licence {recipe.licence}. Cite: {recipe.citation}
+{metrics["parameters"]:,} parameters, trained on {recipe.data}. Licence {recipe.licence}. Cite: {recipe.citation}
 
 ```python
 {recipe.use.strip()}
@@ -59,16 +59,19 @@ def _threads(count: int) -> str:
 
 
 def _rows(metrics: Mapping[str, Any]) -> str:
-    return "\n".join(_lines(metrics))
+    """A row for each figure, with its error and floor where they are known."""
+    further = {name + end for name in metrics for end in FURTHER if name + end in metrics}
+    rows = []
+    for name in sorted(metrics.keys() - further):
+        cells = [
+            _cell(metrics[name]),
+            *(f"{metrics[name + end]:.2g}" if name + end in further else "" for end in FURTHER),
+        ]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
-def _lines(metrics: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in sorted(metrics.items()):
-        if name.endswith(FURTHER) and any(name.removesuffix(end) in metrics for end in FURTHER):
-            continue
-        further = " | ".join(f"{metrics[name + end]:.2g}" if name + end in metrics else "" for end in FURTHER)
-        yield (
-            f"| {name} | {value:,.5g} | {further} |"
-            if isinstance(value, (int, float))
-            else f"| {name} | {value} | |  |"
-        )
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.5g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -25,7 +25,6 @@ from hepfm.core.runs import lasting
 from hepfm.released.recipe import Recipe, Step, read_recipe, recipes, result_of
 from hepfm.released.recipe_card import recipe_card
 from hepfm.released.report_figures import figures_of
-from hepfm.released.summary import parameters_of
 
 STEPS = "steps.json"
 
@@ -140,7 +139,7 @@ def _artifact(recipe: Recipe, out: Path, done: list[Step]) -> Artifact:
         weights=run.weights(),
         metrics=metrics,
         reference=run.reference(),
-        card=recipe_card(recipe, done, metrics, parameters_of(run)),
+        card=recipe_card(recipe, done, metrics),
         inner={name: run.inner(name) for name in sorted(inner)},
     )
 
