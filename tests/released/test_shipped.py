@@ -55,7 +55,7 @@ def test_all_classes_can_be_asked_for_and_differ_as_they_should() -> None:
     assert set(model.labels) == set(LABELS)
     masses = {}
     for label in model.labels:
-        jets = model.generate(40, label=label, jet_pt=(600, 800), seed=1)
+        jets = model.generate(24, label=label, jet_pt=(600, 800), seed=1)
         assert set(ak.to_list(jets.label)) == {label}
         assert ak.all(ak.num(jets.constituents) > 0)
         masses[label] = float(np.median(jets.mass))
@@ -88,6 +88,7 @@ def test_the_tagger_knows_simulated_jets() -> None:
     assert np.mean(right) > 0.35
 
 
+@pytest.mark.slow
 def test_it_works_offline_in_a_fresh_process(tmp_path: Path) -> None:
     """No network (sockets refuse), no cache folder, another working folder."""
     program = (
