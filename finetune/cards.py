@@ -17,7 +17,7 @@ def tagger_card(
     return _card(
         f"Tagger of jets: {architecture}",
         f"Tells {len(classes)} classes apart: {names}. It reads {reads}; `config.json` describes it.",
-        "Losses are in nats per jet; they and the accuracy are of training and validation batches.",
+        "Losses are in nats per jet; validation figures are of the validation split's first jets.",
         "hepfm evaluate tagging THIS_FOLDER CORPUS --out REPORT",
         provenance,
         metrics,
@@ -33,7 +33,8 @@ def regressor_card(
         f"Regressor: {architecture}",
         f"Estimates {target.name} [{target.unit}], in training {range_}. It reads {reads}; `config.json` describes it.",
         "Losses are Huber's of the standardised target, the absolute error is in its standard deviations "
-        f"({target.std:.4g} of the {target.transform} value); of training and validation batches.",
+        f"({target.std:.4g} of the {target.transform} value); validation "
+        "figures are of the validation split's first records.",
         "hepfm evaluate regression THIS_FOLDER CORPUS --out REPORT",
         provenance,
         metrics,

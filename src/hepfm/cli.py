@@ -83,6 +83,9 @@ COMMANDS = (
     Command("models list", "hepfm.released.listing", "ListConfig", "models: shipped, pulled, released by others"),
     Command("models pull", "hepfm.released.pull", "PullConfig", "download a model, verified and replayed"),
     Command("models push", "hepfm.released.push", "PushConfig", "publish a model on the Hugging Face hub"),
+    Command(
+        "models retrain", "hepfm.released.retrain", "RetrainConfig", "make a shipped model from nothing", trains=True
+    ),
     Command("models import", "hepfm.models", "ImportConfig", "others' checkpoint -> an artifact", "import_model"),
     Command("models export --onnx", "hepfm.finetune.export", "ExportConfig", "a tagger as an ONNX graph for C++"),
     Command(

@@ -49,6 +49,10 @@ def test_a_baseline_learns_and_judges(model: str, corpus: Path, tmp_path: Path) 
     assert found.auc.value > 0.98
     assert artifact.provenance["corpora"][0]["records"] == 600
     assert "hepfm evaluate tagging" in (artifact.path / "README.md").read_text()
+    figures = artifact.metrics()
+    assert figures["validation_accuracy"] > 0.9
+    assert 0 <= figures["validation_accuracy_uncertainty"] < 0.05
+    assert not {"accuracy", "loss", "gradient_norm"} & figures.keys()
     assert models.load(run)[0].classes == CLASSES
     before = (run / "artifact" / "config.json").read_bytes()
     main(TagConfig((corpus,), run, model=model, labels=CLASSES, training=QUICK))  # type: ignore[arg-type]

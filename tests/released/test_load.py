@@ -219,7 +219,7 @@ def test_tokens_are_those_of_the_command_and_decode(runs: dict[str, Path], sim: 
         model.encode(1e6 * np.random.default_rng(0).uniform(1, 2, (50, 8, 4)))
 
 
-def test_embeddings_are_means_over_the_tokens(runs: dict[str, Path], sim: Path) -> None:
+def test_embeddings_are_means_over_the_tokens(runs: dict[str, Path], sim: Path, tmp_path: Path) -> None:
     """Against the backbone called jet by jet."""
     split = Corpus.open(sim).split("val")
     for name in ("generator", "masked"):
@@ -230,6 +230,8 @@ def test_embeddings_are_means_over_the_tokens(runs: dict[str, Path], sim: Path) 
         assert found.shape == (split.records, backbone.config.transformer.width)
         if name == "masked":
             continue  # it reads features, not ids
+        tokens = apply(runs["tokenizer"], sim, tmp_path / "tokens")
+        assert np.array_equal(model.embed(tokens, split="val"), found)
         for jet in (0, 7):
             inputs = torch.tensor([backbone.start, *ids[jet].to_list()])
             with torch.no_grad():
@@ -313,6 +315,9 @@ def test_a_shipped_model_is_found_by_its_name(
     monkeypatch.setattr(resolve, "SHIPPED", tmp_path / "shipped")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(HepfmError, match="jets-tiny: no such run or artifact"):
+        load("jets-tiny")
+    shutil.copytree(kinematic, tmp_path / "shipped" / "another")
+    with pytest.raises(HepfmError, match=r"no model of that name .there is: .*another"):
         load("jets-tiny")
     shutil.copytree(kinematic, tmp_path / "shipped" / "jets-tiny")
     model = load("jets-tiny")

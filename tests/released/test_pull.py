@@ -23,10 +23,11 @@ from rough_server import RoughServer, body, cut, held, lying_length, status
 from weaver_jets import SMALL, saved, weaver_network
 
 from hepfm import cli, load
+from hepfm.core import artifacts
 from hepfm.core.artifacts import read_artifact
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import digest_of, sha256_file
-from hepfm.core.model_cache import cache_folder
+from hepfm.core.model_cache import cache_folder, read_once
 from hepfm.released.catalogue import Citation, Released, catalogue
 from hepfm.released.pull import PullConfig, main, pull
 
@@ -248,6 +249,31 @@ def test_a_damaged_copy_in_the_cache_is_brought_again(server: RoughServer, sourc
         load(f"{server.url}/models")
     assert pull(f"{server.url}/models") == path
     assert weights(path) == weights(source)
+
+
+def test_a_list_compares_bytes_once_and_again_when_a_file_changes(
+    source: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[Path] = []
+
+    def counted(path: Path) -> str:
+        compared.append(path)
+        return sha256_file(path)
+
+    monkeypatch.setattr(artifacts, "sha256_file", counted)
+    shutil.copytree(source, tmp_path / "own")
+    first = read_once(tmp_path / "own")
+    assert len(compared) >= 4
+    compared.clear()
+    assert read_once(tmp_path / "own") == first
+    assert compared == []
+    weights = tmp_path / "own" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(HepfmError, match="altered"):
+        read_once(tmp_path / "own")
+    weights.unlink()
+    with pytest.raises(HepfmError, match="missing from the artifact"):
+        read_once(tmp_path / "own")
 
 
 def test_a_pulled_broken_and_own_model_are_listed(

@@ -121,6 +121,7 @@ def write_artifact(
         np.savez(partial / REFERENCE, **reference)  # type: ignore[arg-type]
         write_json(partial / METRICS, metrics)
         write_text(partial / CARD, card)
+        (partial / WEIGHTS).chmod((partial / CARD).stat().st_mode)  # safetensors lets nobody else read its file
         for name, folder in (inner or {}).items():
             copy_artifact(folder, partial / name)
         config = {
@@ -172,22 +173,18 @@ def without_replay() -> Iterator[None]:
         _replays.reset(token)
 
 
-def read_artifact(path: Path, kind: str | None = None) -> Artifact:
-    """Read an artifact and check every byte of it.
-
-    Files that ``config.json`` does not list are never read.
+def glance(path: Path) -> Artifact:
+    """What ``config.json`` says of an artifact; the other files are there, but their bytes are not compared.
 
     Raises:
-        HepfmError: no artifact, of another kind, from a newer format, with a field this version does not know, or with
-            a file missing, altered, or leading out of the folder.
+        HepfmError: as :func:`read_artifact`, but for altered files.
     """
     if not (path / CONFIG).is_file():
         raise HepfmError("is no artifact (it has no config.json)", path)
     _check_inside(path, CONFIG)
     config = check_config(read_json(path / CONFIG), path)
-    _check_files(path, config["files"])
-    if kind is not None and config["kind"] != kind:
-        raise HepfmError(f"is a {config['kind']}, not a {kind}", path, f"name a {kind}")
+    for name in config["files"]:
+        _check_there(path, name)
     return Artifact(
         path=path,
         kind=config["kind"],
@@ -197,6 +194,22 @@ def read_artifact(path: Path, kind: str | None = None) -> Artifact:
         hash=config["hash"],
         replayed=_replays.get(),
     )
+
+
+def read_artifact(path: Path, kind: str | None = None) -> Artifact:
+    """Read an artifact and check every byte of it.
+
+    Files that ``config.json`` does not list are never read.
+
+    Raises:
+        HepfmError: no artifact, of another kind, from a newer format, with a field this version does not know, or with
+            a file missing, altered, or leading out of the folder.
+    """
+    artifact = glance(path)
+    _check_bytes(path, read_json(path / CONFIG)["files"])
+    if kind is not None and artifact.kind != kind:
+        raise HepfmError(f"is a {artifact.kind}, not a {kind}", path, f"name a {kind}")
+    return artifact
 
 
 def check_config(config: Any, where: object) -> dict[str, Any]:
@@ -244,12 +257,15 @@ def _check_inside(path: Path, name: str) -> None:
         raise HepfmError("lies outside the artifact's folder", file, MEND)
 
 
-def _check_files(path: Path, stated: dict[str, str]) -> None:
+def _check_there(path: Path, name: str) -> None:
+    _check_inside(path, name)
+    if not (path / name).is_file():
+        raise HepfmError("missing from the artifact", path / name, MEND)
+
+
+def _check_bytes(path: Path, stated: dict[str, str]) -> None:
     for name, sha256 in stated.items():
-        _check_inside(path, name)
         file = path / name
-        if not file.is_file():
-            raise HepfmError("missing from the artifact", file, MEND)
         found = sha256_file(file)
         if found != sha256:
             raise HepfmError(f"altered: sha256 {found[:12]}..., expected {sha256[:12]}...", file, MEND)

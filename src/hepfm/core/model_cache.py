@@ -7,6 +7,7 @@ hash; ``names/`` remembers which artifact a name stood for when it was pulled, s
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shutil
@@ -16,10 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hepfm.core.artifacts import CONFIG, check_config, read_artifact
+from hepfm.core.artifacts import CONFIG, Artifact, check_config, glance, read_artifact
 from hepfm.core.downloads import CONTINUE, cache_root
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import digest_of, fsync_folder, read_json, sha256_file, told_when_full, write_bytes, write_json
+from hepfm.core.files import (
+    digest_of,
+    fsync_folder,
+    read_json,
+    sha256_file,
+    told_when_full,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from hepfm.core.progress import progress
 
 LONGEST_CONFIG = 16 << 20  # bytes; a page or a data set in the place of config.json is not read into memory
@@ -158,6 +168,28 @@ def all_remembered() -> list[Remembered]:
         if (path / CONFIG).is_file():
             found.append(Remembered(str(known["name"]), path, str(known["key"]), dict(known.get("source", {}))))
     return sorted(found, key=lambda each: each.name)
+
+
+def read_once(path: Path) -> Artifact:
+    """An artifact whose bytes are compared with their checksums unless its files have kept size and time since that was
+    done: for lists of many models. What is to be used goes through :func:`~hepfm.core.artifacts.read_artifact`.
+
+    Raises:
+        HepfmError: as ``read_artifact``.
+    """
+    artifact = glance(path)
+    notes = cache_folder() / "compared" / f"{digest_of(str(path.resolve()))[:32]}.json"
+    files = [file.stat() for file in sorted(path.rglob("*")) if file.is_file()]
+    state = digest_of([artifact.hash, [[file.st_size, file.st_mtime_ns, file.st_ino] for file in files]])
+    try:
+        if notes.is_file() and notes.read_text() == state:
+            return artifact
+    except OSError:
+        pass
+    artifact = read_artifact(path)
+    with contextlib.suppress(OSError, HepfmError):  # a cache that cannot be written: compared again next time
+        write_text(notes, state)
+    return artifact
 
 
 def _note(key: str) -> Path:

@@ -7,7 +7,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from hepfm.core.artifacts import locate
-from hepfm.core.model_cache import Origin, collect, remember, remembered
+from hepfm.core.errors import HepfmError
+from hepfm.core.model_cache import Origin, all_remembered, collect, remember, remembered
 from hepfm.core.origins import HubOrigin, WebOrigin
 
 SHIPPED = Path(__file__).resolve().parents[1] / "shipped"
@@ -34,6 +35,13 @@ def resolve(name: str | Path) -> Path:
         found = shipped().get(str(name)) or remembered(CATALOGUE_KEY.format(name))
         if found:
             return found
+        if not Path(name).is_symlink():
+            known = sorted({*shipped(), *(each.name for each in all_remembered())})
+            raise HepfmError(
+                "no such run or artifact, and no model of that name",
+                name,
+                f"there is: {', '.join(known)}; 'hepfm models list' shows more" if known else "see 'hepfm models list'",
+            )
     return locate(name)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,3 +134,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return lines
+
+
+def lasting(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a training's last figures says something of the model.
+
+    Figures of the last batch say little: they go where the validation split has them, else they are called so.
+    """
+    kept = {name: value for name, value in figures.items() if name not in ("gradient_norm", "learning_rate")}
+    validated = {name.removeprefix("validation_") for name in kept if name.startswith("validation_")}
+    kept = {name: value for name, value in kept.items() if name not in validated}
+    return {f"last_batch_{name}" if name in ("loss", "accuracy") else name: value for name, value in kept.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,18 @@ from hepfm.core.engine import launch
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.progress import progress
-from hepfm.core.records import POINTS_COLUMN, lengths_of
+from hepfm.core.records import offsets_of, values_of
 from hepfm.finetune.generate import GenerateConfig
 from hepfm.finetune.generator import Generator
 from hepfm.finetune.sampler import Drawing
 from hepfm.pretrain.backbone import Backbone, load_backbone
 from hepfm.pretrain.data import pack
 from hepfm.pretrain.masking import View
-from hepfm.released.jets import Records, given
+from hepfm.released.jets import Given, Records, given
 from hepfm.released.model import Model, Names, Range, as_awkward
 from hepfm.released.tokenizers import decoded, encoded, tokenized
 from hepfm.tokenize.registry import Tokenizer, load_tokenizer
-from hepfm.tokenize.tokens import Tokens
+from hepfm.tokenize.tokens import COLUMN, Tokens
 
 BATCH_RECORDS = 256
 
@@ -95,18 +96,33 @@ class BackboneModel(Model):
 
     @torch.no_grad()
     def embed(self, jets: Records, *, split: str = "test", axis: str = "stored") -> np.ndarray:
+        if len(self.tokenizer.streams) > 1:
+            raise HepfmError("reads one list of token ids, its tokenizer gives several", self.artifact.path)
         found = given(jets, split, axis)
         parts = [np.empty((0, self.backbone.config.transformer.width), dtype=np.float32)]
-        for batch, tokens in tokenized(self.tokenizer, found):
-            if tokens.ids.ndim > 1:
-                raise HepfmError("reads one list of token ids, its tokenizer gives several", self.artifact.path)
-            lengths = lengths_of(batch.column(POINTS_COLUMN[self.tokenizer.contract.kind]))
+        for tokens, features in self._read(found):
+            lengths = np.diff(tokens.offsets)
             if not lengths.all():
                 raise HepfmError(f"record {int(np.argmin(lengths))} has no points", found.corpus.path, "leave it out")
-            features = self.tokenizer.contract.encode(batch) if self.backbone.config.features else None
-            for start in range(0, len(batch), BATCH_RECORDS):
-                parts.append(self._means(tokens, features, start, min(start + BATCH_RECORDS, len(batch))))
+            for start in range(0, len(lengths), BATCH_RECORDS):
+                parts.append(self._means(tokens, features, start, min(start + BATCH_RECORDS, len(lengths))))
         return np.concatenate(parts)
+
+    def _read(self, found: Given) -> Iterator[tuple[Tokens, np.ndarray | None]]:
+        """Tokens of blocks of records, and their continuous features where the backbone reads these."""
+        made_by = found.corpus.manifest.tokens
+        if found.corpus.manifest.kind != COLUMN or made_by is None:
+            for batch, tokens in tokenized(self.tokenizer, found):
+                yield tokens, self.tokenizer.contract.encode(batch) if self.backbone.config.features else None
+            return
+        if made_by["tokenizer"] != self.tokenizer.hash:
+            mend = "apply the one that this model carries, or give the jets themselves"
+            raise HepfmError("holds tokens of another tokenizer", found.corpus.path, mend)
+        if self.backbone.config.features:
+            raise HepfmError("holds tokens, this model reads features", found.corpus.path, "give the jets themselves")
+        for batch in found:
+            column = batch.column(COLUMN)
+            yield Tokens(values_of(column.flatten()), offsets_of(column)), None
 
     def _means(self, tokens: Tokens, features: np.ndarray | None, start: int, stop: int) -> np.ndarray:
         """Means (n, width) over the tokens of records ``start`` to ``stop - 1``."""

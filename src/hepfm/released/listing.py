@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
-from hepfm.core.artifacts import read_artifact
 from hepfm.core.errors import HepfmError
-from hepfm.core.model_cache import all_remembered, cache_folder
+from hepfm.core.model_cache import all_remembered, cache_folder, read_once
 from hepfm.core.resolve import shipped
 from hepfm.released.catalogue import Released, catalogue
-from hepfm.released.summary import data_of, figures_of, licence_of, parameters_of, size_of, task_of
+from hepfm.released.summary import citation_of, data_of, figures_of, licence_of, parameters_of, size_of, task_of
 
 COLUMNS = ("name", "task", "parameters", "size", "data", "licence", "numbers", "hash or citation")
 Row = tuple[str, ...]
@@ -67,7 +66,7 @@ def _table(title: str, rows: Iterable[Row]) -> Table:
 
 def _row(name: str, path: Path) -> Row:
     try:
-        artifact = read_artifact(path)
+        artifact = read_once(path)
         figures = figures_of(artifact)
     except HepfmError as error:
         return (name, "broken", "", "", "", "", error.what, "")
@@ -81,7 +80,7 @@ def _row(name: str, path: Path) -> Row:
         data_of(artifact),
         licence_of(artifact),
         figures,
-        artifact.hash[:12],
+        "; ".join(filter(None, (artifact.hash[:12], citation_of(artifact)))),
     )
 
 

@@ -142,7 +142,8 @@ class Model:
         block gives, as a linear probe reads it (nothing is told of the record).
 
         Args:
-            jets, split, axis: as in :meth:`tag`; showers as a corpus.
+            jets, split, axis: as in :meth:`tag`; showers as a corpus. Backbones of tokens take token corpora of their
+                own tokenizer too.
 
         Raises:
             HepfmError: it has no such features, or the jets lack something that it reads.

@@ -11,7 +11,16 @@ from typing import Any
 from hepfm.core.artifacts import WEIGHTS, Artifact
 
 # Figures that say most about a model of any kind, with what follows the number.
-HEADLINES = ("accuracy", "validation_accuracy", "validation_loss", "codebook_use", "jet_mass_w1_gev")
+HEADLINES = (
+    "accuracy",
+    "auc",
+    "validation_accuracy",
+    "validation_loss",
+    "codebook_use",
+    "jet_mass_w1_gev",
+    "multiplicity_w1",
+    "tau21_w1",
+)
 
 
 def task_of(artifact: Artifact) -> str:
@@ -33,6 +42,8 @@ def task_of(artifact: Artifact) -> str:
 def data_of(artifact: Artifact) -> str:
     """What it was trained on."""
     known = artifact.provenance
+    if "data" in known:
+        return str(known["data"])
     if "imported" in known:
         return f"imported from {known['imported'].get('file', 'a file')}"
     corpora = known.get("corpora") or ([known["corpus"]] if isinstance(known.get("corpus"), dict) else [])
@@ -41,7 +52,13 @@ def data_of(artifact: Artifact) -> str:
 
 def licence_of(artifact: Artifact) -> str:
     """Licence of the weights; empty where nobody stated one."""
-    return str(artifact.provenance.get("imported", {}).get("licence", ""))
+    known = artifact.provenance
+    return str(known.get("licence") or known.get("imported", {}).get("licence", ""))
+
+
+def citation_of(artifact: Artifact) -> str:
+    """What to cite; empty where nobody stated anything."""
+    return str(artifact.provenance.get("citation", ""))
 
 
 def figures_of(artifact: Artifact) -> str:
@@ -55,7 +72,12 @@ def figures_of(artifact: Artifact) -> str:
 
 def _figure(metrics: dict[str, Any], name: str) -> str:
     error = metrics.get(f"{name}_uncertainty")
-    return f"{metrics[name]:.4g}" + (f" +- {error:.1g}" if error is not None else "")
+    floor = metrics.get(f"{name}_floor")
+    return (
+        f"{metrics[name]:.4g}"
+        + (f" +- {error:.1g}" if error is not None else "")
+        + (f" (floor {floor:.2g})" if floor is not None else "")
+    )
 
 
 def parameters_of(artifact: Artifact) -> int:

@@ -29,7 +29,7 @@ from hepfm.core.engine.tracking import Tracker
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import locked
 from hepfm.core.progress import Task, progress, say
-from hepfm.core.runs import RunFolder
+from hepfm.core.runs import RunFolder, lasting
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def train(
         flops_per_token: of the forward and the backward pass; 0 leaves the fraction of peak out of the log.
 
     Returns:
-        The last logged figures: loss and validation_loss (nats per real token), and so on; with ``patience`` the
-        validation figures of the best step, and best_step.
+        The last figures that say something of the weights: validation_loss (nats per real token), and so on; with
+        ``patience`` the validation figures of the best step, and best_step.
 
     Raises:
         HepfmError: settings that cannot work, another run's checkpoints, a loss that is not finite, a full disk.
@@ -166,7 +166,7 @@ def _continue(job: Job) -> dict[str, float]:
                     say(f"{run.path}: stopped on request after step {state.step}; the same command continues")
                 raise Requeue
         _finish(job, engine, averages, state)
-    return {**state.figures, **state.best.summary()}
+    return {**lasting(state.figures), **state.best.summary()}
 
 
 def _start(
