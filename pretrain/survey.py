@@ -50,6 +50,13 @@ class Survey:
     sample: ConditionValues
 
 
+def columns_of(name: str) -> tuple[str, ...]:
+    """The columns of a token corpus that a condition is read from; none of the data set."""
+    if name == "data_set":
+        return ()
+    return tuple(NAMED.get(one) or NUMBERS.get(one, one) for one in GROUPS.get(name, (name,)))
+
+
 def wanted(names: Sequence[str], data: TokenCorpora) -> tuple[Condition, ...]:
     """The conditions of these names, nothing counted yet.
 
