@@ -158,14 +158,15 @@ def _adaptation(
 ) -> AdaptConfig:
     kept = count // KEPT_BACK
     every = max(1, config.steps // VALIDATIONS)
+    records = min(config.batch_records, count - kept)
     training = TrainingConfig(
         steps=config.steps,
-        batch_records=min(config.batch_records, count - kept),
+        batch_records=records,
         learning_rate=config.scratch_learning_rate if protocol == SCRATCH else config.learning_rate,
         warmup_steps=min(100, config.steps // 10),
         schedule="cosine",
         validate_every=every,
-        validation_records=min(kept, 2_048),
+        validation_records=min(kept, 2_048, max(256, every * records)),  # no more than are trained on meanwhile
         patience=PATIENCE,
         checkpoint_every=max(every, 100),
         keep_checkpoints=1,

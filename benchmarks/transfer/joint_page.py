@@ -57,9 +57,7 @@ def table(domains: Sequence[Domain], seeds: int) -> Table:
         loss = [domain.name, "loss [nats]", _loss(domain.loss_alone, seeds), _loss(domain.loss_joint, seeds), "", ""]
         rows.append(tuple(map(Cell, loss)))
     judged = ", ".join(f"{domain.judged:,} {domain.kind} of {domain.name}" for domain in domains)
-    errors = (
-        f"of the mean over {seeds} seeds" if seeds > 1 else "of bootstrap replicas, of one seed"
-    )
+    errors = f"of the mean over {seeds} seeds" if seeds > 1 else "of bootstrap replicas, of one seed"
     note = (
         f"W1 distance of generated records to as many held-out ones ({judged}) over the latter's standard deviation; "
         f"errors: {errors}. floor: what two held-out samples of this size show. loss: per token and stop of held-out "
