@@ -65,11 +65,12 @@ def wanted(names: Sequence[str], data: TokenCorpora) -> tuple[Condition, ...]:
     Raises:
         HepfmError: one that no corpus has.
     """
+    asked = {one: name for name in reversed(names) for one in GROUPS.get(name, (NAME_OF.get(name, name),))}
     single = dict.fromkeys(one for name in names for one in GROUPS.get(name, (NAME_OF.get(name, name),)))
-    return tuple(_wanted(name, data) for name in single)
+    return tuple(_wanted(name, data, asked[name]) for name in single)
 
 
-def _wanted(name: str, data: TokenCorpora) -> Condition:
+def _wanted(name: str, data: TokenCorpora, asked: str) -> Condition:
     if name == "data_set":
         return Condition(name, "data_set", names=tuple(dict.fromkeys(data.names)))
     column = NAMED.get(name) or NUMBERS.get(name, name)
@@ -81,7 +82,7 @@ def _wanted(name: str, data: TokenCorpora) -> Condition:
             if found.name in NAMED or pa.types.is_floating(found.type)
         ]
         raise HepfmError(
-            f"has no '{column}' for --condition {name}", data.corpora[0].path, f"it has: data_set, {', '.join(there)}"
+            f"has no '{column}' for --condition {asked}", data.corpora[0].path, f"it has: data_set, {', '.join(there)}"
         )
     lacking = [str(c.path) for c in data.corpora if column not in c.manifest.schema.names]
     if lacking:

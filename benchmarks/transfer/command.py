@@ -166,7 +166,7 @@ def _adaptation(
         warmup_steps=min(100, config.steps // 10),
         schedule="cosine",
         validate_every=every,
-        validation_records=min(kept, 2_048, max(256, every * records)),  # no more than are trained on meanwhile
+        validation_records=min(kept, 2_048, max(128, every * records)),  # no more than are trained on meanwhile
         patience=PATIENCE,
         checkpoint_every=max(every, 100),
         keep_checkpoints=1,

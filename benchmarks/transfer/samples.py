@@ -16,7 +16,7 @@ from hepfm.core import observables
 from hepfm.core.draws import hashed_uniform, key_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents
-from hepfm.core.progress import progress
+from hepfm.core.progress import progress, say
 from hepfm.core.records import offsets_of, values_of
 from hepfm.core.statistics import Values
 from hepfm.finetune.asked import Asked
@@ -115,6 +115,8 @@ def held_out(corpus: Corpus, most: int) -> Quantities:
         HepfmError: no such split, or showers without incident energy.
     """
     split = corpus.split(held_out_split(corpus))
+    if most > split.records:
+        say(f"judged: {split.records:,} records, all that the split '{split.name}' of {corpus.path} has")
     tokenizer = load_tokenizer(corpus.path / "tokenizer")
     taken = Reader([split], seed=0).take(0, min(most, split.records)).batch
     columns = [taken.column(stream.column) for stream in tokenizer.streams]
