@@ -22,16 +22,17 @@ from hepfm.pretrain.backbone import Backbone, load_generator, retold
 from hepfm.pretrain.batches import IdRange
 from hepfm.pretrain.data import TokenCorpora
 from hepfm.pretrain.objectives import ObjectiveConfig
+from hepfm.pretrain.profile_counts import profiled
 from hepfm.pretrain.run import Beginning, run_training
 from hepfm.pretrain.stream_backbone import widened
 from hepfm.pretrain.stream_batches import counted
 from hepfm.pretrain.survey import surveyed_again
 from hepfm.tokenize.registry import load_tokenizer
 
-# Parts of a backbone that learn whatever the protocol: what it is told, and (but for low-rank adapters, which leave all
-# matrices as they are) its head, or those of its streams.
-TOLD, HEADS = "told", ("head", "heads")
-BACKBONE = "^backbone[.](?!head|told)"  # the parameters of all else, in the objective
+# Parts of a backbone that learn whatever the protocol: what it is told and how much energy layers have, and (but for
+# low-rank adapters, which leave all other matrices as they are) its head, or those of its streams.
+TOLD, HEADS = ("told", "profile"), ("head", "heads")
+BACKBONE = "^backbone[.](?!head|told|profile[.])"  # the parameters of all else, in the objective
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,13 @@ def main(config: AdaptConfig) -> None:
             torch.manual_seed(key_of("weights", seed))
             backbone = retold(backbone, told.conditions)
         if streams := backbone.config.streams:
-            backbone = widened(backbone, counted(data, streams, streams.number))
+            grown = counted(data, streams, streams.number)
+            if streams.profile:
+                grown = profiled(data, grown, backbone.config.conditions, streams.profile)
+            backbone = widened(backbone, grown)
         if protocol.name == "scratch":
             backbone = drawn_anew(backbone, seed)
-        follow(backbone, protocol, seed, always=(TOLD,) if protocol.name == "low-rank" else (TOLD, *HEADS))
+        follow(backbone, protocol, seed, always=TOLD if protocol.name == "low-rank" else (*TOLD, *HEADS))
         _tell_trained(backbone, protocol)
         return Beginning(
             backbone.train(),

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from hepfm.core.artifacts import Artifact
 from hepfm.core.engine import launch
@@ -16,6 +15,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.progress import Task
 from hepfm.finetune.asked import Asked, Teller
 from hepfm.finetune.decoded import JetRecords, ShowerRecords
+from hepfm.finetune.profile_sampler import generate_showers, together
 from hepfm.finetune.sampler import Drawing, Sampled, generate
 from hepfm.finetune.stream_sampler import generate_streams
 from hepfm.ingest.geometry import Geometry
@@ -25,7 +25,6 @@ from hepfm.pretrain.stream_backbone import StreamBackbone
 from hepfm.tokenize.registry import Tokenizer, load_tokenizer
 
 CHUNK_RECORDS = 16_384
-TELL_ROWS = 256  # rows that are told together: always so many, so that a row does not depend on its company
 DATA_SET = "data_set"
 ANYTHING, PLAIN = Asked(), Drawing()
 
@@ -84,41 +83,27 @@ class Generator:
         for begin in range(first, stop, CHUNK_RECORDS):
             count = min(CHUNK_RECORDS, stop - begin)
             told = self.teller.values(begin, count) if self.teller else None
-            sampled = self._sampled(count, begin, self._begin(told), task)
+            sampled = self._sampled(count, begin, told, task)
             self.points += len(sampled.tokens)
             self.hit_maximum += sampled.hit_maximum
             yield self.records.of(self._decoded(sampled, told), sampled.offsets, told, begin)
 
-    def _sampled(self, count: int, first: int, begin: torch.Tensor | None, task: Task) -> Sampled:
+    def _sampled(self, count: int, first: int, told: ConditionValues | None, task: Task) -> Sampled:
         settings: dict[str, Any] = {
             "max_length": self.max_length,
             "min_length": self.min_length,
             "batch": self.batch,
             "drawing": self.drawing,
             "first": first,
-            "begin": begin,
             "task": task,
         }
-        if isinstance(self.backbone, StreamBackbone):
-            return generate_streams(self.backbone, count, self.seed, **settings)
-        return generate(self.backbone, count, self.seed, ids=self.ids, **settings)
-
-    @torch.no_grad()
-    def _begin(self, told: ConditionValues | None) -> torch.Tensor | None:
-        """What is added to the start token of each record."""
-        if told is None:
-            return None
-        parts = []
-        for row in range(0, len(told), TELL_ROWS):
-            names, numbers = told.names[row : row + TELL_ROWS], told.numbers[row : row + TELL_ROWS]
-            here, short = len(names), TELL_ROWS - len(names)
-            filled = ConditionValues(
-                torch.cat([names, names[:1].expand(short, -1)]), torch.cat([numbers, numbers[:1].expand(short, -1)])
-            )
-            begin = self.backbone.beginning(filled.to(launch.device()), TELL_ROWS)
-            assert begin is not None
-            parts.append(begin[:here])
-        return torch.cat(parts)
+        if not isinstance(self.backbone, StreamBackbone):
+            begin = None if told is None else together(self.backbone.beginning, count, told)
+            return generate(self.backbone, count, self.seed, ids=self.ids, begin=begin, **settings)
+        if self.backbone.profile is None:
+            begin = None if told is None else together(self.backbone.beginning, count, told)
+            return generate_streams(self.backbone, count, self.seed, begin=begin, **settings)
+        return generate_showers(self.backbone, count, self.seed, told, settings)
 
     def _decoded(self, sampled: Sampled, told: ConditionValues | None) -> dict[str, np.ndarray]:
         wanted = self.tokenizer.contract.conditions

@@ -63,9 +63,13 @@ class Rows:
         wanted = grains(int((self.number != IDLE).sum()))
         if 0 < wanted <= len(self.number) // 2:
             keep = np.argsort(self.number == IDLE, kind="stable")[:wanted]
-            for name in self.per_row:
-                setattr(self, name, getattr(self, name)[keep])
-            self.cache.keep(torch.from_numpy(keep).to(self.device))
+            self._keep(keep)
+
+    def _keep(self, rows: np.ndarray) -> None:
+        """Keep only the rows of these indices, in this order."""
+        for name in self.per_row:
+            setattr(self, name, getattr(self, name)[rows])
+        self.cache.keep(torch.from_numpy(rows).to(self.device))
 
 
 def by_number(done: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -10,6 +10,7 @@ import torch
 from hepfm.core.draws import hashed_uniform, key_of
 from hepfm.core.nn.cache import Cache, grains
 from hepfm.core.progress import Task
+from hepfm.finetune.cell_rules import CellRules
 from hepfm.finetune.rows import IDLE, Rows, by_number
 from hepfm.finetune.sampler import Drawing, Sampled, shown_progress
 from hepfm.pretrain.mixture import draw
@@ -27,7 +28,12 @@ class StreamSteps(Protocol):
     def new_cache(self, rows: int, max_length: int) -> Cache: ...
 
     def step_of(
-        self, ids: torch.Tensor, numbers: torch.Tensor | None, cache: Cache, begin: torch.Tensor | None = None
+        self,
+        ids: torch.Tensor,
+        numbers: torch.Tensor | None,
+        cache: Cache,
+        begin: torch.Tensor | None = None,
+        budget: torch.Tensor | None = None,
     ) -> Outlook: ...
 
 
@@ -43,16 +49,18 @@ def generate_streams(
     min_length: int = 1,
     first: int = 0,
     begin: torch.Tensor | None = None,
+    profile: np.ndarray | None = None,
     task: Task | None = None,
 ) -> Sampled:
     """Generate ``n`` records of several streams; see :func:`hepfm.finetune.sampler.generate`, also for the arguments.
 
     A record that stops, or has ``max_length`` points, is finished in the streams that lag behind. ``begin`` is added at
-    every step. The draws are keyed by (seed, number, step, stream).
+    every step. With a ``profile`` (n, L), the energies [MeV] of the layers, hits keep to the rules of
+    :mod:`hepfm.finetune.cell_rules`. The draws are keyed by (seed, number, step, stream).
     """
     if n < 0 or batch < 1 or not 1 <= min_length <= max_length:
         raise ValueError(f"n {n}, batch {batch}, min_length {min_length}, max_length {max_length}")
-    rows = _StreamRows(backbone, n, first, min(batch, max(n, 1)), min_length, max_length, begin)
+    rows = _StreamRows(backbone, n, first, min(batch, max(n, 1)), min_length, max_length, begin, profile)
     key, columns = key_of("generate", seed), np.arange(len(backbone.streams.codes) + 3)
     with shown_progress(task, n) as shown:
         while rows.busy:
@@ -110,6 +118,7 @@ class _StreamRows(Rows):
         min_length: int,
         max_length: int,
         begin: torch.Tensor | None,
+        profile: np.ndarray | None,
     ) -> None:
         streams = backbone.streams
         super().__init__(backbone.new_cache(grains(batch), max_length + streams.largest_delay), n, first, begin)
@@ -124,13 +133,20 @@ class _StreamRows(Rows):
         self.nothing = np.array(streams.codes, dtype=np.int64)
         self.last_ids: np.ndarray = np.tile(self.nothing, (rows, 1))
         self.last_values: np.ndarray = np.full(rows, np.nan, dtype=np.float32)
+        self.profile = profile
+        self.rules = None if profile is None else CellRules(streams, rows)
         self._begin(np.arange(rows) < batch)
 
     def outlook(self) -> Outlook:
         """What can come next in each row."""
         ids = torch.from_numpy(self.last_ids).to(self.device)
         numbers = torch.from_numpy(self.last_values).to(self.device) if self.streams.number else None
-        return self.backbone.step_of(ids, numbers, self.cache, self.told())
+        if self.rules is None:
+            return self.backbone.step_of(ids, numbers, self.cache, self.told())
+        now = (self.step, self.length, self.ids)
+        budget = torch.from_numpy(self.rules.budget(*now)).to(self.device)
+        found = self.backbone.step_of(ids, numbers, self.cache, self.told(), budget)
+        return self.rules.allowed(found, *now, self.step >= self.min_length)
 
     def take(self, stops: np.ndarray, ids: np.ndarray, values: np.ndarray | None) -> int:
         """Go on by a step with what was drawn, end and replace samples; how many have ended."""
@@ -151,6 +167,8 @@ class _StreamRows(Rows):
             self.values[rows, points] = values[rows]
             self.last_values[:] = np.nan
             self.last_values[rows] = values[rows]
+        if self.rules is not None:
+            self.rules.take(self.step, self.length, active, self.ids, self.values)
         self.step += 1
         done = active & self.ended & (self.step >= self.length + self.streams.largest_delay)
         if done.any():
@@ -178,6 +196,13 @@ class _StreamRows(Rows):
         self.step[rows] = self.length[rows] = 0
         self.ended[rows] = False
         self.last_ids[rows], self.last_values[rows] = self.nothing, np.nan
+        if self.rules is not None and self.profile is not None:
+            self.rules.begin(rows, self.profile[np.maximum(self.number[rows] - self.first, 0)])
+
+    def _keep(self, rows: np.ndarray) -> None:
+        super()._keep(rows)
+        if self.rules is not None:
+            self.rules.keep(rows)
 
     def result(self) -> Sampled:
         """All samples by number."""

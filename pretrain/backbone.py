@@ -30,7 +30,7 @@ from hepfm.pretrain.streams import Streams
 KIND = "backbone"
 REFERENCE_LENGTHS = (1, 9, 24)
 REFERENCE_TOLERANCE = 1e-4
-REFERENCE_INPUTS = {"inputs", "codes", "features", "ids", "numbers"}
+REFERENCE_INPUTS = {"inputs", "codes", "features", "ids", "numbers", "profile", "budget"}
 INITIAL_STD = 0.02  # GPT-2's; learns faster here than 1/sqrt(inputs)
 MEND = "get the artifact again"
 

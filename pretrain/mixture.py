@@ -41,13 +41,8 @@ class MixtureHead(nn.Module):
         self.low, self.high = ((bound - number.mean) / number.std for bound in (number.low, number.high))
         self.out = nn.Linear(width, 3 * number.components)
         nn.init.normal_(self.out.weight, std=INITIAL_STD)
-        nn.init.zeros_(self.out.bias)
-        place = (FIRST_WIDTH - WIDTHS[0]) / (WIDTHS[1] - WIDTHS[0])
         with torch.no_grad():
-            _, centres, widths = self.out.bias.unflatten(0, (3, -1))
-            edges = torch.linspace(self.low, self.high, number.components + 2)
-            centres.copy_(edges[1:-1].clamp(-2, 2))
-            widths.fill_(math.log(place / (1 - place)))
+            self.out.bias.copy_(first_bias(self.low, self.high, number.components))
 
     def forward(self, x: Tensor, values: Tensor | None = None) -> Mixture | Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -64,20 +59,32 @@ class MixtureHead(nn.Module):
             return total + len(values) * math.log(self.number.std)
 
     def _mixture(self, found: Tensor) -> Mixture:
-        weights, centres, widths = found.to(torch.promote_types(found.dtype, torch.float32)).chunk(3, -1)
-        least, most = WIDTHS
-        return Mixture(
-            weights.log_softmax(-1),
-            _Bounded.apply(centres, self.low, self.high),
-            least + (most - least) * widths.sigmoid(),
-        )
+        return mixture_of(found, self.low, self.high)
 
     def _surprise(self, found: Tensor, values: Tensor) -> Tensor:
         return -log_density(self._mixture(found), values, self.low, self.high).sum()
 
 
-def log_density(mixture: Mixture, values: Tensor, low: float, high: float) -> Tensor:
-    """ln density (N,) of standardised numbers (N,) in [low, high]."""
+def first_bias(low: float, high: float, components: int) -> Tensor:
+    """Outputs (3 components,) of a head that has not learned: equal weights, centres spread over the middle."""
+    place = (FIRST_WIDTH - WIDTHS[0]) / (WIDTHS[1] - WIDTHS[0])
+    centres = torch.linspace(low, high, components + 2)[1:-1].clamp(-2, 2)
+    return torch.cat([torch.zeros(components), centres, torch.full((components,), math.log(place / (1 - place)))])
+
+
+def mixture_of(found: Tensor, low: float | Tensor, high: float | Tensor) -> Mixture:
+    """Mixtures (..., K) of outputs (..., 3 K) of a head; bounds as numbers, or with a last dimension of 1."""
+    weights, centres, widths = found.to(torch.promote_types(found.dtype, torch.float32)).chunk(3, -1)
+    least, most = WIDTHS
+    return Mixture(
+        weights.log_softmax(-1),
+        _Bounded.apply(centres, low, high),
+        least + (most - least) * widths.sigmoid(),
+    )
+
+
+def log_density(mixture: Mixture, values: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    """ln density (N,) of standardised numbers (N,) in [low, high]; bounds as numbers or (N, 1)."""
     log_weights, centres, widths = mixture
     below, above = (low - centres) / widths, (high - centres) / widths
     kept = torch.special.ndtr(above) - torch.special.ndtr(below)
@@ -107,10 +114,10 @@ class _Bounded(torch.autograd.Function):
     """Clamp, through which no gradient passes that would push further out; one that pulls back in does."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
         ctx.save_for_backward(x)
         ctx.bounds = low, high
-        return x.clamp(low, high)
+        return torch.clamp(x, low, high)  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

@@ -50,7 +50,11 @@ class NextStreams(Objective):
             parts["number"] = found.number
         figures = {f"{name}_loss": torch.stack([part.detach().float(), points]) for name, part in parts.items()}
         stops = torch.tensor(float(len(batch.ends)), device=found.stop.device)
-        return Losses(found.total, figures | {"stop_loss": torch.stack([found.stop.detach().float(), stops])})
+        figures["stop_loss"] = torch.stack([found.stop.detach().float(), stops])
+        if found.profile is not None:
+            total, records = found.profile
+            figures["profile_loss"] = torch.stack([total.detach().float(), records.float()])
+        return Losses(found.total, figures)
 
     def represent(self, whole: StreamBatch) -> tuple[Tensor, Layout]:
         return self.backbone.hidden_of(whole.ids, whole.numbers, whole.layout), whole.layout

@@ -40,6 +40,7 @@ from hepfm.pretrain.objectives import (
 )
 from hepfm.pretrain.presets import PresetName, preset
 from hepfm.pretrain.probe import Probes
+from hepfm.pretrain.profile_counts import profiled
 from hepfm.pretrain.stream_batches import counted
 from hepfm.pretrain.survey import surveyed, usual_conditions
 
@@ -147,6 +148,7 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
     continuous = Continuous.of(data, config.source, max_length) if task.wants_features else None
     told = surveyed(data, config.condition or usual_conditions(data, task.objective), task.objective)
     streams = data.streams and counted(data, data.streams.delayed(task.delays))
+    streams = streams and profiled(data, streams, told.conditions if told else ())
     torch.manual_seed(key_of("weights", config.training.seed))
     columns = continuous.statistics.columns if continuous else 0
     sized = objective_class(task.objective).backbone_config(preset(config.model, data.codes), task, columns)

@@ -6,6 +6,7 @@ that has been read; the delays say what that is.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -18,8 +19,10 @@ from hepfm.core.nn.cache import Cache
 from hepfm.core.nn.head import Head
 from hepfm.core.nn.ragged import Layout
 from hepfm.pretrain.backbone import INITIAL_STD, Backbone, BackboneConfig, build, products_of
+from hepfm.pretrain.budget import FIGURES, BudgetEmbedding
 from hepfm.pretrain.conditions import ConditionValues
 from hepfm.pretrain.mixture import Mixture, MixtureHead, NumberEmbedding
+from hepfm.pretrain.profile import ProfileEmbedding, ProfileHead
 from hepfm.pretrain.streams import StreamBatch, Streams
 
 STOP_HIDDEN = 128
@@ -40,15 +43,18 @@ class Outlook(NamedTuple):
 
 
 class Surprises(NamedTuple):
-    """Sums of -ln p [nats], of the number -ln density: of the stops, of each stream, of the number."""
+    """Sums of -ln p [nats], of numbers -ln density: of the stops, of each stream, of the number, of the profiles (and
+    how many profiles count)."""
 
     stop: Tensor
     ids: tuple[Tensor, ...]
     number: Tensor | None
+    profile: tuple[Tensor, Tensor] | None = None
 
     @property
     def total(self) -> Tensor:
         parts = [self.stop, *self.ids, *([] if self.number is None else [self.number])]
+        parts += [] if self.profile is None else [self.profile[0]]
         return torch.stack([part.to(parts[0].dtype) for part in parts]).sum()
 
 
@@ -129,6 +135,10 @@ class StreamBackbone(Backbone):
         assert config.streams is not None
         self.streams = config.streams
         super().__init__(config)
+        profile, width = self.streams.profile, config.transformer.width
+        self.profile = ProfileHead(width, profile) if profile else None
+        self.profile_embedding = ProfileEmbedding(width, profile) if profile else None
+        self.budget_embedding = BudgetEmbedding(width) if profile else None
 
     def _make_embedding(self) -> None:
         self.embedding = StreamEmbedding(self.streams, self.config.transformer.width)
@@ -141,21 +151,70 @@ class StreamBackbone(Backbone):
         return products_of(self.heads)
 
     def hidden_of(
-        self, ids: Tensor, numbers: Tensor | None, layout: Layout, conditions: ConditionValues | None = None
+        self,
+        ids: Tensor,
+        numbers: Tensor | None,
+        layout: Layout,
+        conditions: ConditionValues | None = None,
+        profile: Tensor | None = None,
+        budget: Tensor | None = None,
     ) -> Tensor:
-        """Features (T, width) of packed steps: ids (T, Q) and numbers (T,), see :class:`StreamBatch`."""
+        """Features (T, width) of packed steps: ids (T, Q), numbers (T,), ...; see :class:`StreamBatch`."""
         x = self.embedding(ids, numbers)
-        begin = self.beginning(conditions, layout.sequences)
+        begin = self.told_of(conditions, layout.sequences, profile)
         if begin is not None:
             counts = layout.offsets.diff()
             x = x + begin.to(x.dtype).repeat_interleave(counts, 0, output_size=layout.tokens)
-        return self.transformer(x, layout)
+        return self.transformer(self._with_budget(x, budget), layout)
+
+    def told_of(self, conditions: ConditionValues | None, records: int, profile: Tensor | None) -> Tensor | None:
+        """What is added (records, width) to all positions of a record: its conditions and its profile (records, L)."""
+        begin = self.beginning(conditions, records)
+        if self.profile_embedding is None or profile is None:
+            return begin
+        energies = self.profile_embedding(profile)
+        return energies if begin is None else begin + energies
+
+    def _with_budget(self, x: Tensor, budget: Tensor | None) -> Tensor:
+        if self.budget_embedding is None or budget is None:
+            return x
+        return x + self.budget_embedding(budget).to(x.dtype)
 
     def surprises(self, batch: StreamBatch) -> Surprises:
         """-ln p of what a batch holds."""
-        found = self.heads(self.hidden_of(batch.ids, batch.numbers, batch.layout, batch.conditions), batch)
+        hidden = self.hidden_of(batch.ids, batch.numbers, batch.layout, batch.conditions, batch.profile, batch.budget)
+        found = self.heads(hidden, batch)
         assert isinstance(found, Surprises)
-        return found
+        if self.profile is None or batch.profile is None:
+            return found
+        records = batch.layout.sequences
+        told, scale = self._of_profile(batch.conditions, records)
+        return found._replace(profile=self.profile(told, batch.profile, scale))
+
+    def _of_profile(self, conditions: ConditionValues | None, records: int) -> tuple[Tensor, Tensor]:
+        """What the profile's head is told (records, width), and the scale (records,) of its total; NaN if unknown."""
+        assert self.streams.profile is not None
+        device = next(self.parameters()).device
+        told = self.beginning(conditions, records)
+        if told is None:
+            told = torch.zeros(records, self.config.transformer.width, device=device)
+        name = self.streams.profile.scale
+        if not name:
+            return told, torch.ones(records, device=device)
+        if conditions is None:
+            return told, torch.full((records,), torch.nan, device=device)
+        numbers = [known.name for known in self.config.conditions if known.is_number]
+        return told, conditions.numbers[:, numbers.index(name)]
+
+    def draw_profile(self, conditions: ConditionValues | None, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+        """Energies (n, L) [MeV] of the layers of records, by uniform numbers (n, 1 + L, 3).
+
+        Raises:
+            ValueError: the streams have no profile.
+        """
+        if self.profile is None:
+            raise ValueError("these streams have no profile")
+        return self.profile.draw(*self._of_profile(conditions, len(uniform)), uniform, temperature)
 
     def outlook(self, hidden: Tensor) -> Outlook:
         """What comes at positions of these features (T, width)."""
@@ -168,15 +227,22 @@ class StreamBackbone(Backbone):
         ids = torch.tensor(self.streams.codes).repeat(rows, 1)
         return ids, torch.full((rows,), torch.nan) if self.streams.number else None
 
-    def step_of(self, ids: Tensor, numbers: Tensor | None, cache: Cache, begin: Tensor | None = None) -> Outlook:
-        """The outlook after one more step of each row: ids (rows, Q), numbers (rows,).
+    def step_of(
+        self,
+        ids: Tensor,
+        numbers: Tensor | None,
+        cache: Cache,
+        begin: Tensor | None = None,
+        budget: Tensor | None = None,
+    ) -> Outlook:
+        """The outlook after one more step of each row: ids (rows, Q), numbers (rows,), budget (rows, 6).
 
-        ``begin`` (rows, width) is what each row is told, see :meth:`Backbone.beginning`.
+        ``begin`` (rows, width) is what each row is told, see :meth:`told_of`.
         """
         x = self.embedding(ids, numbers)
         if begin is not None:
             x = x + begin.to(x.dtype)
-        return self.outlook(self.transformer.step(x, cache))
+        return self.outlook(self.transformer.step(self._with_budget(x, budget), cache))
 
     def reference_inputs(self, draws: np.random.Generator, offsets: np.ndarray) -> dict[str, np.ndarray]:
         columns = [draws.integers(0, codes + 1, offsets[-1]) for codes in self.streams.codes]
@@ -184,16 +250,27 @@ class StreamBackbone(Backbone):
         if number := self.streams.number:
             drawn = draws.uniform(number.low, number.high, offsets[-1])
             known["numbers"] = np.where(draws.uniform(size=len(drawn)) < 0.1, np.nan, drawn).astype(np.float32)
+        if profile := self.streams.profile:
+            energies = draws.exponential(
+                math.exp(profile.total_mean) / profile.parts, (len(offsets) - 1, profile.parts)
+            )
+            known["profile"] = np.where(draws.uniform(size=energies.shape) < 0.1, 0, energies).astype(np.float32)
+            known["budget"] = draws.uniform(-1, 1, (offsets[-1], FIGURES)).astype(np.float32)
         return known
 
     def reference_outputs(
         self, known: dict[str, Tensor], lengths: np.ndarray, told: ConditionValues | None
     ) -> dict[str, Tensor]:
         layout = Layout.of(lengths).to(known["ids"].device)
-        outlook = self.outlook(self.hidden_of(known["ids"], known.get("numbers"), layout, told))
+        read = (known["ids"], known.get("numbers"), layout, told, known.get("profile"), known.get("budget"))
+        outlook = self.outlook(self.hidden_of(*read))
         found = {"stop": outlook.stop, "logits": torch.cat(outlook.ids, -1)}
         if outlook.number is not None:
             found |= outlook.number._asdict()
+        if self.profile is not None:
+            begin, scale = self._of_profile(told, len(known["profile"]))
+            total, records = self.profile(begin, known["profile"], scale)
+            found["profile_nats"] = (total / records.clamp(min=1))[None]
         return found
 
 

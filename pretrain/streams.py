@@ -9,6 +9,7 @@ an id of its own and predicted nowhere.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +17,11 @@ import torch
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
+from hepfm.pretrain.budget import packed_budget
 from hepfm.pretrain.conditions import ConditionValues
 from hepfm.pretrain.masking import moved
+
+CELLS = ("layer", "cell_a", "cell_b")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,28 @@ class Number:
 
 
 @dataclass(frozen=True)
+class Profile:
+    """Energies [MeV] of the parts of a record: sums of e^number over the points with each first id.
+
+    Attributes:
+        parts: L, layers.
+        scale: number that the backbone is told with which the total is compared (``incident_energy``); empty: with 1.
+        total_mean, total_std: of ln(total / MeV) in training.
+        means, stds, lows, highs: (1 + L,) in training, of ln(total / scale) and of ln(energy of a layer / energy of
+            those after it), where both have some.
+    """
+
+    parts: int
+    scale: str = ""
+    total_mean: float = 0.0
+    total_std: float = 1.0
+    means: tuple[float, ...] = ()
+    stds: tuple[float, ...] = ()
+    lows: tuple[float, ...] = ()
+    highs: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Streams:
     """What each point is made of.
 
@@ -50,12 +76,15 @@ class Streams:
         codes: ids of each.
         delays: steps that each lags behind; the least, with that of the number, is 0.
         number: the number of a point, if it has one.
+        profile: energies of the parts that points with the same first id make up, where points are hits in cells:
+            layer after layer, each cell at most once.
     """
 
     names: tuple[str, ...]
     codes: tuple[int, ...]
     delays: tuple[int, ...]
     number: Number | None = None
+    profile: Profile | None = None
 
     @property
     def largest_delay(self) -> int:
@@ -83,6 +112,17 @@ class Streams:
         number = self.number and replace(self.number, delay=delays[-1])
         return replace(self, delays=delays[: len(self.names)], number=number)
 
+    @property
+    def least_energy(self) -> float:
+        """Of a hit in training [MeV], whose number is ln(energy / MeV)."""
+        return math.exp(self.number.low) if self.number else 0.0
+
+    @property
+    def has_cells(self) -> bool:
+        """Whether points are hits in cells whose indices are known one after another, and their energy at the end."""
+        waits = (*self.delays, self.number.delay) if self.number else ()
+        return self.labels == CELLS and len(waits) > len(CELLS) and list(waits) == sorted(set(waits))
+
     def positions(self, lengths: np.ndarray, max_length: int) -> np.ndarray:
         """Positions (n,) of records with so many points; of more than ``max_length`` the leading ones are kept."""
         kept, cut = np.minimum(lengths, max_length), lengths > max_length
@@ -102,6 +142,8 @@ class StreamBatch:
         values: (N,) float32, their numbers; None without.
         places: (N,) int64, position that predicts a point with delay 0; a stream with delay d is predicted d later.
         ends: (E,) int64, position at which a record has its stop.
+        profile: (n, L) float32, energies [MeV] of the layers, of all hits; None where streams have no profile.
+        budget: (T, 6) float32, what is left of them, see :mod:`hepfm.pretrain.budget`.
         keys, labels, conditions: see :class:`hepfm.pretrain.batches.TokenBatch`.
     """
 
@@ -112,6 +154,8 @@ class StreamBatch:
     values: torch.Tensor | None
     places: torch.Tensor
     ends: torch.Tensor
+    profile: torch.Tensor | None = None
+    budget: torch.Tensor | None = None
     keys: np.ndarray | None = None
     labels: torch.Tensor | None = None
     conditions: ConditionValues | None = None
@@ -144,12 +188,26 @@ def pack_streams(
     read = np.tile(np.array(streams.codes, dtype=np.int64), (layout.tokens, 1))
     for column, delay in enumerate(streams.delays):
         _put(read[:, column], places + delay + 1, ends, points[:, column])
-    values = read_numbers = None
+    values = read_numbers = profile = budget = None
     if streams.number:
         assert numbers is not None
         values = numbers[source].astype(np.float32)
         read_numbers = np.full(layout.tokens, np.nan, dtype=np.float32)
         _put(read_numbers, places + streams.number.delay + 1, ends, values)
+    if streams.profile:
+        assert streams.number is not None
+        assert numbers is not None
+        profile = profiles(ids[:, 0], numbers, offsets, streams.profile.parts)
+        budget = packed_budget(
+            points[:, 0],
+            np.exp(numbers[source].astype(np.float64)),
+            np.concatenate([[0], np.cumsum(kept)]),
+            profile,
+            begins,
+            layout.tokens,
+            (streams.delays[0], streams.number.delay),
+            streams.least_energy,
+        )
     return StreamBatch(
         torch.from_numpy(read),
         None if read_numbers is None else torch.from_numpy(read_numbers),
@@ -158,7 +216,16 @@ def pack_streams(
         None if values is None else torch.from_numpy(values),
         torch.from_numpy(places),
         torch.from_numpy((begins + lengths)[lengths <= max_length]),
+        None if profile is None else torch.from_numpy(profile.astype(np.float32)),
+        None if budget is None else torch.from_numpy(budget),
     )
+
+
+def profiles(layers: np.ndarray, numbers: np.ndarray, offsets: np.ndarray, parts: int) -> np.ndarray:
+    """Energies (n, parts) [MeV] of the layers of records, of their hits' layers (N,) and ln(energy / MeV) (N,)."""
+    n = len(offsets) - 1
+    group = np.repeat(np.arange(n), np.diff(offsets)) * parts + layers
+    return np.bincount(group, np.exp(numbers.astype(np.float64)), minlength=n * parts).reshape(n, parts)
 
 
 def _put(column: np.ndarray, places: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None:

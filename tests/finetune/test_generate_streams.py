@@ -56,7 +56,7 @@ def test_showers_of_an_energy_in_showerdata_and_as_a_corpus(
     main(asked)
     told = capsys.readouterr().err
     assert "asked for: particle 22, incident_energy 20 to 80" in told
-    assert "hits were merged into another of their cell" in told
+    assert "\n0 hits were merged into another of their cell" in told
     main(dataclasses.replace(asked, out=tmp_path / "corpus", format="corpus", batch=7))
     corpus = Corpus.open(tmp_path / "corpus")
     assert verify(corpus.path) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from hepfm.core.nn.transformer import TransformerConfig
 from hepfm.finetune.sampler import Drawing, Sampled
 from hepfm.finetune.stream_sampler import drawn_of, generate_streams
 from hepfm.pretrain.backbone import BackboneConfig, build
-from hepfm.pretrain.stream_backbone import StreamBackbone
-from hepfm.pretrain.streams import Number, Streams
+from hepfm.pretrain.stream_backbone import Outlook, StreamBackbone
+from hepfm.pretrain.streams import Number, Profile, Streams
 
 MAX_LENGTH = 12
 ENERGY = Number("ln(energy / MeV)", 3, mean=0.5, std=2.0, low=-3.0, high=5.0, components=3)
@@ -26,7 +27,11 @@ KINDS = {
     "residual": Streams(("tokens_1", "tokens_2"), (7, 7), (0, 0)),
     "delayed residual": Streams(("tokens_1", "tokens_2"), (7, 7), (0, 1)),
     "another order": dataclasses.replace(CELLS, delays=(2, 0, 5), number=dataclasses.replace(ENERGY, delay=1)),
+    "profile": dataclasses.replace(
+        CELLS, codes=(4, 2, 3), profile=Profile(4, "", 1.0, 1.0, (1.0,) * 5, (1.0,) * 5, (-3.0,) * 5, (4.0,) * 5)
+    ),
 }
+LEAST = math.exp(ENERGY.low)
 DRAWINGS = [Drawing(0.0), Drawing(), Drawing(0.7, top_k=3), Drawing(1.3, top_p=0.8)]
 
 
@@ -47,7 +52,13 @@ def network(kind: str = "cells") -> StreamBackbone:
 
 @torch.no_grad()
 def recompute(
-    backbone: StreamBackbone, n: int, seed: int, drawing: Drawing, min_length: int = 1, max_length: int = MAX_LENGTH
+    backbone: StreamBackbone,
+    n: int,
+    seed: int,
+    drawing: Drawing,
+    min_length: int = 1,
+    max_length: int = MAX_LENGTH,
+    profile: np.ndarray | None = None,
 ) -> list[tuple[list[list[int]], list[float]]]:
     """One record after another: a full pass over what there is for each step, no cache, points filled in by hand."""
     key, streams, made = key_of("generate", seed), backbone.streams, []
@@ -64,7 +75,12 @@ def recompute(
                         read[position, column] = points[point][column]
             ids = torch.from_numpy(read[:, : len(streams.codes)].astype(np.int64))
             numbers = torch.from_numpy(read[:, -1].astype(np.float32)) if streams.number else None
-            outlook = backbone.outlook(backbone.hidden_of(ids, numbers, Layout.of(np.array([step + 1])))[-1:])
+            own = None if profile is None else profile[number]
+            left = None if own is None else torch.tensor([budget_by_hand(points, at, own) for at in range(step + 1)])
+            layout = Layout.of(np.array([step + 1]))
+            outlook = backbone.outlook(backbone.hidden_of(ids, numbers, layout, budget=left)[-1:])
+            if own is not None:
+                outlook = ruled_by_hand(outlook, points, step, own, step >= min_length)
             uniform = hashed_uniform(
                 key, np.array([[number]]), np.array([[step]]), np.arange(len(streams.codes) + 3)[None]
             )
@@ -85,6 +101,91 @@ def recompute(
     return made
 
 
+def budget_by_hand(points: list[list[float | None]], position: int, profile: np.ndarray) -> list[float]:
+    """The six figures at a position, from the points that have been read there."""
+
+    def figures(point: int, hits: int) -> list[float]:
+        layer = points[point][0]
+        spent = sum(math.exp(e) for at, _, _, e in points[: max(position - 3, 0)] if at == layer)  # type: ignore[arg-type]
+        whole = profile[int(layer)]  # type: ignore[arg-type]
+        left = whole - spent
+        share = min(max(left / max(whole, LEAST), -1), 1)
+        return [math.log(max(left, LEAST / 2) / LEAST) / 3, share, math.log1p(hits) / 3]
+
+    def before(point: int) -> int:
+        return sum(other[0] == points[point][0] for other in points[:point])
+
+    priced, placed = position - 3, position - 1
+    known = figures(priced, before(priced)) if 0 <= priced < len(points) else [0.0] * 3
+    return known + (figures(placed, before(placed) + 1) if 0 <= placed < len(points) else [0.0] * 3)
+
+
+def ruled_by_hand(
+    outlook: Outlook, points: list[list[float | None]], step: int, profile: np.ndarray, may_stop: bool
+) -> Outlook:
+    """No layer out of turn, no hit that its layer cannot pay for, no cell twice, no stop before the last layer."""
+    layer, first, second = (logits.clone() for logits in outlook.ids)
+    last = int(points[-1][0]) if points else -1  # type: ignore[arg-type]
+    later = [at for at in range(len(profile)) if at > last and profile[at] > 0]
+    hits = sum(point[0] == last for point in points)
+    stays = bool(points) and hits < 6 and (hits + 1) * LEAST <= profile[last]
+    turns = ([last] if stays else []) + later[:1]
+    for at in range(len(profile)):
+        if turns and at not in turns:
+            layer[0, at] = -torch.inf
+    stop = outlook.stop.clone()
+    if later or not may_stop:
+        stop[0] = -torch.inf
+    elif not stays:
+        stop[0] = torch.inf
+    if 0 <= step - 1 < len(points):
+        own = points[step - 1][0]
+        full = [a for a in range(2) if sum(p[:2] == [own, a] for p in points[: step - 1]) == 3]
+        if len(full) < 2:
+            first[0, full] = -torch.inf
+    if 0 <= step - 2 < len(points):
+        taken = [p[2] for p in points[: step - 2] if p[:2] == points[step - 2][:2]]
+        second[0, [int(b) for b in taken]] = -torch.inf  # type: ignore[arg-type]
+    return outlook._replace(stop=stop, ids=(layer, first, second))
+
+
+def profile_of(n: int) -> np.ndarray:
+    """Energies of layers, some without any; of the seventh record one that pays for no hit."""
+    draws = np.random.default_rng(2)
+    energies = draws.exponential(0.25, (n, 4)) * (draws.uniform(size=(n, 4)) < 0.7)
+    energies[:, 2] += LEAST
+    energies[6, 0] = LEAST / 10
+    return energies
+
+
+@pytest.mark.parametrize("drawing", DRAWINGS, ids=str)
+def test_hits_to_given_energies_of_layers_equal_full_recompute(drawing: Drawing) -> None:
+    """Same hits, by rules written out by hand; each cell once, in every layer that has energy and in no other."""
+    backbone, profile = network("profile").double(), profile_of(34)
+    sampled = generate_streams(backbone, 34, seed=3, max_length=25, batch=16, drawing=drawing, profile=profile)
+    expected = recompute(backbone, 34, 3, drawing, max_length=25, profile=profile)
+    assert lists(sampled) == [ids for ids, _ in expected]
+    assert sampled.continuous is not None
+    assert sampled.continuous.tolist() == [value for _, values in expected for value in values]
+    for record, (first, last) in enumerate(itertools.pairwise(sampled.offsets)):
+        cells = [tuple(cell) for cell in sampled.tokens[first:last]]
+        assert len(set(cells)) == len(cells)
+        if len(cells) < 25:
+            assert {cell[0] for cell in cells} == set(np.flatnonzero(profile[record]))
+        assert np.all(np.diff([int(cell[0]) for cell in cells]) >= 0)
+
+
+def test_given_energies_go_with_their_record_through_the_batch() -> None:
+    backbone, profile = network("profile"), profile_of(120)
+    reference = generate_streams(backbone, 120, seed=2, max_length=25, batch=128, profile=profile)
+    for batch, n in ((1, 16), (7, 40), (64, 120)):
+        again = generate_streams(backbone, n, seed=2, max_length=25, batch=batch, profile=profile[:n])
+        assert lists(again) == lists(reference)[:n]
+        np.testing.assert_array_equal(again.continuous, reference.continuous[: len(again.continuous)])  # type: ignore
+    part = generate_streams(backbone, 20, seed=2, max_length=25, profile=profile[100:], first=100)
+    assert lists(part) == lists(reference)[100:]
+
+
 def lists(sampled: Sampled) -> list[list[list[int]]]:
     return [sampled.tokens[first:last].tolist() for first, last in itertools.pairwise(sampled.offsets)]
 
@@ -93,7 +194,7 @@ def lists(sampled: Sampled) -> list[list[list[int]]]:
     ("kind", "drawing"),
     [
         *(("cells", drawing) for drawing in DRAWINGS),
-        *((kind, Drawing()) for kind in KINDS if kind != "cells"),
+        *((kind, Drawing()) for kind in KINDS if kind not in ("cells", "profile")),
         ("residual", Drawing(0.0)),
     ],
     ids=str,
