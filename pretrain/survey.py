@@ -229,10 +229,12 @@ class _Sample:
 
 
 def usual_conditions(data: TokenCorpora, objective: str) -> tuple[str, ...]:
-    """What a backbone is told where nothing is asked for: of showers what came in, where the corpora have it."""
-    if objective not in TOLD or not data.of_showers:
+    """What a backbone is told where nothing is asked for: of showers what came in, where their corpora have it."""
+    showers = {tokenizer.hash for tokenizer in data.tokenizers if tokenizer.contract.get("kind") == "showers"}
+    corpora = [corpus for corpus in data.corpora if (corpus.manifest.tokens or {}).get("tokenizer") in showers]
+    if objective not in TOLD or not corpora:
         return ()
-    provided = {name for corpus in data.corpora for name in corpus.manifest.schema.names}
+    provided = {name for corpus in corpora for name in corpus.manifest.schema.names}
     wanted = {"incident_energy": ("incident_energy",), "direction": GROUPS["direction"], "particle": ("particle",)}
     return tuple(name for name, columns in wanted.items() if provided.issuperset(columns))
 

@@ -147,7 +147,7 @@ def _checked(config: GenerationJointConfig) -> Study:
             raise HepfmError(f"no corpus has what --condition {wanted} names", ", ".join(map(str, config.tokens)))
     for name, corpus in corpora.items():
         held_out_split(corpus)
-        showers = corpus.manifest.geometry is not None
+        showers = TokenCorpora.open([corpus.path]).kind == "showers"
         if showers and INCIDENT.name not in conditions[name]:
             raise HepfmError("of showers the incident energy has to be told", "--condition", f"add {INCIDENT.name}")
     least = min(corpora.values(), key=lambda corpus: corpus.split("train").records)

@@ -25,7 +25,7 @@ from hepfm.pretrain.conditions import Condition, ConditionValues
 from hepfm.pretrain.data import TokenCorpora
 from hepfm.pretrain.objectives import ObjectiveConfig
 from hepfm.pretrain.run import PretrainConfig, main
-from hepfm.pretrain.survey import condition_names, survey
+from hepfm.pretrain.survey import condition_names, survey, usual_conditions
 from hepfm.tokenize.apply import apply
 
 TRAINING = TrainingConfig(steps=3, batch_records=32, warmup_steps=1, log_every=1, validate_every=3)
@@ -196,6 +196,7 @@ def test_tokenizers_side_by_side(
         TokenCorpora.open([simulated, showers])
     data = TokenCorpora.open([simulated, showers], "joined")
     assert data.codes == 332
+    assert usual_conditions(data, "next-token") == ("incident_energy", "direction", "particle")
     assert run.usual_length(data) == 128
     with monkeypatch.context() as patch:
         patch.setattr(run, "JET_LENGTH", 2)
