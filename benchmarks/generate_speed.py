@@ -193,9 +193,9 @@ class _BegunCache(Cache):
 
 def cached(backbone: Any, n: int, rows: int, length: int, shortest: int = 1, first: int = 0) -> int:
     """Generate sequences, from number ``first`` on; gives how many."""
-    settings = {"max_length": length, "min_length": shortest, "batch": rows, "first": first, "task": _silent()}
+    task = _silent()
     with torch.no_grad():
-        made = generate(backbone, n, 0, **settings)
+        made = generate(backbone, n, 0, max_length=length, min_length=shortest, batch=rows, first=first, task=task)
     _wait()
     return len(made.offsets) - 1
 
