@@ -14,9 +14,13 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.files import sha256_file
 from hepfm.core.observables import Constituents, concatenate
 from hepfm.ingest.corpus import Corpus
+from hepfm.ingest.manifest import FILE
 from hepfm.ingest.sources.jetclass import JetClassSource
 
 READ_ENTRIES = 4096
+
+
+SUFFIXES = (".root", ".parquet", ".h5", ".hdf5")  # of files that a folder may hold in the place of a corpus
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,23 @@ def read_sample(name: str | Path, limit: int | None = None, split: str = "test")
     return Sample(_collect(batches(path), limit, path), {"file": path.name, "sha256": sha256_file(path)})
 
 
+def open_corpus(path: Path) -> Corpus:
+    """The corpus in a folder.
+
+    Raises:
+        HepfmError: there is none; says what to name in the place of what lies there.
+    """
+    if not (path / FILE).is_file():
+        if (path / "config.yaml").is_file() or (path / "config.json").is_file():
+            raise HepfmError("is a model, not a sample", path, f"make one with it: hepfm generate {path} --out FILE")
+        files = sorted(file for end in SUFFIXES for file in path.glob(f"*{end}"))
+        if files:
+            raise HepfmError("is a folder of files, not a corpus", path, f"name a file ({files[0]}), or ingest them")
+    return Corpus.open(path)
+
+
 def _from_corpus(path: Path, limit: int | None, split: str) -> Sample:
-    corpus = Corpus.open(path)
+    corpus = open_corpus(path)
     if corpus.manifest.kind != "jets":
         raise HepfmError(f"holds {corpus.manifest.kind}, not jets", path, "name a corpus of jets")
     names = corpus.splits()

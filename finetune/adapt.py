@@ -21,8 +21,8 @@ from hepfm.finetune.protocols import ProtocolConfig, blocks_of, drawn_anew, foll
 from hepfm.pretrain.backbone import Backbone, load_generator, retold
 from hepfm.pretrain.batches import IdRange
 from hepfm.pretrain.data import TokenCorpora
+from hepfm.pretrain.energy_profile_counts import profiled
 from hepfm.pretrain.objectives import ObjectiveConfig
-from hepfm.pretrain.profile_counts import profiled
 from hepfm.pretrain.run import Beginning, run_training
 from hepfm.pretrain.stream_backbone import widened
 from hepfm.pretrain.stream_batches import counted

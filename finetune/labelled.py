@@ -192,7 +192,11 @@ class LabelledCorpora:
         chosen = list(dict.fromkeys(labels)) or list(self.labels)
         for label in chosen:
             if merged is not None and label not in merged:
-                raise HepfmError(f"has the label '{label}', which the set of classes does not know", where)
+                raise HepfmError(
+                    f"has the label '{label}', which the set of classes does not know",
+                    where,
+                    "leave --ladder out (its sets are of JetClass-II's labels), or choose --labels",
+                )
         made = Classes.of({label: label if merged is None else merged[label] for label in chosen})
         counts = self.counts(TRAIN, made)
         absent = [name for name, count in zip(made.names, counts, strict=True) if not count]

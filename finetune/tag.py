@@ -101,6 +101,7 @@ def main(config: TagConfig) -> None:
         return
     _check(config)
     data = LabelledCorpora.open(config.corpora, labelled=not config.target)
+    _check_kind(config, data)
     if config.target:
         _train(config, run, data, Regression(MeasuredCorpora.of(data, config.target)))
         _done(run, "finished")
@@ -132,6 +133,15 @@ def _check(config: TagConfig) -> None:
         raise HepfmError("needs no labels", "--target", "leave out --labels and --ladder")
     if config.target and config.model == ARCHITECTURE and not pretrained:
         raise HepfmError("trees tell classes apart", "--target", "take another --model")
+
+
+def _check_kind(config: TagConfig, data: LabelledCorpora) -> None:
+    """Refuse records that only heads on pretrained backbones read, if there is none."""
+    for corpus in data.corpora:
+        kind = corpus.manifest.kind
+        if kind != "jets" and not (config.tagger or config.backbone):
+            network = "the trees read" if config.model == ARCHITECTURE else f"{config.model} reads"
+            raise HepfmError(f"holds {kind}, {network} jets", corpus.path, f"{kind} need a --backbone, or name jets")
 
 
 def _train(config: TagConfig, run: RunFolder, data: LabelledCorpora, task: Task) -> None:

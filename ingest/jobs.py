@@ -115,7 +115,12 @@ def _claimed(out: Path, plan: Plan) -> Iterator[None]:
         if not _finished(out, plan):
             _check_plan(out, plan)
             sweep(out)
-        yield
+        try:
+            yield
+        except HepfmError:
+            if not (out / FILE).is_file() and not any(build.glob("*/*.json")):
+                _give_up(out)
+            raise
         if (out / FILE).is_file():
             shutil.rmtree(build, ignore_errors=True)
 
@@ -268,7 +273,7 @@ def _seal(out: Path, plan: Plan, receipts: list[Receipt], attached: dict[str, Pa
             cut_flow[name] = cut_flow.get(name, 0) + count
     splits = _splits(plan, receipts)
     if not splits:
-        _give_up(out)
+        shutil.rmtree(out / BUILD)  # its receipts are of shards without records
         flow = ", ".join(f"{name}: {count}" for name, count in cut_flow.items()) or "the source gave none"
         refused = any(name.startswith("rejected: ") for name in cut_flow) and not cut_flow.get("possible")
         mend = "all were rejected: look at the rule" if refused else "loosen the selection"
@@ -309,10 +314,13 @@ def _seal(out: Path, plan: Plan, receipts: list[Receipt], attached: dict[str, Pa
 
 
 def _give_up(out: Path) -> None:
-    """Remove what an empty corpus left behind; anything else in the folder stays."""
-    shutil.rmtree(out / BUILD)
-    with suppress(OSError):
-        out.rmdir()
+    """Remove what a build left behind that was refused, or of which no shard was finished; all else there stays."""
+    for shard in out.glob("*/*.tar"):
+        shard.unlink()  # whose receipt could not be written
+    shutil.rmtree(out / BUILD, ignore_errors=True)
+    for folder in (*(out / split for split in SPLITS), out):
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _splits(plan: Plan, receipts: list[Receipt]) -> dict[str, SplitEntry]:

@@ -219,7 +219,8 @@ def _data(config: PlanConfig) -> DataSet:
         return DataSet(config.jets, round(config.jets * float(counts.mean())), config.codes, counts, kept)
     data = TokenCorpora.open(config.corpora, config.vocabulary)
     if data.streams:
-        told = f"points have several ids ({', '.join(data.streams.labels)}), which --plan does not reckon yet"
+        streams = ", ".join(data.streams.labels)
+        told = f"its points have several ids ({streams}), --plan reckons next-token prediction of one id a point"
         raise HepfmError(told, data.corpora[0].path, "hepfm pretrain prints parameters and tokens/s of a few --steps")
     kept = config.max_length or usual_length(data)
     histogram = length_counts(data.batches("train", kept, 0).reader)

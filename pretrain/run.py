@@ -29,6 +29,7 @@ from hepfm.pretrain.card import card, ids_of
 from hepfm.pretrain.conditions import ConditionValues
 from hepfm.pretrain.continuous import Continuous
 from hepfm.pretrain.data import TokenCorpora, VocabularyName, length_counts, length_statistics
+from hepfm.pretrain.energy_profile_counts import profiled
 from hepfm.pretrain.features import FeatureEmbedding
 from hepfm.pretrain.objectives import (
     Objective,
@@ -40,7 +41,6 @@ from hepfm.pretrain.objectives import (
 )
 from hepfm.pretrain.presets import PresetName, preset
 from hepfm.pretrain.probe import Probes
-from hepfm.pretrain.profile_counts import profiled
 from hepfm.pretrain.stream_batches import counted
 from hepfm.pretrain.survey import surveyed, usual_conditions
 

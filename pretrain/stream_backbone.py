@@ -21,8 +21,8 @@ from hepfm.core.nn.ragged import Layout
 from hepfm.pretrain.backbone import INITIAL_STD, Backbone, BackboneConfig, build, products_of
 from hepfm.pretrain.budget import FIGURES, BudgetEmbedding
 from hepfm.pretrain.conditions import ConditionValues
+from hepfm.pretrain.energy_profile import ProfileEmbedding, ProfileHead
 from hepfm.pretrain.mixture import Mixture, MixtureHead, NumberEmbedding
-from hepfm.pretrain.profile import ProfileEmbedding, ProfileHead
 from hepfm.pretrain.streams import StreamBatch, Streams
 
 STOP_HIDDEN = 128

@@ -11,11 +11,10 @@ import numpy as np
 import pyarrow as pa
 from scipy.stats import ks_2samp
 
-from hepfm.benchmarks.samples import corpus_origin
+from hepfm.benchmarks.samples import corpus_origin, open_corpus
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import sha256_file
 from hepfm.core.records import lengths_of, points_of, values_of
-from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.geometry import MEV_PER_GEV, Geometry
 from hepfm.ingest.sources.registry import SOURCES, recognised
 from hepfm.ingest.sources.registry import source as source_of
@@ -213,7 +212,7 @@ def read_showers(path: Path, split: str = "test", limit: int | None = None) -> S
 
 
 def _of_corpus(path: Path, split: str) -> ShowerSample:
-    corpus = Corpus.open(path)
+    corpus = open_corpus(path)
     if corpus.manifest.kind != "showers" or corpus.manifest.geometry is None:
         raise HepfmError(f"holds {corpus.manifest.kind}, not showers", path, "name a corpus of showers")
     names = corpus.splits()

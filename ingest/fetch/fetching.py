@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -18,7 +17,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.files import read_json, write_json
 from hepfm.core.partial import Wrong, check, checksums_of
 from hepfm.core.progress import progress, say
-from hepfm.core.transfers import transfer_all
+from hepfm.core.transfers import begin_all, transfer_all
 from hepfm.ingest.fetch.catalogue import DataSet
 from hepfm.ingest.fetch.ledger import Ledger
 from hepfm.ingest.fetch.records import SOURCE_FILE, Located, RemoteFile
@@ -88,8 +87,8 @@ def _sizes(files: Sequence[RemoteFile], jobs: int) -> dict[str, int]:
         HepfmError: no server can be asked.
     """
     unknown = [file for file in files if file.stated.bytes is None]
-    with ThreadPoolExecutor(jobs) as pool:
-        answers = dict(zip([file.name for file in unknown], pool.map(_ask_size, unknown), strict=True))
+    asking = begin_all([partial(_ask_size, file) for file in unknown], jobs)
+    answers = {file.name: future.result() for file, future in zip(unknown, asking, strict=True)}
     errors = [answer for answer in answers.values() if isinstance(answer, HepfmError)]
     if errors and len(errors) == len(files):
         raise errors[0]

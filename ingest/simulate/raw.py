@@ -76,6 +76,7 @@ def write_raw(
         "records_per_file": records_per_file,
         **simulation.settings(),
     }
+    _check_folder(out)
     with told_when_full(out), locked(out):
         _claim(out, identity)
         sweep(out)
@@ -125,6 +126,14 @@ class _Write:
             moved(len(batch))
 
 
+def _check_folder(out: Path) -> None:
+    """Refuse a folder of other files before anything is written into it."""
+    if (out / SETTINGS_FILE).exists() or not out.is_dir():
+        return
+    if any(not path.name.startswith(".") for path in out.iterdir()):
+        raise HepfmError("holds other files", out, "name a new or empty folder")
+
+
 def _claim(out: Path, identity: dict[str, Any]) -> None:
     """Make the folder this simulation's, or see that it already is."""
     settings = out / SETTINGS_FILE
@@ -136,7 +145,6 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
             raise HepfmError(
                 f"holds a simulation with other settings: {differences}", out, "name another folder, or remove it"
             )
-    elif any(not path.name.startswith(".") for path in out.iterdir()):
-        raise HepfmError("holds other files", out, "name a new or empty folder")
     else:
+        _check_folder(out)
         write_json(settings, identity)

@@ -34,7 +34,7 @@ from rough_server import (
     whole,
 )
 
-from hepfm.core import downloads
+from hepfm.core import http_get
 from hepfm.core.downloads import Remote, Stopped, download, read_url, size_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.partial import Stated, partial_file
@@ -47,7 +47,7 @@ STATED = Stated(len(CONTENT), MD5, SHA256)
 
 @pytest.fixture
 def remote(server: RoughServer, monkeypatch: pytest.MonkeyPatch) -> Remote:
-    monkeypatch.setattr(downloads, "CHUNK_BYTES", 1 << 12)
+    monkeypatch.setattr(http_get, "CHUNK_BYTES", 1 << 12)
     return Remote(server.add("/file", CONTENT), STATED)
 
 
@@ -336,10 +336,19 @@ def test_https_is_never_left(remote: Remote, tmp_path: Path, monkeypatch: pytest
 def test_nobody_listening_is_told_in_one_line(tmp_path: Path, server: RoughServer) -> None:
     with rough_server() as gone:
         url = gone.url
-    with pytest.raises(HepfmError, match=r"no answer \(.*refused\), 6 times in a row"):
+    with pytest.raises(HepfmError, match=r"no answer \(.*refused\), 2 times in a row"):
         download(Remote(f"{url}/file"), tmp_path / "file")
+    with pytest.raises(HepfmError, match=r"no answer \(.*\), 2 times in a row"):
+        download(Remote("http://nowhere.invalid/file"), tmp_path / "file")
     with pytest.raises(HepfmError, match="cannot be downloaded"):
         read_url("http://")
+
+
+def test_a_server_that_answered_before_is_waited_for(tmp_path: Path, server: RoughServer) -> None:
+    with rough_server() as gone:
+        assert read_url(gone.add("/file", b"content")) == b"content"
+    with pytest.raises(HepfmError, match=r"no answer \(.*refused\), 6 times in a row"):
+        download(Remote(f"{gone.url}/file"), tmp_path / "file")
 
 
 def interrupted(remote: Remote, path: Path, after: int) -> None:
@@ -420,9 +429,9 @@ def test_a_full_disk_is_told_and_the_bytes_stay(
     script = f"""
 import resource, signal
 from pathlib import Path
-from hepfm.core import downloads
+from hepfm.core import http_get
 from hepfm.core.downloads import Remote, download
-downloads.CHUNK_BYTES = {chunk}
+http_get.CHUNK_BYTES = {chunk}
 from hepfm.core.errors import HepfmError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -525,9 +534,9 @@ print(tracemalloc.get_traced_memory()[1])
 SCRIPT = """
 import sys
 from pathlib import Path
-from hepfm.core import downloads
+from hepfm.core import downloads, http_get
 from hepfm.core.partial import Stated
-downloads.CHUNK_BYTES = 1 << 12
+http_get.CHUNK_BYTES = 1 << 12
 downloads.download(downloads.Remote(sys.argv[1], Stated(int(sys.argv[3]), sha256=sys.argv[4])), Path(sys.argv[2]))
 """
 

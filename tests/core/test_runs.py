@@ -49,6 +49,15 @@ def test_settings_may_change_until_something_was_computed_with_them(tmp_path: Pa
     run.claim(ToyConfig(30), free={"steps"})
 
 
+def test_a_setting_that_the_run_was_begun_without_has_its_default(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.config.write_text("inner: {}\n")  # by a version that knew neither steps nor rate
+    run.log(1, loss=2.0)
+    run.claim(ToyConfig())
+    with pytest.raises(HepfmError, match=r"holds a run with other settings: inner\.rate, steps \("):
+        run.claim(ToyConfig(20, Inner(0.2)))
+
+
 @pytest.mark.parametrize("text", ["", "- 1", ": ["])
 def test_a_broken_configuration_is_named(text: str, tmp_path: Path) -> None:
     RunFolder(tmp_path).claim(ToyConfig())

@@ -25,6 +25,7 @@ Hepfm = Callable[..., Any]
 
 INGEST = ("--processes", 2, "--shard-entries", 1000)
 FIT = ("--steps", 40, "--codes", 32, "--batch-records", 64, "--checkpoint-every", 8, "--log-every", 1)
+APPLY = ("--processes", 1)  # tests/tokenize/test_apply.py has several
 PRETRAIN = ("--steps", 30, "--batch-records", 32, "--checkpoint-every", 6, "--log-every", 1, "--validation-records", 64)
 
 
@@ -33,18 +34,32 @@ def commands(files: list[Path], folder: Path) -> dict[str, tuple[object, ...]]:
     return {
         "corpus": ("ingest", "jetclass", *files, "--out", folder / "corpus", *INGEST),
         "tok": ("tokenizer", "fit", folder / "corpus", "--out", folder / "tok", *FIT),
-        "tokens": ("tokenizer", "apply", folder / "tok", folder / "corpus", "--out", folder / "tokens"),
+        "tokens": ("tokenizer", "apply", folder / "tok", folder / "corpus", "--out", folder / "tokens", *APPLY),
         "run": ("pretrain", folder / "tokens", "--out", folder / "run", *PRETRAIN),
     }
+
+
+# Several commands in one process: most of their time is its start.
+ONE_AFTER_THE_OTHER = """
+import json, sys
+from hepfm.cli import main
+
+if __name__ == "__main__":
+    for words in json.loads(sys.argv.pop()):
+        sys.argv = ["hepfm", *words]
+        main()
+"""
 
 
 @pytest.fixture(scope="module")
 def thread(tmp_path_factory: pytest.TempPathFactory, jetclass_files: list[Path]) -> Path:
     """A folder in which every stage has been done, by the command line."""
     folder = tmp_path_factory.mktemp("thread")
-    for words in commands(jetclass_files, folder).values():
-        done = subprocess.run([sys.executable, "-m", "hepfm.cli", *map(str, words)], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    script = folder / "commands.py"  # a file: worker processes begin with it
+    script.write_text(ONE_AFTER_THE_OTHER)
+    words = json.dumps([list(map(str, words)) for words in commands(jetclass_files, folder).values()])
+    done = subprocess.run([sys.executable, str(script), words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -67,7 +82,8 @@ def test_generated_jets_are_jetclass_files_that_can_be_ingested(thread: Path, he
         jets = file["tree"].arrays(["jet_pt", "jet_nparticles", "part_px"])
     assert len(jets) == 200
     assert (jets["jet_pt"] > 0).to_list() == [True] * 200
-    report = hepfm("evaluate", "jets", thread / "corpus", out, "--out", tmp_path / "report", "--without", "transport")
+    quick = ("--without", "transport", "--replicas", 20)
+    report = hepfm("evaluate", "jets", thread / "corpus", out, "--out", tmp_path / "report", *quick)
     assert report.code == 0, report.err
     assert Path(report.out.strip().splitlines()[-1]).is_file()
 
@@ -111,12 +127,13 @@ def test_a_backbone_adapts_to_other_jets_of_its_tokenizer(thread: Path, hepfm: H
 def test_tokens_of_another_tokenizer_are_refused(
     thread: Path, jetclass_files: list[Path], hepfm: Hepfm, tmp_path: Path
 ) -> None:
-    assert hepfm("tokenizer", "fit", thread / "corpus", "--out", tmp_path / "tok", *FIT, "--seed", 9).code == 0
-    assert hepfm("tokenizer", "apply", tmp_path / "tok", thread / "corpus", "--out", tmp_path / "tokens").code == 0
-    mixed = hepfm("pretrain", thread / "tokens", tmp_path / "tokens", "--out", tmp_path / "run")
+    tok, tokens, corpus = tmp_path / "tok", tmp_path / "tokens", thread / "corpus"
+    assert hepfm("tokenizer", "fit", corpus, "--out", tok, "--steps", 2, *FIT[2:]).code == 0
+    assert hepfm("tokenizer", "apply", tok, corpus, "--out", tokens, *APPLY).code == 0
+    mixed = hepfm("pretrain", thread / "tokens", tokens, "--out", tmp_path / "run")
     assert mixed.code == 2
     assert "tokenizer" in mixed.last
-    words = ("finetune", "generate", tmp_path / "tokens", "--backbone", thread / "run", "--out", tmp_path / "a")
+    words = ("finetune", "generate", tokens, "--backbone", thread / "run", "--out", tmp_path / "a")
     assert hepfm(*words).code == 2
     assert not (tmp_path / "run" / "artifact").exists()
 

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from kills import assert_same_run, finish, kill
 from physics_tokens import jet_corpus, tokens_of
 
 from hepfm.core.engine.config import TrainingConfig
@@ -159,22 +155,12 @@ def test_low_rank_gives_a_backbone_conditions(jets: tuple[Path, Path], tmp_path:
 @pytest.mark.slow
 def test_a_killed_adaptation_continues_bit_for_bit(jets: tuple[Path, Path], tmp_path: Path) -> None:
     """kill -9 at two moments, with adapters, new conditions, averages and early stopping at once."""
-
-    def begin(run: str) -> subprocess.Popen[bytes]:
-        arguments = f"finetune generate {jets[1]} --backbone {jets[0]} --out {tmp_path / run} --condition label jet_pt"
-        arguments += " --protocol low-rank --rank 2 --ema 0.9 --patience 9 --steps 16 --batch-records 16"
-        arguments += " --warmup-steps 2 --log-every 1 --checkpoint-every 4 --validate-every 5"
-        return subprocess.Popen([sys.executable, "-m", "hepfm.cli", *arguments.split()], start_new_session=True)
-
-    assert begin("whole").wait(timeout=300) == 0
-    metrics = tmp_path / "cut/metrics.jsonl"
+    words = f"finetune generate {jets[1]} --backbone {jets[0]} --condition label jet_pt"
+    words += " --protocol low-rank --rank 2 --ema 0.9 --patience 9 --steps 16 --batch-records 16"
+    words += " --warmup-steps 2 --log-every 1 --checkpoint-every 4 --validate-every 5"
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(words.split(), whole)
     for lines in (3, 9):
-        process, deadline = begin("cut"), time.monotonic() + 300
-        while not metrics.exists() or metrics.read_text().count("\n") < lines:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert begin("cut").wait(timeout=300) == 0
-    assert len({(tmp_path / run / "artifact/model.safetensors").read_bytes() for run in ("whole", "cut")}) == 1
+        kill(words.split(), cut, lines)
+    finish(words.split(), cut)
+    assert_same_run(cut, whole)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 from backbones import backbone_artifact
+from kills import assert_same_run, finish, kill
 from physics_tokens import jet_corpus, shower_corpus, tokens_of
 
 from hepfm import cli, models
@@ -249,25 +246,12 @@ def test_values_that_are_not_finite_are_named_with_their_record(made: Made) -> N
 @pytest.mark.slow
 def test_a_killed_head_on_a_backbone_continues_to_the_same_weights(made: Made, tmp_path: Path) -> None:
     """Before and after its backbone is unfrozen."""
-    command = [sys.executable, "-m", "hepfm.cli", "finetune", "tag", str(made["jets"]), "--backbone"]
-    command += [str(made["next-token"]), "--protocol", "unfreeze", "--unfreeze-step", "20", "--backbone-rate", "0.1"]
-    command += ["--steps=40", "--batch-records=16", "--checkpoint-every=4", "--validation-records=8", "--log-every=1"]
+    words = ["finetune", "tag", made["jets"], "--backbone", made["next-token"], "--protocol", "unfreeze"]
+    words += ["--unfreeze-step", "20", "--backbone-rate", "0.1", "--steps=40", "--batch-records=16"]
+    words += ["--checkpoint-every=4", "--validation-records=8", "--log-every=1"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
-    for step in ("8", "24"):
-        process = subprocess.Popen(
-            [*command, "--out", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 300
-        while (
-            not list(killed.glob(f"checkpoints/step-*{step}"))
-            and process.poll() is None
-            and time.monotonic() < deadline
-        ):
-            time.sleep(0.005)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run([*command, "--out", str(killed)], check=True, capture_output=True)
-    first, second = (read_artifact(path / "artifact").weights() for path in (whole, killed))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    finish(words, whole)
+    for lines in (9, 25):
+        kill(words, killed, lines)
+    finish(words, killed)
+    assert_same_run(killed, whole)

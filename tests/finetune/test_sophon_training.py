@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from kills import assert_same_run, kill
 from resonance_jets import resonance_corpus
 
 from hepfm import cli
-from hepfm.core.artifacts import read_artifact
 from hepfm.core.config import parse
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.engine.schedule import learning_rate
@@ -153,22 +148,10 @@ def test_real_jets_go_through_by_name(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_a_killed_run_continues_to_the_same_weights(corpus: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    command = [sys.executable, "-m", "hepfm.cli", "finetune", "sophon", str(corpus), "--out", str(killed)]
-    command += ["--absent=leave-out", "--steps=6", "--batch-records=16", "--checkpoint-every=2", "--validate-every=0"]
-    config = parse(SophonConfig, command[5:], "hepfm finetune sophon")
+    words = ["finetune", "sophon", str(corpus), "--absent=leave-out", "--steps=6", "--batch-records=16"]
+    words += ["--checkpoint-every=2", "--validate-every=0", "--log-every=1"]
+    config = parse(SophonConfig, [*words[2:], "--out", str(killed)], "hepfm finetune sophon")
     main(dataclasses.replace(config, out=whole))
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, **quiet)  # as here
-    deadline = time.monotonic() + 300
-    while (
-        not list(killed.glob("checkpoints/step-*2/hashes.json"))
-        and process.poll() is None
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.02)
-    if process.poll() is None:
-        os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(words, killed, 3, OMP_NUM_THREADS="1")  # as here
     main(config)
-    first, second = (read_artifact(path / "artifact").weights() for path in (whole, killed))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    assert_same_run(killed, whole)

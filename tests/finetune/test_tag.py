@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from kills import assert_same_run, finish, kill
 from labelled_jets import labelled_corpus
+from physics_tokens import shower_corpus
 
 from hepfm import cli, models
 from hepfm.core.artifacts import read_artifact
@@ -153,27 +152,22 @@ def test_what_cannot_be_trained_is_one_line_and_leaves_nothing(
     assert not out.exists()
 
 
+def test_showers_are_for_heads_on_backbones(tmp_path: Path) -> None:
+    showers = shower_corpus(tmp_path / "showers").path
+    with pytest.raises(HepfmError, match=r"holds showers, deep-sets reads jets \(showers need a --backbone"):
+        main(TagConfig((showers,), tmp_path / "run", model="deep-sets", target="incident_energy", training=QUICK))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_killed_particle_transformer_continues_to_the_same_weights(corpus: Path, tmp_path: Path) -> None:
-    training = ["steps=6", "batch-records=16", "checkpoint-every=2", "validation-records=8", "log-every=1"]
-    command = [sys.executable, "-m", "hepfm.cli", "finetune", "tag", str(corpus), "--labels", *CLASSES]
-    command += [f"--{setting}" for setting in training]
+    words = ["finetune", "tag", corpus, "--labels", *CLASSES, "--steps=6", "--batch-records=16"]
+    words += ["--checkpoint-every=2", "--validation-records=8", "--log-every=1"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
-    process = subprocess.Popen([*command, "--out", str(killed)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while (
-        not list(killed.glob("checkpoints/step-*2/hashes.json"))
-        and process.poll() is None
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.02)
-    if process.poll() is None:
-        os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    subprocess.run([*command, "--out", str(killed)], check=True, capture_output=True)
-    first, second = (read_artifact(path / "artifact").weights() for path in (whole, killed))
-    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    finish(words, whole)
+    kill(words, killed, 3)
+    finish(words, killed)
+    assert_same_run(killed, whole)
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_whichever_write_fails_the_build_continues_to_the_same_bytes(
             build(ToySource(), raw, out, toy_options(on_bad="skip"))
         assert isinstance(caught.value, OSError) or "the disk is full" in str(caught.value)
         assert not list(out.rglob("*.partial-*"))
-        with pytest.raises(HepfmError, match="is an unfinished corpus"):
+        with pytest.raises(HepfmError, match=r"is an unfinished corpus|is no corpus"):
             Corpus.open(out)
         disk.fail_at = 0
         build(ToySource(), raw, out, toy_options(on_bad="skip"))

@@ -321,6 +321,7 @@ class TestFiles:
         (tmp_path / "QCD_000.root").write_bytes(b"mine")
         with pytest.raises(HepfmError, match="holds other files"):
             write_raw(JetClassJets(1, ("QCD",)), "jetclass", tmp_path, 10)
+        assert [path.name for path in tmp_path.iterdir()] == ["QCD_000.root"]
 
 
 def test_sequences_of_a_stream_never_share_pythias_seed() -> None:

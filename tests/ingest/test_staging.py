@@ -284,8 +284,8 @@ def test_a_corpus_that_is_replaced_at_its_address_is_another_corpus(
 
 SCRIPT = """
 import sys
-from hepfm.core import downloads
-downloads.CHUNK_BYTES = 1 << 12
+from hepfm.core import http_get
+http_get.CHUNK_BYTES = 1 << 12
 from hepfm.ingest.staging import local_folder
 local_folder(sys.argv[1])
 """

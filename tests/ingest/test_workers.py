@@ -130,6 +130,7 @@ def test_a_scheduler_that_does_not_answer_is_told(
     files = write_files(tmp_path / "raw", (100,))
     with pytest.raises(HepfmError, match=r"--scheduler tcp://127.0.0.1:9: no Dask scheduler answers"):
         build(ToySource(), files, tmp_path / "c", toy_options(), scheduler="tcp://127.0.0.1:9")
+    assert not (tmp_path / "c").exists()
 
 
 def test_a_worker_with_other_versions_is_told(

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from kills import assert_same_run, finish, kill
 from physics_tokens import jet_corpus, shower_corpus, tokens_of
 from safetensors.torch import load_file
 
@@ -116,24 +112,12 @@ def test_an_interrupted_run_continues_bit_for_bit(cells: Path, tmp_path: Path, m
 @pytest.mark.slow
 @pytest.mark.parametrize(("processes", "zero_stage"), [(1, 0), (2, 3)])
 def test_a_killed_run_continues_bit_for_bit(cells: Path, tmp_path: Path, processes: int, zero_stage: int) -> None:
-    def begin(run: str) -> subprocess.Popen[bytes]:
-        arguments = f"pretrain {cells} --out {tmp_path / run} --nproc {processes} --zero-stage {zero_stage} --steps 12"
-        arguments += " --batch-records 16 --warmup-steps 2 --log-every 1 --checkpoint-every 4 --validate-every 5"
-        return subprocess.Popen([sys.executable, "-m", "hepfm.cli", *arguments.split()], start_new_session=True)
-
-    assert begin("whole").wait(timeout=300) == 0
-    metrics = tmp_path / "cut/metrics.jsonl"
-    process = begin("cut")
-    deadline = time.monotonic() + 300
-    while not metrics.exists() or len(metrics.read_text().splitlines()) < 6:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert begin("cut").wait(timeout=300) == 0
-    first, second = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    words = f"pretrain {cells} --nproc {processes} --zero-stage {zero_stage} --steps 12"
+    words += " --batch-records 16 --warmup-steps 2 --log-every 1 --checkpoint-every 4 --validate-every 5"
+    finish(words.split(), tmp_path / "whole")
+    kill(words.split(), tmp_path / "cut", 6)
+    finish(words.split(), tmp_path / "cut")
+    assert_same_run(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_it_goes_on_with_other_showers_of_the_detector(cells: Path, tmp_path: Path) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from kills import assert_same_run, finish, kill
 from physics_tokens import jet_corpus, tokens_of
 from safetensors.torch import load_file
 
@@ -154,35 +152,16 @@ KILLED = {
 @pytest.mark.parametrize("name", KILLED)
 def test_a_killed_run_continues_bit_for_bit(name: str, jets: tuple[Path, Path], tmp_path: Path) -> None:
     """kill -9 at two moments, with probes, averages and early stopping at once."""
-
-    def begin(run: str) -> subprocess.Popen[bytes]:
-        arguments = f"pretrain {jets[0]} --out {tmp_path / run} --objective {name} {KILLED[name]} --max-length 8"
-        arguments += " --probe linear class-attention --probe-every 2 --ema 0.9 --patience 9 --steps 16"
-        arguments += " --batch-records 16 --warmup-steps 2 --log-every 1 --checkpoint-every 4 --validate-every 5"
-        return subprocess.Popen([sys.executable, "-m", "hepfm.cli", *arguments.split()], start_new_session=True)
-
-    assert begin("whole").wait(timeout=300) == 0
-    metrics = tmp_path / "cut/metrics.jsonl"
+    words = f"pretrain {jets[0]} --objective {name} {KILLED[name]} --max-length 8"
+    words += " --probe linear class-attention --probe-every 2 --ema 0.9 --patience 9 --steps 16"
+    words += " --batch-records 16 --warmup-steps 2 --log-every 1 --checkpoint-every 4 --validate-every 5"
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    finish(words.split(), whole)
     for lines in (3, 9):
-        process, deadline = begin("cut"), time.monotonic() + 300
-        while not metrics.exists() or metrics.read_text().count("\n") < lines:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-    assert begin("cut").wait(timeout=300) == 0
-    assert len({(tmp_path / run / "artifact/model.safetensors").read_bytes() for run in ("whole", "cut")}) == 1
-    timing = ("seconds", "tokens_per_s", "of_peak", "peak_memory_mb")
-    first, second = (
-        [
-            {key: line[key] for key in line if key not in timing}
-            for line in read_metrics(tmp_path / run / "metrics.jsonl")
-        ]
-        for run in ("whole", "cut")
-    )
-    assert first == second
-    assert "validation_probe_linear_loss" in first[-1]
+        kill(words.split(), cut, lines)
+    finish(words.split(), cut)
+    assert_same_run(cut, whole)
+    assert "validation_probe_linear_loss" in read_metrics(cut / "metrics.jsonl")[-1]
 
 
 @pytest.mark.slow

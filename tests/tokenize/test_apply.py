@@ -62,7 +62,7 @@ def test_it_is_sound(tokens: Corpus) -> None:
     assert verify(tokens.path) == []
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_do_not_change_a_byte(tokens: Corpus, corpus: Corpus, run: Path, processes: int) -> None:
     parallel = apply(run, corpus.path, tokens.path.parent / f"by {processes}", processes=processes)
     assert parallel.digest == tokens.digest

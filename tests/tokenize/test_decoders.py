@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from hepfm.tokenize.settings import VQVAEConfig
 SMALL = VQVAEConfig(codes=64, width=16, blocks=2, heads=2)
 
 
+@cache
 def network(causal: bool, conditions: int = 0) -> VQVAE:
-    """One whose heads do something: they start at zero."""
+    """One whose heads do something: they start at zero. Tests leave it as it is."""
     torch.manual_seed(0)
     made = VQVAE(replace(SMALL, causal_decoder=causal), 3, conditions)
     made.train()(torch.randn(200, 3), Layout.of(np.array([120, 80])), torch.randn(2, conditions))

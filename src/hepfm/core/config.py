@@ -80,7 +80,7 @@ def _check_finite(config: Any) -> None:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain data (paths as strings, tuples as lists) of a configuration."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    return {field.name: plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
 
 
 def settings_of(config: Any, without: Collection[str]) -> dict[str, Any]:
@@ -88,15 +88,16 @@ def settings_of(config: Any, without: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in to_dict(config).items() if name not in without}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting as YAML and JSON hold it: paths as strings, tuples as lists, dataclasses as mappings."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return to_dict(value)
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     return value
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hepfm.core.config import read_yaml, save_yaml, to_dict
+from hepfm.core.config import plain, read_yaml, save_yaml, to_dict
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import is_temporary, locked, told_when_full, write_text
 
@@ -56,6 +57,7 @@ class RunFolder:
             before = read_yaml(self.config)
             if not isinstance(before, dict) or not before:
                 raise HepfmError("is no run's configuration", self.config, "restore it, or name another --out")
+            before = _completed(before, config)
             names = sorted(_differences(_without(free, before), _without(free, to_dict(config))))
             if names and self._begun():
                 raise HepfmError(
@@ -95,6 +97,23 @@ def _without(names: Collection[str], data: Any) -> Any:
     if isinstance(data, dict):
         return {name: _without(names, value) for name, value in data.items() if name not in names}
     return data
+
+
+def _completed(before: Any, config: Any) -> Any:
+    """Settings as they were saved, and by their defaults those that were not known yet when they were."""
+    if not isinstance(before, dict):
+        return before
+    found = dict(before)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in before:
+            if dataclasses.is_dataclass(value):
+                found[field.name] = _completed(before[field.name], value)
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = plain(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = plain(field.default_factory())
+    return found
 
 
 def _differences(before: Any, now: Any, prefix: str = "") -> Iterator[str]:

@@ -20,10 +20,13 @@ from hepfm.benchmarks.reports.classifying import Wanted
 from hepfm.benchmarks.reports.inputs import named
 from hepfm.benchmarks.reports.jets import Request, Suite, evaluate_jets
 from hepfm.benchmarks.reports.published_jets import JETNET_30, jetnet_class
+from hepfm.benchmarks.samples import read_sample
+from hepfm.benchmarks.scores.jet_suite import GROUPS
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents
 
 JetMaker = Callable[..., Constituents]
+DISTANCES = Suite(without=tuple(GROUPS))  # one-dimensional ones alone
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +77,7 @@ def test_the_same_input_gives_the_same_figures(report: Path, toy_jets: JetMaker,
         tmp_path,
         provenance={},
         floor_reference=toy_jets(seed=4),
+        suite=DISTANCES,
         replicas=30,
     )
     here, there = (json.loads((folder / "report.json").read_text()) for folder in (tmp_path, report.parent))
@@ -83,7 +87,7 @@ def test_the_same_input_gives_the_same_figures(report: Path, toy_jets: JetMaker,
 
 def test_what_cannot_be_computed_is_never_zero(toy_jets: JetMaker, tmp_path: Path) -> None:
     single = Constituents(np.full(100, 500.0), np.zeros(100), np.zeros(100), np.arange(101))
-    evaluate_jets(toy_jets(), {"single": single}, tmp_path, provenance={}, replicas=10)
+    evaluate_jets(toy_jets(), {"single": single}, tmp_path, provenance={}, suite=DISTANCES, replicas=10)
     item = json.loads((tmp_path / "report.json").read_text())["observables"]["tau21"]["samples"]["single"]
     assert item["wasserstein_1"] is None
     assert item["undefined"] == 100
@@ -105,6 +109,17 @@ def test_bad_samples_are_refused(damage: str, toy_jets: JetMaker, tmp_path: Path
     with pytest.raises(HepfmError):
         evaluate_jets(toy_jets(), samples, tmp_path, provenance={}, replicas=10)
     assert not (tmp_path / "report.json").exists()
+
+
+def test_a_folder_that_is_no_corpus_says_what_to_name(tmp_path: Path) -> None:
+    with pytest.raises(HepfmError, match="is no corpus"):
+        read_sample(tmp_path)
+    (tmp_path / "jets.root").touch()
+    with pytest.raises(HepfmError, match=r"is a folder of files, not a corpus \(name a file \(.*jets\.root\)"):
+        read_sample(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(HepfmError, match=r"is a model, not a sample \(make one with it: hepfm generate"):
+        read_sample(tmp_path)
 
 
 @pytest.mark.slow

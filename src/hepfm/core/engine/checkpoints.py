@@ -73,10 +73,16 @@ class Checkpoints:
     DeepSpeed's files are pickles, so none is opened before its hash is right. Averages of the weights, and the weights
     of the best validation, lie beside them as safetensors, whole, so that any number of processes can read them; the
     latter are one file with several names (hard links) where the file system can do that.
+
+    Args:
+        folder: of them all.
+        identity: names the run's settings, data and network.
+        keep: so many are kept.
+        usual: what an entry of the identity was that a checkpoint of an older version does not have.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], keep: int) -> None:
-        self.folder, self.identity, self.keep = folder, identity, keep
+    def __init__(self, folder: Path, identity: dict[str, Any], keep: int, usual: dict[str, Any]) -> None:
+        self.folder, self.identity, self.keep, self.usual = folder, identity, keep, usual
 
     def newest(self) -> Saved | None:
         """The newest whole checkpoint of this run, or None; a broken one is named and passed over.
@@ -109,6 +115,7 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"), reverse=True)
 
     def _check_identity(self, path: Path, found: dict[str, Any]) -> None:
+        found = {**self.usual, **found}
         names = sorted(n for n in found.keys() | self.identity.keys() if found.get(n) != self.identity.get(n))
         if names:
             raise HepfmError(f"belongs to a run with another {', '.join(names)}", path, "use another run folder")

@@ -14,7 +14,7 @@ from hepfm.core.engine import launch
 from hepfm.core.progress import progress
 from hepfm.core.records import offsets_of, values_of
 from hepfm.ingest.reader import Reader
-from hepfm.pretrain.profile import logarithms
+from hepfm.pretrain.energy_profile import logarithms
 from hepfm.pretrain.streams import Profile, Streams, profiles
 from hepfm.tokenize.tokens import CONTINUOUS
 

@@ -19,8 +19,8 @@ from hepfm.pretrain.backbone import BackboneConfig
 from hepfm.pretrain.budget import figures, matched, packed_budget
 from hepfm.pretrain.conditions import Condition
 from hepfm.pretrain.data import TokenCorpora
-from hepfm.pretrain.profile import EMPTY, REST, SOME, ProfileHead, kinds_of, logarithms, still_open
-from hepfm.pretrain.profile_counts import profiled
+from hepfm.pretrain.energy_profile import EMPTY, REST, SOME, ProfileHead, kinds_of, logarithms, still_open
+from hepfm.pretrain.energy_profile_counts import profiled
 from hepfm.pretrain.stream_batches import counted
 from hepfm.pretrain.streams import Profile, StreamBatch
 
