@@ -191,10 +191,11 @@ class _BegunCache(Cache):
         self.lengths[rows] = self.tokens
 
 
-def cached(backbone: Any, n: int, rows: int, length: int, shortest: int = 1) -> int:
-    """Generate sequences; gives how many."""
+def cached(backbone: Any, n: int, rows: int, length: int, shortest: int = 1, first: int = 0) -> int:
+    """Generate sequences, from number ``first`` on; gives how many."""
+    task = _silent()
     with torch.no_grad():
-        made = generate(backbone, n, 0, max_length=length, min_length=shortest, batch=rows, task=_silent())
+        made = generate(backbone, n, 0, max_length=length, min_length=shortest, batch=rows, first=first, task=task)
     _wait()
     return len(made.offsets) - 1
 
@@ -292,12 +293,12 @@ def timing(name: str, config: GenerateJetsConfig | GenerateShowersConfig, kind: 
     try:
         call = _calls(config.model, kind)
         times: dict[int, list[float]] = {}
-        call(1)  # what is done once only
+        call(1, 0)  # what is done once only
         with progress(f"bench {name}", len(config.calls) * config.repetitions, "calls") as task:
             for n in config.calls:
                 times[n] = []
-                for _ in range(config.repetitions):
-                    times[n].append(1e3 * _seconds(partial(call, n)) / n)
+                for repetition in range(config.repetitions):  # each of other records: one's length is not all's
+                    times[n].append(1e3 * _seconds(partial(call, n, repetition * n)) / n)
                     task.advance()
     finally:
         torch.set_num_threads(threads)
@@ -317,18 +318,18 @@ def timing(name: str, config: GenerateJetsConfig | GenerateShowersConfig, kind: 
     }
 
 
-def _calls(model: str | None, kind: Kind) -> Callable[[int], Any]:
-    """Generates so many records."""
+def _calls(model: str | None, kind: Kind) -> Callable[[int, int], Any]:
+    """Generates so many records, from a number on."""
     if model is None:
         backbone = network(kind)
         if kind is SHOWERS:
-            return lambda n: cached(backbone, n, IN_FLIGHT, kind.length, kind.length)
+            return lambda n, first: cached(backbone, n, IN_FLIGHT, kind.length, kind.length, first)
         real = RealLengths(backbone, real_multiplicities(np.random.default_rng(0), 500).clip(max=kind.length))
-        return lambda n: cached(real, n, IN_FLIGHT, kind.length)
+        return lambda n, first: cached(real, n, IN_FLIGHT, kind.length, first=first)
     generator = Generator(model, batch=IN_FLIGHT)
     if generator.records.kind != f"{kind.unit}s":
         raise HepfmError(f"generates {generator.records.kind}, not {kind.unit}s", generator.artifact.path)
-    return lambda n: [len(batch) for batch in generator.batches(0, n, _silent())]
+    return lambda n, first: [len(batch) for batch in generator.batches(first, first + n, _silent())]
 
 
 def _tell_timing(result: dict[str, Any], path: Path | None) -> None:

@@ -123,6 +123,7 @@ class Teller:
         self.conditions, self.asked = tuple(conditions), asked
         self._key = key_of("generate conditions", seed)
         columns, n = sample.columns(conditions), len(sample)
+        self._check_data_set(columns)
         fit = np.ones(n, dtype=bool)
         for name in needed:
             if name in asked.ranges:
@@ -157,6 +158,18 @@ class Teller:
         if self._even:
             rows = rows[np.argsort(distance[rows], kind="stable")[:NEAREST]]
         self.rows = {name: values[rows] for name, values in columns.items()}
+
+    def _check_data_set(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Refuse to ask of a data set what none of its records has: the incident energy of jets."""
+        known = next((known for known in self.conditions if known.kind == "data_set"), None)
+        wanted = self.asked.names.get(known.name, ()) if known else ()
+        if known is None or not wanted:
+            return
+        own = np.isin(columns[known.name], [known.names.index(name) for name in wanted])
+        for name in (*self.asked.names, *self.asked.ranges):
+            values = columns[name][own]
+            if len(values) and not (values >= 0 if name in self.asked.names else np.isfinite(values)).any():
+                raise HepfmError(f"no record of {' or '.join(wanted)} has {name}", option_of(name), "leave it out")
 
     def values(self, first: int, n: int) -> ConditionValues:
         """What samples ``first`` to ``first + n - 1`` are told."""

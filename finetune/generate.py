@@ -19,7 +19,7 @@ from hepfm.finetune.asked import NAMES, NUMBERS, Asked, option_of, range_of, ran
 from hepfm.finetune.decoded import ShowerRecords
 from hepfm.finetune.generator import Generator
 from hepfm.finetune.sampler import Drawing
-from hepfm.finetune.writers import FormatName, Output, check_format, write
+from hepfm.finetune.writers import FormatName, Output, check_format, check_name, write
 from hepfm.ingest.jobs import BUILD
 
 
@@ -112,6 +112,7 @@ def main(config: GenerateConfig) -> None:
     )
     made = generator.records
     form = check_format(config.format, made.kind, made.schema)
+    check_name(form, config.out)
     if generator.teller and generator.teller.told():
         say(generator.teller.told())
     fresh = 0

@@ -23,6 +23,7 @@ from hepfm.core.errors import HepfmError
 ProtocolName = Literal["full", "frozen", "last-blocks", "low-rank", "unfreeze", "scratch"]
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 LOW_RANK_SCALE = 2.0  # alpha / r of Hu et al.
+OWN: dict[ProtocolName, str] = {"last-blocks": "last_blocks", "low-rank": "rank", "unfreeze": "unfreeze_step"}
 AFTER_BLOCKS = frozenset({"class_blocks", "token", "final_norm"})  # what networks call what follows their blocks
 
 
@@ -57,6 +58,12 @@ class ProtocolConfig:
             raise HepfmError(f"must lie in 1 to {blocks}, the network's blocks, is {self.last_blocks}", "--last-blocks")
         if self.name == "low-rank" and self.rank < 1:
             raise HepfmError(f"must be at least 1, is {self.rank}", "--rank")
+        for protocol, setting in OWN.items():
+            if self.name != protocol and getattr(self, setting) != getattr(ProtocolConfig, setting):
+                option = f"--{setting.replace('_', '-')}"
+                raise HepfmError(
+                    f"is for {protocol}, not for {self.name}", option, f"leave it out, or --protocol {protocol}"
+                )
         if not 0 < self.backbone_rate < math.inf:
             raise HepfmError(f"must be positive, is {self.backbone_rate}", "--backbone-rate")
         if self.name != "unfreeze":

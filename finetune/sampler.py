@@ -45,6 +45,7 @@ class Steps(Protocol):
     def step(self, inputs: torch.Tensor, cache: Cache, begin: torch.Tensor | None = None) -> torch.Tensor: ...
 
 
+CUMULATED, BLOCK = 1024, 128  # so many weights are cumulated at once; more by blocks
 SMALLEST_TEMPERATURE = 1e-3  # logits divided by less overflow; 0 is the limit
 
 
@@ -80,13 +81,11 @@ class Drawing:
         """
         if self.temperature == 0:
             return logits.argmax(-1)
-        cumulative = self._probabilities(logits).cumsum(-1, dtype=torch.float64)
-        total = cumulative[:, -1:]
-        target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-        return torch.searchsorted(cumulative, target, right=True)[:, 0]
+        return passed(self._probabilities(logits), uniform)
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        logits = logits / self.temperature
+        if self.temperature != 1:
+            logits = logits / self.temperature
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             least = logits.topk(self.top_k, -1).values[:, -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
@@ -97,6 +96,39 @@ class Drawing:
             dropped = torch.zeros_like(before, dtype=torch.bool).scatter(-1, order, before >= self.top_p)
             probabilities = probabilities.masked_fill(dropped, 0)
         return probabilities
+
+
+def passed(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+    """The index (rows,) at which the cumulative weight (rows, n) passes the share uniform (rows,) of the whole.
+
+    Many weights are summed by blocks first, so that only the sums, and then one block of each row, are cumulated in
+    double precision. A row depends on no other.
+    """
+    n = weights.shape[1]
+    blocks = weights if n <= CUMULATED else _block_sums(weights)
+    cumulative = blocks.cumsum(-1, dtype=torch.float64)
+    target = _below(uniform[:, None] * cumulative[:, -1:], cumulative)
+    block = torch.searchsorted(cumulative, target, right=True)
+    if blocks is weights:
+        return block[:, 0]
+    before = cumulative.gather(1, (block - 1).clamp(min=0)).masked_fill(block == 0, 0)
+    index = BLOCK * block + torch.arange(BLOCK, device=weights.device)
+    own = weights.gather(1, index.clamp(max=n - 1)).masked_fill(index >= n, 0).cumsum(-1, dtype=torch.float64)
+    return (BLOCK * block + torch.searchsorted(own, _below(target - before, own), right=True))[:, 0]
+
+
+def _block_sums(weights: torch.Tensor) -> torch.Tensor:
+    """Sums (rows, blocks) of each BLOCK of the weights (rows, n), and of what is left over."""
+    whole = weights.shape[1] // BLOCK * BLOCK
+    sums = weights[:, :whole].unflatten(1, (-1, BLOCK)).sum(-1)
+    rest = weights[:, whole:]
+    return torch.cat([sums, rest.sum(-1, keepdim=True)], 1) if rest.shape[1] else sums
+
+
+def _below(target: torch.Tensor, cumulative: torch.Tensor) -> torch.Tensor:
+    """Targets (rows, 1), at most just below the whole, so that one of weight 0 is never the last."""
+    whole = cumulative[:, -1:]
+    return torch.minimum(target, torch.nextafter(whole, torch.zeros_like(whole)))
 
 
 @torch.no_grad()

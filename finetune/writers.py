@@ -36,6 +36,8 @@ FORMATS: dict[Kind, tuple[FormatName, ...]] = {
     "showers": ("showerdata", "calochallenge", "ildgrid", "showerclouds", "parquet", "corpus"),
 }
 WITHOUT_INCIDENT = ("parquet", "corpus")
+SUFFIXES = {".root": "ROOT", ".parquet": "Parquet", ".h5": "HDF5", ".hdf5": "HDF5"}  # what a file's name promises
+WRITTEN: dict[FormatName, str] = {"jetclass": "ROOT", "parquet": "Parquet", "corpus": "a corpus, which is a folder"}
 SHARD_RECORDS = 65_536
 BLOCK_RECORDS = 1_024
 
@@ -76,6 +78,18 @@ def check_format(name: FormatName, kind: Kind, schema: pa.Schema) -> FormatName:
             "train it with --condition incident_energy, or write parquet or corpus",
         )
     return name
+
+
+def check_name(name: FormatName, path: Path) -> None:
+    """Refuse a file's name that promises what the format is not.
+
+    Raises:
+        HepfmError: such as ``.parquet`` of HDF5; names without a known ending pass.
+    """
+    promised, written = SUFFIXES.get(path.suffix), WRITTEN.get(name, "HDF5")
+    if promised not in (None, written):
+        ending = next((f", or end it in {suffix}" for suffix, kind in SUFFIXES.items() if kind == written), "")
+        raise HepfmError(f"is named as {promised}, {name} is {written}", path, f"take another --format{ending}")
 
 
 def write(name: FormatName, path: Path, output: Output) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hepfm.pretrain.backbone import Backbone, BackboneConfig
@@ -24,7 +25,7 @@ def card(backbone: Backbone, provenance: dict[str, Any], metrics: dict[str, Any]
 
 {_what(backbone.config, provenance["objective"], one, points)}: {metrics["parameters"]:,} parameters,
 {blocks.blocks} blocks, width {blocks.width}, {ids_of(backbone.config)}.
-Tokens are those of the tokenizer in `tokenizer/` (hash `{provenance["tokenizer"]}`).
+{_tokenizers(provenance["tokenizers"])}
 {parent}
 ## Data
 
@@ -47,6 +48,15 @@ the same tokenizer and objective; the accuracy of a probe compares always.
 
 `reference.npz` holds inputs and outputs that loading replays. Its settings are in `config.json`.
 """
+
+
+def _tokenizers(hashes: Sequence[str]) -> str:
+    """Which tokenizers the ids are of, one after another in the vocabulary."""
+    first = f"Tokens are those of the tokenizer in `tokenizer/` (hash `{hashes[0]}`)"
+    others = "".join(
+        f",\nthen of that in `tokenizer_{number}/` (hash `{hash}`)" for number, hash in enumerate(hashes[1:], 2)
+    )
+    return f"{first}{others}."
 
 
 def ids_of(config: BackboneConfig) -> str:

@@ -133,11 +133,6 @@ class TokenCorpora:
         return "records" if of_jets and of_showers else "showers" if of_showers else "jets"
 
     @property
-    def of_showers(self) -> bool:
-        """Whether all corpora were made from showers."""
-        return all(tokenizer.contract.get("kind") == "showers" for tokenizer in self.tokenizers)
-
-    @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes in all corpora: what labels of batches are indices of."""
         return tuple(dict.fromkeys(name for corpus in self.corpora for name in corpus.manifest.labels))

@@ -300,7 +300,8 @@ def _page(plan: dict[str, Any]) -> str:
         f"ZeRO {time['zero_stage']}: {speed['tokens_per_s']:,.0f} tokens/s "
         f"({speed['tokens_per_s_of_one_device']:,.0f} of a device alone, {speed['efficiency']:.0%} of it here), "
         f"{time['step_s']:.3g} s a step ({time['exchange_s']:.3g} s exchange)",
-        f"{time['steps']:,.0f} steps: {time['days']:.3g} days ({time['days'] * 24:.3g} hours)",
+        f"{time['steps']:,.0f} step{'s' if time['steps'] > 1 else ''}: "
+        f"{time['days']:.3g} days ({time['days'] * 24:.3g} hours)",
         "",
         *(f"assumed: {text}" for text in plan["assumptions"]),
     ]

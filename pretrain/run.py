@@ -68,7 +68,7 @@ class PretrainConfig:
     """Size of the backbone: 1M (tiny), 6.6M (omnijet-alpha), 25M, 110M, 350M, 1.3G parameters."""
     max_length: int | None = None
     """Constituents that are kept of a jet, the leading ones; how many jets this cuts is counted and told. Default: 128,
-    of showers the hits of the longest."""
+    of showers the hits of the longest, of jets and showers those of the longest record, at least 128."""
     condition: tuple[str, ...] = ()
     """What the backbone is told of each record: label, data_set, jet_pt, jet_mass, jet_eta, jet_softdrop_mass,
     incident_energy, direction, particle, or any other number of a record by its column. Default: nothing, of showers
@@ -169,10 +169,11 @@ def from_scratch(config: PretrainConfig, data: TokenCorpora) -> Beginning:
 
 def usual_length(data: TokenCorpora) -> int:
     """Points that are kept of a record where nothing else is asked for."""
-    if not data.of_showers:
+    if data.kind == "jets":
         return JET_LENGTH
     launch.setup()
-    return int(launch.on_main(lambda: max(1, len(length_counts(data.batches("train", 1, 0).reader)) - 1)))
+    least = 1 if data.kind == "showers" else JET_LENGTH
+    return int(launch.on_main(lambda: max(least, len(length_counts(data.batches("train", 1, 0).reader)) - 1)))
 
 
 @enough_memory()

@@ -50,6 +50,13 @@ class Survey:
     sample: ConditionValues
 
 
+def columns_of(name: str) -> tuple[str, ...]:
+    """The columns of a token corpus that a condition is read from; none of the data set."""
+    if name == "data_set":
+        return ()
+    return tuple(NAMED.get(one) or NUMBERS.get(one, one) for one in GROUPS.get(name, (name,)))
+
+
 def wanted(names: Sequence[str], data: TokenCorpora) -> tuple[Condition, ...]:
     """The conditions of these names, nothing counted yet.
 
@@ -58,11 +65,12 @@ def wanted(names: Sequence[str], data: TokenCorpora) -> tuple[Condition, ...]:
     Raises:
         HepfmError: one that no corpus has.
     """
+    asked = {one: name for name in reversed(names) for one in GROUPS.get(name, (NAME_OF.get(name, name),))}
     single = dict.fromkeys(one for name in names for one in GROUPS.get(name, (NAME_OF.get(name, name),)))
-    return tuple(_wanted(name, data) for name in single)
+    return tuple(_wanted(name, data, asked[name]) for name in single)
 
 
-def _wanted(name: str, data: TokenCorpora) -> Condition:
+def _wanted(name: str, data: TokenCorpora, asked: str) -> Condition:
     if name == "data_set":
         return Condition(name, "data_set", names=tuple(dict.fromkeys(data.names)))
     column = NAMED.get(name) or NUMBERS.get(name, name)
@@ -74,7 +82,7 @@ def _wanted(name: str, data: TokenCorpora) -> Condition:
             if found.name in NAMED or pa.types.is_floating(found.type)
         ]
         raise HepfmError(
-            f"has no '{column}' for --condition {name}", data.corpora[0].path, f"it has: data_set, {', '.join(there)}"
+            f"has no '{column}' for --condition {asked}", data.corpora[0].path, f"it has: data_set, {', '.join(there)}"
         )
     lacking = [str(c.path) for c in data.corpora if column not in c.manifest.schema.names]
     if lacking:
@@ -221,10 +229,12 @@ class _Sample:
 
 
 def usual_conditions(data: TokenCorpora, objective: str) -> tuple[str, ...]:
-    """What a backbone is told where nothing is asked for: of showers what came in, where the corpora have it."""
-    if objective not in TOLD or not data.of_showers:
+    """What a backbone is told where nothing is asked for: of showers what came in, where their corpora have it."""
+    showers = {tokenizer.hash for tokenizer in data.tokenizers if tokenizer.contract.get("kind") == "showers"}
+    corpora = [corpus for corpus in data.corpora if (corpus.manifest.tokens or {}).get("tokenizer") in showers]
+    if objective not in TOLD or not corpora:
         return ()
-    provided = {name for corpus in data.corpora for name in corpus.manifest.schema.names}
+    provided = {name for corpus in corpora for name in corpus.manifest.schema.names}
     wanted = {"incident_energy": ("incident_energy",), "direction": GROUPS["direction"], "particle": ("particle",)}
     return tuple(name for name, columns in wanted.items() if provided.issuperset(columns))
 

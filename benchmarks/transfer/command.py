@@ -12,23 +12,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from tyro.conf import Positional
 
 from hepfm.benchmarks.transfer.law import fitted
-from hepfm.benchmarks.transfer.page import MEAN, SCRATCH, Curve, gain, picture, table
+from hepfm.benchmarks.transfer.page import SCRATCH, Curve, gain, picture, table
 from hepfm.benchmarks.transfer.samples import KEPT_BACK, Quantities, generated, held_out, held_out_split, subset
+from hepfm.benchmarks.transfer.scores import MEAN, Score, floors_of, kept_score, over_seeds
 from hepfm.benchmarks.workload import machine
 from hepfm.core.artifacts import read_artifact
 from hepfm.core.config import settings_of
 from hepfm.core.engine.config import TrainingConfig
 from hepfm.core.errors import HepfmError
-from hepfm.core.files import digest_of, read_json, write_bytes, write_json
+from hepfm.core.files import write_bytes, write_json
 from hepfm.core.plots import to_svg
 from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
-from hepfm.core.statistics import Estimate, wasserstein_1_estimate, wasserstein_1_floor
 from hepfm.core.versions import versions
 from hepfm.finetune import adapt
 from hepfm.finetune.adapt import AdaptConfig, vocabulary_of
@@ -37,7 +36,6 @@ from hepfm.ingest.corpus import Corpus
 from hepfm.pretrain.backbone import load_generator
 from hepfm.pretrain.data import TokenCorpora
 
-REPLICAS = 20
 VALIDATIONS = 40  # of a training at most
 PATIENCE = 8
 PUBLISHED = {
@@ -84,31 +82,12 @@ class GenerationTransferConfig:
     """File for the result, beside OUT/result.json."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """What one trained backbone generates.
-
-    Attributes:
-        distances: by quantity, W1 to the held-out records over their standard deviation.
-    """
-
-    distances: dict[str, Estimate]
-
-    def of(self, name: str) -> Estimate:
-        """Of a quantity, or the mean of all; the mean's error takes quantities as fully correlated."""
-        if name != MEAN:
-            return self.distances[name]
-        parts = list(self.distances.values())
-        return Estimate(float(np.mean([p.value for p in parts])), float(np.mean([p.error for p in parts])))
-
-
 def main(config: GenerationTransferConfig) -> None:
     """Train, generate, compare, tell."""
     corpus = _checked(config)
     RunFolder(config.out).claim(config, free={"json"})
     reference = held_out(corpus, config.judged)
-    floors = {name: floor / scale for name, (floor, scale) in _floors(reference).items()}
-    floors[MEAN] = float(np.mean(list(floors.values())))
+    floors = floors_of(reference)
     scores: dict[ProtocolName, list[list[Score]]] = {protocol: [] for protocol in config.protocols}
     for count in config.counts:
         for protocol in config.protocols:
@@ -152,18 +131,6 @@ def _checked(config: GenerationTransferConfig) -> Corpus:
     return corpus
 
 
-def _floors(reference: Quantities) -> dict[str, tuple[float, float]]:
-    """By quantity, W1 that two real samples of the sizes of the comparison show, and the standard deviation."""
-    found = {}
-    for name, values in reference.values.items():
-        scale = float(values.values.std())
-        if not scale > 0:
-            raise HepfmError(f"all held-out {reference.kind} have the same {name}", "--judged", "judge more of them")
-        sizes = (reference.records, reference.records)
-        found[name] = (wasserstein_1_floor(values, sizes, key=f"transfer {name}", splits=REPLICAS).value, scale)
-    return found
-
-
 def _score(
     config: GenerationTransferConfig,
     corpus: Corpus,
@@ -181,25 +148,9 @@ def _score(
         with contextlib.redirect_stdout(io.StringIO()):  # it tells the artifact's path
             adapt.main(_adaptation(config, protocol, count, seed, tokens, run.path))
     shutil.rmtree(run.checkpoints, ignore_errors=True)  # a finished run needs none
-    key = digest_of(
-        {"backbone": read_artifact(run.artifact).hash, "judged": reference.records, "corpus": corpus.digest}
-    )
     kept = config.out / "scores" / f"{folder}.json"
-    if kept.is_file() and (known := read_json(kept)).get("key") == key:
-        return Score({name: Estimate(**known["distances"][name]) for name in reference.values})
-    found = _judged(reference, generated(run.path, reference.records, seed), folder)
-    kept.parent.mkdir(exist_ok=True)
-    write_json(kept, {"key": key, "distances": {name: asdict(one) for name, one in found.distances.items()}})
-    return found
-
-
-def _judged(reference: Quantities, made: Quantities, key: str) -> Score:
-    distances = {}
-    for name, real in reference.values.items():
-        found = wasserstein_1_estimate(made.values[name], real, key=f"transfer {key} {name}", replicas=REPLICAS)
-        scale = float(real.values.std())
-        distances[name] = Estimate(found.value / scale, found.error / scale)
-    return Score(distances)
+    judged = {"backbone": read_artifact(run.artifact).hash, "judged": reference.records, "corpus": corpus.digest}
+    return kept_score(kept, judged, reference, lambda: generated(run.path, reference.records, seed))
 
 
 def _adaptation(
@@ -207,14 +158,15 @@ def _adaptation(
 ) -> AdaptConfig:
     kept = count // KEPT_BACK
     every = max(1, config.steps // VALIDATIONS)
+    records = min(config.batch_records, count - kept)
     training = TrainingConfig(
         steps=config.steps,
-        batch_records=min(config.batch_records, count - kept),
+        batch_records=records,
         learning_rate=config.scratch_learning_rate if protocol == SCRATCH else config.learning_rate,
         warmup_steps=min(100, config.steps // 10),
         schedule="cosine",
         validate_every=every,
-        validation_records=min(kept, 2_048),
+        validation_records=min(kept, 2_048, max(128, every * records)),  # no more than are trained on meanwhile
         patience=PATIENCE,
         checkpoint_every=max(every, 100),
         keep_checkpoints=1,
@@ -227,17 +179,9 @@ def _adaptation(
 
 
 def _curve(protocol: ProtocolName, counts: Sequence[int], scores: list[list[Score]], floors: dict[str, float]) -> Curve:
-    found = {name: [_over_seeds([score.of(name) for score in made]) for made in scores] for name in floors}
+    found = {name: [over_seeds([score.of(name) for score in made]) for made in scores] for name in floors}
     laws = {name: fitted(counts, estimates, floors[name]) for name, estimates in found.items()}
     return Curve(protocol, tuple(counts), found, laws)
-
-
-def _over_seeds(found: list[Estimate]) -> Estimate:
-    """Mean, with the error of the mean over seeds; of one seed its own error."""
-    if len(found) == 1:
-        return found[0]
-    values = np.array([one.value for one in found])
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
 
 
 def _result(

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from hepfm.benchmarks.report import number
 from hepfm.benchmarks.tables import Cell, Table
 from hepfm.benchmarks.transfer.law import PowerLaw
+from hepfm.benchmarks.transfer.scores import MEAN
 from hepfm.core.plots import EDGE, FILL, STYLES, settings
 from hepfm.core.statistics import Estimate
 
 SCRATCH = "scratch"
-MEAN = "mean"
 NAMES = {"full": "fine-tuned", SCRATCH: "from scratch", "low-rank": "low-rank", "last-blocks": "last blocks"}
 
 
@@ -43,7 +43,11 @@ class Curve:
 
 def gain(curve: Curve, control: Curve, place: int) -> Estimate:
     """By which share the mean distance is smaller than the control's, 1 - d / d_control."""
-    own, other = curve.found[MEAN][place], control.found[MEAN][place]
+    return nearer(curve.found[MEAN][place], control.found[MEAN][place])
+
+
+def nearer(own: Estimate, other: Estimate) -> Estimate:
+    """By which share a distance is smaller than another one, with the errors of both."""
     ratio = own.value / other.value
     return Estimate(1 - ratio, abs(ratio) * float(np.hypot(own.error / own.value, other.error / other.value)))
 

@@ -16,11 +16,12 @@ from hepfm.core import observables
 from hepfm.core.draws import hashed_uniform, key_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.observables import Constituents
-from hepfm.core.progress import progress
+from hepfm.core.progress import progress, say
 from hepfm.core.records import offsets_of, values_of
 from hepfm.core.statistics import Values
+from hepfm.finetune.asked import Asked
 from hepfm.finetune.decoded import JetRecords, ShowerRecords
-from hepfm.finetune.generator import Generator
+from hepfm.finetune.generator import DATA_SET, Generator
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.gather import gather_from
 from hepfm.ingest.geometry import Geometry
@@ -36,10 +37,16 @@ INCIDENT = Condition("incident_energy", "number", "incident_energy", unit="GeV")
 WRITTEN_RECORDS = 4_096
 
 
-def subset(corpus: Corpus, count: int, seed: int, out: Path) -> Path:
+def subset(corpus: Corpus, count: int, seed: int, out: Path, kept_back: int = KEPT_BACK) -> Path:
     """A token corpus of ``count`` records of a token corpus's training split, every fifth of them for validation.
 
     Records are drawn by (seed, record): a larger subset of a seed holds the smaller ones.
+
+    Args:
+        corpus: of tokens.
+        count, seed: how many records, and which.
+        out: folder to write.
+        kept_back: of so many records one is for validation; 0: none is.
 
     Raises:
         HepfmError: the split has fewer.
@@ -48,7 +55,7 @@ def subset(corpus: Corpus, count: int, seed: int, out: Path) -> Path:
     if split.records < count:
         raise HepfmError(f"its training split has {split.records:,} records, not {count:,}", corpus.path, "--counts")
     ranks = np.argsort(hashed_uniform(key_of("transfer subset", seed), np.arange(split.records)), kind="stable")[:count]
-    held = np.arange(count) % KEPT_BACK == KEPT_BACK - 1
+    held = np.arange(count) % kept_back == kept_back - 1 if kept_back else np.zeros(count, dtype=bool)
     chosen = {"train": np.sort(ranks[~held]), "val": np.sort(ranks[held])}
     starts = np.cumsum(split.block_records) - split.block_records
 
@@ -58,7 +65,7 @@ def subset(corpus: Corpus, count: int, seed: int, out: Path) -> Path:
             block = np.searchsorted(starts, records, side="right") - 1
             yield gather_from(split.read, block, records - starts[block])
 
-    identity = {"subset of": corpus.digest, "records": count, "seed": seed}
+    identity = {"subset of": corpus.digest, "records": count, "seed": seed, "kept back": int(held.sum())}
     plan = Plan(
         identity=identity,
         jobs=tuple(Job(name, 0, None, len(records), len(records)) for name, records in chosen.items() if len(records)),
@@ -108,6 +115,8 @@ def held_out(corpus: Corpus, most: int) -> Quantities:
         HepfmError: no such split, or showers without incident energy.
     """
     split = corpus.split(held_out_split(corpus))
+    if most > split.records:
+        say(f"judged: {split.records:,} records, all that the split '{split.name}' of {corpus.path} has")
     tokenizer = load_tokenizer(corpus.path / "tokenizer")
     taken = Reader([split], seed=0).take(0, min(most, split.records)).batch
     columns = [taken.column(stream.column) for stream in tokenizer.streams]
@@ -127,13 +136,13 @@ def held_out(corpus: Corpus, most: int) -> Quantities:
     return quantities(made, [made.of(decoded, offsets, known, 0)])
 
 
-def generated(run: Path, count: int, seed: int) -> Quantities:
-    """Records that a backbone generates, conditions drawn as in its training.
+def generated(run: Path, count: int, seed: int, data_set: str = "") -> Quantities:
+    """Records that a backbone generates, conditions drawn as in its training; of a data set, if it knows several.
 
     Raises:
         HepfmError: showers whose incident energy it is not told.
     """
-    generator = Generator(run, seed=seed)
+    generator = Generator(run, Asked({DATA_SET: (data_set,)}) if data_set else Asked(), seed=seed)
     if isinstance(generator.records, ShowerRecords) and INCIDENT.name not in generator.records.schema.names:
         raise HepfmError("is not told the incident energy of its showers", run, "--condition incident_energy")
     with progress("generate", count, generator.records.kind) as task:

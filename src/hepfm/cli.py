@@ -174,6 +174,12 @@ COMMANDS = (
         "a generator adapted to another domain, against training from scratch",
     ),
     Command(
+        "bench generation-joint",
+        "hepfm.benchmarks.transfer.joint",
+        "GenerationJointConfig",
+        "one generator for jets and showers, against one for each",
+    ),
+    Command(
         "bench generate-jets",
         "hepfm.benchmarks.generate_speed",
         "GenerateJetsConfig",

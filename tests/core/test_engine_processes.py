@@ -49,11 +49,6 @@ def run_each(out: Path, launcher: Sequence[str] = (sys.executable,), **arguments
     assert process.returncode == 0, errors
 
 
-def finish(out: Path, **arguments: Any) -> None:
-    """Let an interrupted run of one process end, in this very process: it needs no start."""
-    torch.save(toy.fit(out, **arguments), out / "final.pt")
-
-
 def final(out: Path) -> dict[str, torch.Tensor]:
     return torch.load(out / "final.pt", weights_only=True)
 
@@ -95,10 +90,7 @@ def kill_and_finish(out: Path, kills: int, draws: random.Random, **arguments: An
         process.kill()
         process.communicate(timeout=TIMEOUT_S)
         hits += process.returncode == -signal.SIGKILL
-    if arguments.get("processes", 1) == 1:
-        finish(out, **{name: value for name, value in arguments.items() if name != "processes"})
-    else:
-        run(out, **arguments)
+    run(out, **arguments)
     return hits
 
 
@@ -196,7 +188,7 @@ def test_a_save_that_fails_leaves_the_checkpoint_before_it(how: str, alone: Path
     else:
         assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "checkpoints" / "step-0000008").exists()
-    finish(tmp_path / "run")
+    run(tmp_path / "run")
     assert_same_run(tmp_path / "run", alone)
 
 

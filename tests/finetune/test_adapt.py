@@ -113,6 +113,8 @@ def test_what_is_frozen_has_no_optimizer_state(parent: Path, token_corpus: Calla
     [
         (ProtocolConfig("last-blocks", last_blocks=5), "--last-blocks: must lie in 1 to 4"),
         (ProtocolConfig("low-rank", rank=0), "--rank: must be at least 1"),
+        (ProtocolConfig("scratch", rank=4), "--rank: is for low-rank, not for scratch"),
+        (ProtocolConfig("full", last_blocks=2), "--last-blocks: is for last-blocks, not for full"),
         (ProtocolConfig("unfreeze", unfreeze_step=4), "--unfreeze-step: must lie in 1 to 3"),
     ],
     ids=lambda value: value.name if isinstance(value, ProtocolConfig) else "",

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import uproot
+from physics_tokens import jet_corpus, tokens_of
 
 from hepfm.core import records
 from hepfm.core.artifacts import write_artifact
@@ -137,6 +138,9 @@ def test_impossible_settings_are_named(option: str, value: float, model: Path, t
 def test_no_such_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(HepfmError, match="no such run or artifact"):
         main(GenerateConfig(str(tmp_path / "none"), tmp_path / "jets.root"))
+    tokens = tokens_of(jet_corpus(tmp_path / "sim", 20), tmp_path)
+    with pytest.raises(HepfmError, match="is a corpus, not a model"):
+        main(GenerateConfig(str(tokens), tmp_path / "jets.root"))
 
 
 def test_command_line_takes_a_short_n() -> None:

@@ -134,13 +134,23 @@ def test_a_corpus_is_continued(
         ({"jet_mass": (80.0,)}, "not told jet_mass .it is told label, jet_pt, jet_eta"),
         ({"format": "showerdata"}, "showerdata files hold no jets"),
         ({"max_length": 1000}, "--max-length: must lie between 1 and 128"),
+        (
+            {"format": "aspenopenjets", "out": Path("jets.parquet")},
+            "jets.parquet: is named as Parquet, aspenopenjets is",
+        ),
+        ({"format": "corpus", "out": Path("jets.root")}, "is named as ROOT, corpus is a corpus, which is a folder"),
+        (
+            {"out": Path("jets.h5")},
+            "jets.h5: is named as HDF5, jetclass is ROOT .take another --format, or end it in .root",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_what_training_did_not_have_is_refused(jets: Path, tmp_path: Path, asked: dict[str, Any], told: str) -> None:
     with pytest.raises(HepfmError, match=told):
         main(dataclasses.replace(GenerateConfig(str(jets), tmp_path / "out"), **asked))
-    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.iterdir()) == []
+    assert not Path("jets.root").exists()
 
 
 def test_showers_decode_with_the_energy_they_are_asked_for(both: Path, tmp_path: Path) -> None:
@@ -175,6 +185,15 @@ def test_several_tokenizers_need_a_data_set(both: Path, tmp_path: Path) -> None:
     assert len(table(tmp_path / "jets.parquet")) == 20
     with pytest.raises(HepfmError, match=r"--direction: 1 lies outside training|--direction: 0 lies outside training"):
         main(GenerateConfig(str(both), tmp_path / "out", data_set=("calo-tokens",), direction=(1.0, 0.0, 0.0)))
+    for data_set, format, told in (("sim", "showerdata", "hold no jets"), ("calo", "jetclass", "hold no showers")):
+        with pytest.raises(HepfmError, match=told):
+            main(GenerateConfig(str(both), tmp_path / "out", format=format, data_set=(f"{data_set}-tokens",)))
+    with pytest.raises(HepfmError, match=r"--particle: no record of sim-tokens has particle .leave it out"):
+        main(GenerateConfig(str(both), tmp_path / "out", data_set=("sim-tokens",), particle=("22",)))
+    with pytest.raises(
+        HepfmError, match=r"--data-set: training had no data_set 'calo' .it had sim-tokens, calo-tokens"
+    ):
+        main(GenerateConfig(str(both), tmp_path / "out", data_set=("calo",)))
 
 
 def test_adapting_to_one_data_set_forgets_no_other(both: Path, tmp_path: Path) -> None:

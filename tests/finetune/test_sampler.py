@@ -13,7 +13,7 @@ from hepfm.core.draws import hashed_uniform, key_of
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import TransformerConfig
-from hepfm.finetune.sampler import Drawing, Sampled, generate
+from hepfm.finetune.sampler import Drawing, Sampled, generate, passed
 from hepfm.pretrain.backbone import Backbone, BackboneConfig
 from hepfm.pretrain.presets import PRESETS
 
@@ -150,6 +150,26 @@ def test_frequencies_follow_the_probabilities() -> None:
 def test_an_impossible_token_is_never_drawn(uniform: float) -> None:
     logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]])
     assert int(Drawing().draw(logits, torch.tensor([uniform], dtype=torch.float64))) == (1 if uniform == 0 else 2)
+
+
+@pytest.mark.parametrize("n", [1025, 1280, 8194])
+def test_of_many_the_one_at_which_the_cumulative_weight_passes_is_found(n: int) -> None:
+    """By blocks as by one sum over all, with blocks and ends of no weight at all; a row is what it is alone."""
+    draws = np.random.default_rng(n)
+    weights = draws.gamma(0.3, size=(400, n)).astype(np.float32)
+    weights[draws.uniform(size=weights.shape) < 0.5] = 0
+    weights[:, 100:450] = weights[:, -300:] = 0
+    uniform = np.concatenate([[0, np.nextafter(1, 0)], draws.uniform(size=398)])
+    found = passed(torch.from_numpy(weights), torch.from_numpy(uniform)).numpy()
+    shares = weights.astype(np.float64).cumsum(1)
+    shares /= shares[:, -1:]
+    rows = np.arange(400)
+    assert (weights[rows, found] > 0).all()
+    assert (shares[rows, found] > uniform - 1e-6).all()
+    assert (shares[rows, found] - weights[rows, found] / weights.sum(1) < uniform + 1e-6).all()
+    for rows in (1, 16, 240):
+        again = passed(torch.from_numpy(weights[:rows].copy()), torch.from_numpy(uniform[:rows]))
+        assert again.tolist() == found[:rows].tolist()
 
 
 def test_top_k_and_top_p_keep_the_most_probable() -> None:

@@ -19,12 +19,13 @@ from hepfm.core.records import values_of
 from hepfm.core.runs import RunFolder
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.mixture import define, entry_of
+from hepfm.pretrain import run
 from hepfm.pretrain.backbone import Backbone, BackboneConfig, condition_sample, load_backbone, retold
 from hepfm.pretrain.conditions import Condition, ConditionValues
 from hepfm.pretrain.data import TokenCorpora
 from hepfm.pretrain.objectives import ObjectiveConfig
 from hepfm.pretrain.run import PretrainConfig, main
-from hepfm.pretrain.survey import condition_names, survey
+from hepfm.pretrain.survey import condition_names, survey, usual_conditions
 from hepfm.tokenize.apply import apply
 
 TRAINING = TrainingConfig(steps=3, batch_records=32, warmup_steps=1, log_every=1, validate_every=3)
@@ -186,13 +187,20 @@ def test_a_run_learns_what_it_is_told(simulated: Path, tmp_path: Path) -> None:
     assert "jet_pt" in (artifact.path / "README.md").read_text()
 
 
-def test_tokenizers_side_by_side(simulated: Path, folder: Path, tmp_path: Path) -> None:
+def test_tokenizers_side_by_side(
+    simulated: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Jets and showers in one vocabulary: each id once, and the backbone is told which."""
     showers = tokens_of(shower_corpus(folder / "calo"), folder / "showers", "--tokenizer=kmeans", "--codes=300")
     with pytest.raises(HepfmError, match="--vocabulary joined"):
         TokenCorpora.open([simulated, showers])
     data = TokenCorpora.open([simulated, showers], "joined")
     assert data.codes == 332
+    assert usual_conditions(data, "next-token") == ("incident_energy", "direction", "particle")
+    assert run.usual_length(data) == 128
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "JET_LENGTH", 2)
+        assert run.usual_length(data) == 13  # showers are kept whole, as they are alone
     names = condition_names(("incident_energy", "jet_pt"), data)
     assert names == ["incident_energy", "jet_pt", "data_set"]
     found = survey(data, names)
@@ -217,6 +225,8 @@ def test_tokenizers_side_by_side(simulated: Path, folder: Path, tmp_path: Path) 
     assert (second["tokenizer"], second["first"], second["codes"]) == ("tokenizer_2", 32, 300)
     assert second["geometry"]["name"] == "toy"
     assert (artifact.inner("tokenizer_2") / "config.json").is_file()
+    card = (artifact.path / "README.md").read_text()
+    assert all(f"(hash `{tokenizer.hash}`)" in card for tokenizer in data.tokenizers)
     # What generation would have to be told is no matter of an objective that is told nothing.
     task = ObjectiveConfig("masked", input="tokens")
     main(PretrainConfig((simulated, showers), tmp_path / "masked", vocabulary="joined", task=task, training=TRAINING))
@@ -224,7 +234,12 @@ def test_tokenizers_side_by_side(simulated: Path, folder: Path, tmp_path: Path) 
 
 
 def test_a_column_that_no_corpus_has_is_named(real: Path, tmp_path: Path) -> None:
-    told_of = {"label": "has no 'label'", "incident_energy": "has no 'incident_energy'", "pts": "data_set, jet_pt"}
+    told_of = {
+        "label": "has no 'label'",
+        "direction": "has no 'direction_x' for --condition direction .it",
+        "incident_energy": "has no 'incident_energy'",
+        "pts": "data_set, jet_pt",
+    }
     for name, told in told_of.items():
         with pytest.raises(HepfmError, match=told):
             main(PretrainConfig((real,), tmp_path / "run", condition=(name,), training=TRAINING))

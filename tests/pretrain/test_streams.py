@@ -263,7 +263,7 @@ def showers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_corpus_says_what_points_are_made_of(showers: Path) -> None:
     data = TokenCorpora.open([showers])
-    assert data.of_showers
+    assert data.kind == "showers"
     assert data.streams is not None
     assert data.streams.labels == ("layer", "cell_a", "cell_b")
     assert (data.streams.codes, data.streams.delays) == ((4, 6, 6), (0, 1, 2))
@@ -282,7 +282,7 @@ def test_jets_can_have_several_ids_too(tmp_path: Path) -> None:
     options = ("--tokenizer=binning", "--bins", "5", "4", "3", "--ids", "each")
     data = TokenCorpora.open([tokens_of(jet_corpus(tmp_path / "jets", 60), tmp_path, *options)])
     assert data.streams is not None
-    assert not data.of_showers
+    assert data.kind == "jets"
     assert (data.streams.delays, data.streams.number) == ((0, 0, 0), None)
     assert data.streams.delayed((0, 1, 2)).largest_delay == 2
     for wrong in ((0, 1), (1, 2, 3), (-1, 0, 0)):

@@ -191,8 +191,9 @@ def test_generated_jets_are_those_of_the_command(runs: dict[str, Path], tmp_path
     assert (units["pt"], units["constituents"]["dphi"], units["mass"]) == ("GeV", "rad", "GeV")
     assert str(ak.type(jets.pt)) == "30 * float32"
     assert len(model.generate(3)) == 3
-    with pytest.raises(HepfmError, match="training had no label 'Hbb'"):
-        model.generate(3, label="Hbb")
+    for wrong, told in (({"label": "Hbb"}, "label: training had no label 'Hbb'"), ({"jet_pt": 1}, "jet_pt: 1 lies")):
+        with pytest.raises(HepfmError, match=f"^{told}"):  # arguments, not options
+            model.generate(3, **wrong)
     with pytest.raises(HepfmError, match="n: must be at least 1"):
         model.generate(0)
 

@@ -284,6 +284,10 @@ def locate(name: str | Path) -> Path:
         return path / "artifact"
     if (path / "config.yaml").is_file():
         raise HepfmError("this run has not finished: it has no artifact yet", path, "run its command again")
+    if (path / "corpus.json").is_file():
+        raise HepfmError(
+            "is a corpus, not a model", path, "name a run or an artifact; hepfm pretrain makes one of tokens"
+        )
     if path.exists():
         raise HepfmError("is neither a run nor an artifact", path)
     raise HepfmError("no such run or artifact", path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.progress import progress
 from hepfm.core.records import offsets_of, values_of
+from hepfm.finetune.asked import NAMES, NUMBERS
 from hepfm.finetune.generate import GenerateConfig
 from hepfm.finetune.generator import Generator
 from hepfm.finetune.sampler import Drawing
@@ -31,6 +34,8 @@ from hepfm.tokenize.registry import Tokenizer, load_tokenizer
 from hepfm.tokenize.tokens import COLUMN, Tokens
 
 BATCH_RECORDS = 256
+ARGUMENTS = (*NAMES, *NUMBERS, "direction", "temperature", "top_k", "top_p", "min_length", "max_length")
+OPTION = re.compile(f"--({'|'.join(name.replace('_', '-') for name in ARGUMENTS)})\\b")
 
 
 class BackboneModel(Model):
@@ -87,8 +92,8 @@ class BackboneModel(Model):
             incident_energy=_range(incident_energy),
             direction=direction,
         )
-        drawing = Drawing(temperature, top_k, top_p)
-        with without_replay():  # it was replayed when this model was loaded
+        with without_replay(), _named_as_here():  # it was replayed when this model was loaded
+            drawing = Drawing(temperature, top_k, top_p)
             source = Generator(self.artifact.path, wanted.asked, seed, drawing, batch, min_length, max_length)
         with progress("generate", n, source.records.kind, visible=sys.stderr.isatty()) as task:
             batches = list(source.batches(0, n, task))
@@ -161,6 +166,16 @@ def _entry(artifact: Artifact) -> dict[str, Any]:
     """The first data set: its tokenizer's folder and the number of its first id."""
     entries = artifact.contract.get("data_sets") or [{"tokenizer": "tokenizer", "first": 0}]
     return dict(entries[0])
+
+
+@contextmanager
+def _named_as_here() -> Iterator[None]:
+    """Errors name arguments (``jet_pt``) where the command has options (``--jet-pt``)."""
+    try:
+        yield
+    except HepfmError as error:
+        where, mend = (OPTION.sub(lambda found: found[1].replace("-", "_"), text) for text in (error.where, error.mend))
+        raise HepfmError(error.what, where, mend) from error
 
 
 def _names(names: Any) -> tuple[str, ...]:
