@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "attribute_docstrings",
     "repository_pages",
     "command_pages",
 ]
