@@ -77,7 +77,7 @@ def _one(connection: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["hepfm", *arguments]
-    sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in ((0, "r"), (1, "w"), (2, "w")))
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
     code = 1
     try:
         from hepfm.cli import main

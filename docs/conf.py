@@ -41,7 +41,7 @@ nb_execution_cache_path = str(Path(__file__).parent / "_build" / "notebooks")
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-nb_remove_code_stderr = True
+nb_output_stderr = "remove"
 
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "show-inheritance": True}
