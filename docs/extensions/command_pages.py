@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import io
 import os
+import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from hepfm.ingest.sources.registry import SOURCES
 from hepfm.tokenize.registry import TOKENIZERS
 
 FOLDER = Path(__file__).resolve().parents[1] / "reference" / "commands"
-TERMINAL = {"COLUMNS": "92", "NO_COLOR": "1", "TERM": "dumb"}
+WIDTH = 92
+TERMINAL = {"COLUMNS": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb"}
+AS_IT_IS: Any = {"replace_whitespace": False, "drop_whitespace": False, "break_on_hyphens": False}
 # Commands whose options depend on a word of theirs.
 VARIANTS: dict[str, list[list[str]]] = {
     "ingest": [[name] for name in SOURCES],
@@ -39,7 +43,8 @@ def help_of(arguments: Sequence[str]) -> str:
     printed = io.StringIO()
     with mock.patch.dict(os.environ, TERMINAL), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         parse(config_type, [*rest, "--help"], prog=f"hepfm {command.words}")
-    return printed.getvalue().strip()
+    text = re.sub(r"\n{3,}", "\n\n", printed.getvalue().strip())
+    return "\n".join(line.rstrip() for long in text.splitlines() for line in textwrap.wrap(long, WIDTH, **AS_IT_IS) or [""])
 
 
 def page(group: str) -> str:
@@ -48,7 +53,8 @@ def page(group: str) -> str:
     for command in sorted((one for one in COMMANDS if one.words.split()[0] == group), key=lambda one: one.words):
         if command.words != group:
             parts.append(f"## hepfm {command.words}\n")
-        parts.append(f"{command.help[0].upper()}{command.help[1:]}.\n")
+        told = f"{command.help[0].upper()}{command.help[1:]}"
+        parts.append(told + ("\n" if told.endswith(".") else ".\n"))
         deeper = "##" if command.words == group else "###"
         words = command.words.split()
         for extra in VARIANTS.get(command.words, [[]]):
