@@ -44,7 +44,8 @@ def help_of(arguments: Sequence[str]) -> str:
     with mock.patch.dict(os.environ, TERMINAL), contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         parse(config_type, [*rest, "--help"], prog=f"hepfm {command.words}")
     text = re.sub(r"\n{3,}", "\n\n", printed.getvalue().strip())
-    return "\n".join(line.rstrip() for long in text.splitlines() for line in textwrap.wrap(long, WIDTH, **AS_IT_IS) or [""])
+    lines = [line for long in text.splitlines() for line in textwrap.wrap(long, WIDTH, **AS_IT_IS) or [""]]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def page(group: str) -> str:
