@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Compiled DeepSpeed ops stay with this environment: the default cache is shared by all environments of a user.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/$(VENV)/torch_extensions
 
-.PHONY: install demo bench test test-slow lint clean
+.PHONY: install demo bench test test-slow lint docs test-docs clean
 
 install: $(VENV)/.installed
 
@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		echo "hepfm needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[simulate,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[simulate,dev,docs]'
 	@touch $@
 
 demo: install
@@ -36,5 +36,13 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The site, in docs/_build/html. A warning, such as a broken link, is an error; the notebooks are run.
+docs: install
+	$(BIN)/python -m sphinx -b html -W docs docs/_build/html
+
+# The shell and Python blocks of README and docs, at small size.
+test-docs: install
+	$(BIN)/python .ci/check_docs.py
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist docs/_build

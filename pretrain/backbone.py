@@ -119,7 +119,7 @@ class Backbone(nn.Module):
 
     @property
     def vocabulary(self) -> int:
-        """Number of tokens: codes, start and stop."""
+        """How many tokens there are (codes, start and stop)."""
         return self.config.codes + 2
 
     def beginning(self, conditions: ConditionValues | None, sequences: int) -> torch.Tensor | None:

@@ -105,7 +105,7 @@ def checked(values: np.ndarray, name: object) -> np.ndarray:
 def wasserstein_1(a: np.ndarray, b: np.ndarray) -> float:
     """Wasserstein-1 distance of two one-dimensional samples, exact for any sizes, in the unit of the values.
 
-    W1 = integral |F_a(x) - F_b(x)| dx, with F the empirical distribution functions (Vallender 1974).
+    W1 = integral ``|F_a(x) - F_b(x)|`` dx, with F the empirical distribution functions (Vallender 1974).
     """
     a, b = checked(a, "first sample"), checked(b, "second sample")
     if len(a) == len(b):
@@ -162,7 +162,7 @@ def wasserstein_1_paired(a: Values, b: Values, *, key: object, replicas: int = R
 
 
 def distance_estimates(a: Values, b: Values, *, key: object, replicas: int = REPLICAS) -> tuple[Estimate, Estimate]:
-    """Wasserstein-1 and Kolmogorov-Smirnov distance, the largest |F_a(x) - F_b(x)|, with their bootstrap errors.
+    """Wasserstein-1 and Kolmogorov-Smirnov distance, the largest ``|F_a(x) - F_b(x)|``, with their bootstrap errors.
 
     Equal values step together, so both hold for whole numbers, too. Arguments and errors as for
     :func:`wasserstein_1_estimate`; the replicas are the same ones.
