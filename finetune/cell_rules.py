@@ -1,8 +1,9 @@
 """What the hits of a shower in cells keep to while they are drawn, given the energies of its layers.
 
-Layers that have energy come one after another, each with at least one hit and none with more than it can pay for; no
-cell comes twice; there is no hit after the last layer is done. What training has seen obeys these rules as well, so
-that only probability of the impossible is taken away, and the rest divided by its sum.
+Layers that have energy come one after another, each with at least one hit and none with more than it can pay for; in a
+layer energies fall, leave enough for the hits that are to follow, and the last hit takes what is left; no cell comes
+twice; there is no hit after the last layer is done. What training has seen obeys these rules as well, so that only
+probability of the impossible is taken away, and the rest divided by its sum.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ class CellRules:
         following = np.where(later.any(1), later.argmax(1), -1)
         here = np.maximum(last, 0)
         hits = self.placed[every, here]
-        stays = some & (hits < self.room) & ((hits + 1) * self.least <= self.profile[every, here] * (1 + 1e-9))
+        left = self.profile[every, here] - self.spent[every, here]
+        further = hits - self.priced[every, here] + 1
+        stays = some & (hits < self.room) & (further * self.least <= left * (1 + 1e-9))
         may = np.zeros((count, layers), dtype=bool)
         may[every[stays], here[stays]] = True
         goes = following >= 0
@@ -108,6 +111,32 @@ class CellRules:
         must = stop & ~stays
         may[~may.any(1)] = True  # a least length that the energies do not pay for
         return may, stop, must
+
+    def price(
+        self, step: np.ndarray, length: np.ndarray, ended: np.ndarray, ids: np.ndarray, values: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """ln(energy / MeV) that the hit whose energy comes next has at most (rows,), and whether it has just that.
+
+        Args:
+            step, length, ids: see :meth:`budget`.
+            ended: (rows,) whether no further hit comes.
+            values: (rows, most), ln(energy / MeV) of the hits.
+        """
+        points = step - self.waits[-1]
+        rows, layer = _layers(points, length, ids)
+        points = points[rows]
+        left = self.profile[rows, layer] - self.spent[rows, layer]
+        further = self.placed[rows, layer] - self.priced[rows, layer] - 1
+        most = np.log(np.maximum(left - further * self.least, self.least))
+        following = np.minimum(points + 1, length[rows] - 1)
+        others = (points + 1 < length[rows]) & (ids[rows, following, 0] != layer)
+        last = others | (ended[rows] & (points + 1 == length[rows]))
+        before = np.maximum(points - 1, 0)
+        falls = (points > 0) & (ids[rows, before, 0] == layer) & ~last
+        most = np.where(falls, np.minimum(most, values[rows, before]), most)
+        ceiling, exact = np.full(len(step), np.inf), np.zeros(len(step), dtype=bool)
+        ceiling[rows], exact[rows] = most, last
+        return ceiling, exact
 
     def take(
         self, step: np.ndarray, length: np.ndarray, active: np.ndarray, ids: np.ndarray, values: np.ndarray

@@ -66,12 +66,20 @@ def generate_streams(
         while rows.busy:
             uniform = hashed_uniform(key, np.maximum(rows.number, 0)[:, None], rows.step[:, None], columns[None])
             outlook = rows.outlook()
-            shown.advance(rows.take(*drawn_of(outlook, torch.from_numpy(uniform), drawing, backbone.streams.number)))
+            ceiling, exact = rows.price()
+            stops, ids, values = drawn_of(outlook, torch.from_numpy(uniform), drawing, backbone.streams.number, ceiling)
+            if values is not None and exact is not None:
+                values = np.where(exact, ceiling, values).astype(np.float32)
+            shown.advance(rows.take(stops, ids, values))
     return rows.result()
 
 
 def drawn_of(
-    outlook: Outlook, uniform: torch.Tensor, drawing: Drawing, number: Number | None
+    outlook: Outlook,
+    uniform: torch.Tensor,
+    drawing: Drawing,
+    number: Number | None,
+    ceiling: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Stops (rows,), ids (rows, Q) and numbers (rows,) of an outlook.
 
@@ -83,6 +91,7 @@ def drawn_of(
         uniform: (rows, Q + 3) in [0, 1): of the stop, the ids, and two of the number.
         drawing: temperature and the like.
         number: what the number is, if there is one.
+        ceiling: (rows,) that it has at most.
     """
     uniform = uniform.to(outlook.stop.device)
     stop = outlook.stop.double()
@@ -91,7 +100,8 @@ def drawn_of(
     values = None
     if number is not None and outlook.number is not None:
         low, high = ((bound - number.mean) / number.std for bound in (number.low, number.high))
-        standard = draw(outlook.number, uniform[:, -2:], low, high, drawing.temperature)
+        top = None if ceiling is None else torch.from_numpy((ceiling - number.mean) / number.std).to(uniform.device)
+        standard = draw(outlook.number, uniform[:, -2:], low, high, drawing.temperature, top)
         values = (standard * number.std + number.mean).float().cpu().numpy()
     return stops.cpu().numpy(), torch.stack(ids, 1).cpu().numpy(), values
 
@@ -147,6 +157,12 @@ class _StreamRows(Rows):
         budget = torch.from_numpy(self.rules.budget(*now)).to(self.device)
         found = self.backbone.step_of(ids, numbers, self.cache, self.told(), budget)
         return self.rules.allowed(found, *now, self.step >= self.min_length)
+
+    def price(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """What the number that comes next is at most (rows,), and whether it is just that (rows,)."""
+        if self.rules is None:
+            return None, None
+        return self.rules.price(self.step, self.length, self.ended, self.ids, self.values)
 
     def take(self, stops: np.ndarray, ids: np.ndarray, values: np.ndarray | None) -> int:
         """Go on by a step with what was drawn, end and replace samples; how many have ended."""

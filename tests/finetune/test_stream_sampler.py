@@ -84,7 +84,11 @@ def recompute(
             uniform = hashed_uniform(
                 key, np.array([[number]]), np.array([[step]]), np.arange(len(streams.codes) + 3)[None]
             )
-            stops, drawn, values = drawn_of(outlook, torch.from_numpy(uniform), drawing, streams.number)
+            most, exact = (None, False) if own is None else price_by_hand(points, step, own, ended)
+            ceiling = None if most is None else np.array([most])
+            stops, drawn, values = drawn_of(outlook, torch.from_numpy(uniform), drawing, streams.number, ceiling)
+            if exact and ceiling is not None:
+                values = ceiling.astype(np.float32)
             if not ended:
                 if stops[0] and step >= min_length:
                     ended = True
@@ -128,7 +132,8 @@ def ruled_by_hand(
     last = int(points[-1][0]) if points else -1  # type: ignore[arg-type]
     later = [at for at in range(len(profile)) if at > last and profile[at] > 0]
     hits = sum(point[0] == last for point in points)
-    stays = bool(points) and hits < 6 and (hits + 1) * LEAST <= profile[last]
+    spent = [math.exp(point[3]) for point in points if point[0] == last and point[3] is not None]
+    stays = bool(points) and hits < 6 and (hits - len(spent) + 1) * LEAST <= profile[last] - sum(spent)
     turns = ([last] if stays else []) + later[:1]
     for at in range(len(profile)):
         if turns and at not in turns:
@@ -147,6 +152,21 @@ def ruled_by_hand(
         taken = [p[2] for p in points[: step - 2] if p[:2] == points[step - 2][:2]]
         second[0, [int(b) for b in taken]] = -torch.inf  # type: ignore[arg-type]
     return outlook._replace(stop=stop, ids=(layer, first, second))
+
+
+def price_by_hand(points: list[list[float | None]], step: int, profile: np.ndarray, ended: bool) -> tuple[float, bool]:
+    """ln of the most energy that the hit whose energy comes next can have, and whether it takes all that is left."""
+    own = step - 3
+    if not 0 <= own < len(points):
+        return math.inf, False
+    layer = int(points[own][0])  # type: ignore[arg-type]
+    left = profile[layer] - sum(math.exp(e) for at, _, _, e in points[:own] if at == layer)  # type: ignore[arg-type]
+    further = sum(point[0] == layer for point in points[own + 1 :])
+    most = math.log(max(left - further * LEAST, LEAST))
+    last = points[own + 1][0] != layer if points[own + 1 :] else ended
+    if own and points[own - 1][0] == layer and not last:
+        most = min(most, points[own - 1][3])  # type: ignore[type-var]
+    return most, last
 
 
 def profile_of(n: int) -> np.ndarray:
