@@ -52,7 +52,7 @@ def test_peaks_stand_out_after_cuts(
         assert after["other_jets"] < before["other_jets"] / 5
         assert (after["significance"]["value"] is None) == (after["other_jets"] == 0)
     page = (tmp_path / "out" / "index.html").read_text()
-    assert page.count("<svg") == 6  # before and after two cuts, light and dark
+    assert page.count("<svg") == 3  # before and after two cuts
 
 
 def test_the_window_is_the_peak_whatever_its_tail() -> None:
