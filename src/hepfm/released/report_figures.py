@@ -63,6 +63,14 @@ def _showers(data: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
             if outcome and outcome["value"]:
                 plain = prefix + "_".join(name.lower().replace("-", " ").split())
                 yield from _estimate(plain, outcome["value"], outcome["floor"])
+    for name, told in ((data["classifiers"] or {}).get("scores") or {}).items():
+        if told["auc"][sample] and told["auc"][sample]["value"]:
+            yield from _estimate(f"classifier_{name.replace('-', '_')}_auc", told["auc"][sample]["value"])
+    for bin_ in scores["response"] or ():
+        energies = f"{bin_['low']:.0f}_to_{bin_['high']:.0f}_gev"
+        for quantity in ("response", "resolution"):
+            if ratio := bin_[f"{quantity}_ratio"]:
+                yield from _estimate(f"{quantity}_ratio_{energies}", ratio)
 
 
 def _estimate(
