@@ -66,10 +66,11 @@ def generate_streams(
         while rows.busy:
             uniform = hashed_uniform(key, np.maximum(rows.number, 0)[:, None], rows.step[:, None], columns[None])
             outlook = rows.outlook()
-            ceiling, exact = rows.price()
-            stops, ids, values = drawn_of(outlook, torch.from_numpy(uniform), drawing, backbone.streams.number, ceiling)
-            if values is not None and exact is not None:
-                values = np.where(exact, ceiling, values).astype(np.float32)
+            priced = rows.price()
+            number, ceiling = backbone.streams.number, None if priced is None else priced[0]
+            stops, ids, values = drawn_of(outlook, torch.from_numpy(uniform), drawing, number, ceiling)
+            if values is not None and priced is not None:
+                values = np.where(priced[1], priced[0], values).astype(np.float32)
             shown.advance(rows.take(stops, ids, values))
     return rows.result()
 
@@ -158,10 +159,10 @@ class _StreamRows(Rows):
         found = self.backbone.step_of(ids, numbers, self.cache, self.told(), budget)
         return self.rules.allowed(found, *now, self.step >= self.min_length)
 
-    def price(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def price(self) -> tuple[np.ndarray, np.ndarray] | None:
         """What the number that comes next is at most (rows,), and whether it is just that (rows,)."""
         if self.rules is None:
-            return None, None
+            return None
         return self.rules.price(self.step, self.length, self.ended, self.ids, self.values)
 
     def take(self, stops: np.ndarray, ids: np.ndarray, values: np.ndarray | None) -> int:
