@@ -142,7 +142,7 @@ def test_a_protocol_changes_what_it_may(name: Any, made: Made, tmp_path: Path) -
         tmp_path / "run",
         backbone=str(made["next-token"]),
         head="linear",
-        protocol=ProtocolConfig(name, rank=2, unfreeze_step=2),
+        protocol=ProtocolConfig(name, **{"low-rank": {"rank": 2}, "unfreeze": {"unfreeze_step": 2}}.get(name, {})),
         training=SHORT,
     )
     main(config)
@@ -181,7 +181,7 @@ def test_a_protocol_changes_what_it_may(name: Any, made: Made, tmp_path: Path) -
         (["{tokens}", "--backbone", "{next-token}", "--jets", "3000"], "are asked for"),
         (["{tokens}", "--backbone", "{next-token}", "--protocol", "unfreeze", "--zero-stage", "1"], "ZeRO stage 0"),
         (["{tokens}", "--reading", "causal"], "name a --backbone"),
-        (["{tokens}"], "holds tokens, not jets"),
+        (["{tokens}"], "holds tokens, particle-transformer reads jets"),
         (["{tokens}", "--backbone", "{tokenizer}"], "is a tokenizer, not a backbone"),
         (["{tokens}", "--backbone", "{next-token}", "--target", "softdrop_mass"], "it has: pt, eta, mass"),
         (["{tokens}", "--backbone", "{next-token}", "--patience", "2", "--validate-every", "0"], "--patience"),

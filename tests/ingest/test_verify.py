@@ -5,7 +5,6 @@ import json
 import random
 import shutil
 import tarfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,11 @@ import pytest
 from derived import showers, token_corpus, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_source import ToySource, write_files
 
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import sha256_file
 from hepfm.ingest import jobs
-from hepfm.ingest.build import build
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.jobs import write_corpus
 from hepfm.ingest.manifest import Manifest, SplitEntry
@@ -35,11 +32,9 @@ def test_a_sound_corpus_has_no_problem(toy_corpus: Corpus) -> None:
 
 
 @pytest.fixture(scope="module")
-def copy(toy_options: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of few jets, so that checking it is quick; tests mend what they break."""
-    folder = tmp_path_factory.mktemp("verify")
-    files = write_files(folder / "raw", (500, 250, 500, 250))
-    return build(ToySource(), files, folder / "copy", toy_options(run_entries=25, shard_entries=250)).path
+def copy(toy_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy with few shards, so that checking it is quick; tests mend what they break."""
+    return Path(shutil.copytree(toy_corpus.path, tmp_path_factory.mktemp("verify") / "copy"))
 
 
 @settings(max_examples=60)
