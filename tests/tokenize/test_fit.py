@@ -43,7 +43,7 @@ def test_a_run_ends_in_an_artifact_with_its_quality(run: Path, corpus: Corpus) -
     assert metrics["codebook_use"] > 0.9
     assert 0 < metrics["jet_mass_w1_gev"] < 20
     assert metrics["pt_error"] < 0.5
-    assert {"jet_mass_residual_gev", "jet_pt_w1_gev", "deta_error", "dphi_error", "last_batch_loss"} <= set(metrics)
+    assert {"jet_mass_residual_gev", "jet_pt_w1_gev", "deta_error", "dphi_error", "validation_loss"} <= set(metrics)
     assert artifact.provenance["corpus"]["digest"] == corpus.digest
     assert "| pt | GeV |" in (run / "artifact" / "README.md").read_text()
 
