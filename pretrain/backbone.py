@@ -63,8 +63,8 @@ class BackboneConfig:
 
     @property
     def predicts_next(self) -> bool:
-        """Whether it has a head for the next token."""
-        return self.objective in ("next-token", "next-streams", "joint")
+        """Whether it has a head for the next token: with every objective but those called masked."""
+        return not self.objective.startswith("masked")
 
     @property
     def cannot_generate(self) -> str:
