@@ -22,8 +22,8 @@ MOST_BYTES = 15_000_000
 NAMES = sorted(shipped())
 
 
-def test_a_generator_and_a_tagger_ship() -> None:
-    assert {"jets-tiny", "tagger-tiny"} <= set(NAMES)
+def test_generators_and_a_tagger_ship() -> None:
+    assert {"jets-tiny", "tagger-tiny", "showers-cube"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -69,6 +69,17 @@ def test_generated_jets_are_encoded_and_embedded() -> None:
     jets["constituents"] = ak.with_field(jets.constituents, energy, "energy")
     assert model.embed(jets).shape == (20, 128)
     assert ak.all(ak.num(model.encode(jets).tokens) == ak.num(jets.constituents))
+
+
+def test_showers_have_the_response_of_the_simulation() -> None:
+    """Of 40 to 60 GeV 0.723% are visible, with a width of 3.3%; each cell comes once, at or above the threshold."""
+    showers = load("showers-cube", check=False).generate(60, incident_energy=(40.0, 60.0), seed=1)
+    visible = ak.to_numpy(ak.sum(showers.points.energy, axis=1)) / ak.to_numpy(showers.incident_energy) / 1000
+    assert visible.mean() == pytest.approx(0.00723, rel=0.02)
+    assert visible.std() / visible.mean() < 0.06
+    assert ak.min(showers.points.energy) >= 0.3
+    cells = 100 * showers.points.layer + 10 * showers.points.cell_a + showers.points.cell_b
+    assert all(len(set(shower)) == len(shower) for shower in ak.to_list(cells))
 
 
 def test_the_tagger_knows_simulated_jets() -> None:
