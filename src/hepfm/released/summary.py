@@ -20,6 +20,9 @@ HEADLINES = (
     "jet_mass_w1_gev",
     "multiplicity_w1",
     "tau21_w1",
+    "separation_power_response",
+    "separation_power_layer_energy",
+    "classifier_high_auc",
 )
 
 
