@@ -6,8 +6,6 @@ Of each: ln(what is left / least energy of a hit), the share that is left, ln(1 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -116,8 +114,3 @@ def matched(
     return np.where(
         stretch[group] >= 0, least + (energies - least) * np.maximum(stretch[group], 0), energies * plain[group]
     )
-
-
-def least_of(low: float) -> float:
-    """Least energy [MeV] of a hit whose least logarithm in training is ``low``."""
-    return math.exp(low)
