@@ -55,7 +55,7 @@ def profiled(
     return replace(streams, profile=found)
 
 
-class _Moments:
+class Moments:
     """Count, mean, sum of squared deviations, least and largest of columns, those that are not finite left out."""
 
     def __init__(self, columns: int) -> None:
@@ -79,7 +79,7 @@ class _Moments:
 
 
 def _counted(reader: Reader, streams: Streams, scale: Condition | None, empty: Profile) -> Profile:
-    moments, total = _Moments(1 + empty.parts), _Moments(1)
+    moments, total = Moments(1 + empty.parts), Moments(1)
     blocks = len(reader.order.block_records)
     with progress("count energies of layers", blocks, "blocks", visible=blocks > 1000) as task:
         for batch in reader.blocks():

@@ -18,6 +18,7 @@ from hepfm.core.records import offsets_of, values_of
 from hepfm.ingest.corpus import Corpus
 from hepfm.ingest.reader import Reader
 from hepfm.pretrain.batches import LABEL, ConditionSource, TokenBatches
+from hepfm.pretrain.energy_profile_counts import Moments
 from hepfm.pretrain.streams import Number, StreamBatch, Streams, pack_streams
 from hepfm.tokenize.tokens import CONTINUOUS
 
@@ -128,7 +129,7 @@ def counted(data: TokenCorpora, streams: Streams, before: Number | None = None) 
 
 
 def _counted(reader: Reader, number: Number) -> Number:
-    count, mean, squares, low, high = 0, 0.0, 0.0, np.inf, -np.inf
+    moments = Moments(1)
     blocks = len(reader.order.block_records)
     with progress("count numbers", blocks, "blocks", visible=blocks > 1000) as task:
         for block, batch in enumerate(reader.blocks()):
@@ -144,15 +145,11 @@ def _counted(reader: Reader, number: Number) -> Number:
                     ", ".join(str(split.corpus.path) for split in reader.splits),
                     "make the token corpus again",
                 )
-            # Sums of deviations from the mean: Chan, Golub, LeVeque 1979, equation 2.1.
-            part, shift = len(values), values.mean() - mean
-            squares += ((values - values.mean()) ** 2).sum() + shift**2 * count * part / (count + part)
-            mean += shift * part / (count + part)
-            count += part
-            low, high = min(low, float(values.min())), max(high, float(values.max()))
-    if not count:
+            moments.add(values[:, None])
+    if not moments.count[0]:
         raise HepfmError("no record has a point", ", ".join(str(split.corpus.path) for split in reader.splits))
-    std = float(np.sqrt(squares / count))
+    mean, low, high = (float(known[0]) for known in (moments.mean, moments.low, moments.high))
+    std = float(np.sqrt(moments.squares[0] / moments.count[0]))
     if std <= 1e-6 * max(1.0, abs(mean)):  # the same everywhere; a density needs some room
         std, low, high = 1.0, low - 1.0, high + 1.0
-    return replace(number, mean=float(mean), std=std, low=low, high=high)
+    return replace(number, mean=mean, std=std, low=low, high=high)
