@@ -1,4 +1,4 @@
-"""Showers from a backbone with a profile: the energies of the layers are drawn, then the hits that make them up."""
+"""Showers from a backbone with a profile: energies and hits of the layers are drawn, then the hits themselves."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def generate_showers(
     assert streams.profile is not None
     key, targets = key_of("profile", seed), np.arange(1 + streams.profile.parts)
     numbers = first + np.arange(n)
-    uniform = hashed_uniform(key, numbers[:, None, None], targets[None, :, None], np.arange(3)[None, None])
+    uniform = hashed_uniform(key, numbers[:, None, None], targets[None, :, None], np.arange(4)[None, None])
 
-    def energies(told: ConditionValues | None, rows: int, uniform: torch.Tensor) -> torch.Tensor:
+    def profiles(told: ConditionValues | None, rows: int, uniform: torch.Tensor) -> torch.Tensor:
         return backbone.draw_profile(told, uniform, drawing.temperature)
 
-    profile = together(energies, n, told, torch.from_numpy(uniform))
-    begin = together(lambda told, rows, energies: backbone.told_of(told, rows, energies), n, told, profile.float())
+    profile = together(profiles, n, told, torch.from_numpy(uniform))
+    begin = together(lambda told, rows, known: backbone.told_of(told, rows, known), n, told, profile.float())
     known = profile.cpu().numpy()
     sampled = generate_streams(backbone, n, seed, begin=begin, profile=known, **settings)
     assert sampled.continuous is not None
     layers = sampled.tokens[:, 0].astype(np.int64)
     energy = np.exp(sampled.continuous.astype(np.float64))
-    scaled = matched(energy, layers, sampled.offsets, known, streams.least_energy)
+    scaled = matched(energy, layers, sampled.offsets, known[:, 0], streams.least_energy)
     return sampled._replace(continuous=np.log(scaled).astype(np.float32))
 
 

@@ -55,7 +55,7 @@ def generate_streams(
     """Generate ``n`` records of several streams; see :func:`hepfm.finetune.sampler.generate`, also for the arguments.
 
     A record that stops, or has ``max_length`` points, is finished in the streams that lag behind. ``begin`` is added at
-    every step. With a ``profile`` (n, L), the energies [MeV] of the layers, hits keep to the rules of
+    every step. With a ``profile`` (n, 2, L), energies [MeV] and hits of the layers, hits keep to the rules of
     :mod:`hepfm.finetune.cell_rules`. The draws are keyed by (seed, number, step, stream).
     """
     if n < 0 or batch < 1 or not 1 <= min_length <= max_length:
@@ -66,11 +66,9 @@ def generate_streams(
         while rows.busy:
             uniform = hashed_uniform(key, np.maximum(rows.number, 0)[:, None], rows.step[:, None], columns[None])
             outlook = rows.outlook()
-            priced = rows.price()
-            number, ceiling = backbone.streams.number, None if priced is None else priced[0]
-            stops, ids, values = drawn_of(outlook, torch.from_numpy(uniform), drawing, number, ceiling)
-            if values is not None and priced is not None:
-                values = np.where(priced[1], priced[0], values).astype(np.float32)
+            stops, ids, values = drawn_of(
+                outlook, torch.from_numpy(uniform), drawing, backbone.streams.number, rows.bounds()
+            )
             shown.advance(rows.take(stops, ids, values))
     return rows.result()
 
@@ -80,7 +78,7 @@ def drawn_of(
     uniform: torch.Tensor,
     drawing: Drawing,
     number: Number | None,
-    ceiling: np.ndarray | None = None,
+    bounds: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Stops (rows,), ids (rows, Q) and numbers (rows,) of an outlook.
 
@@ -92,7 +90,7 @@ def drawn_of(
         uniform: (rows, Q + 3) in [0, 1): of the stop, the ids, and two of the number.
         drawing: temperature and the like.
         number: what the number is, if there is one.
-        ceiling: (rows,) that it has at most.
+        bounds: two (rows,), between which the outlook has the number's place.
     """
     uniform = uniform.to(outlook.stop.device)
     stop = outlook.stop.double()
@@ -100,10 +98,13 @@ def drawn_of(
     ids = [drawing.draw(logits.float(), uniform[:, place]) for place, logits in enumerate(outlook.ids, 1)]
     values = None
     if number is not None and outlook.number is not None:
-        low, high = ((bound - number.mean) / number.std for bound in (number.low, number.high))
-        top = None if ceiling is None else torch.from_numpy((ceiling - number.mean) / number.std).to(uniform.device)
-        standard = draw(outlook.number, uniform[:, -2:], low, high, drawing.temperature, top)
-        values = (standard * number.std + number.mean).float().cpu().numpy()
+        if bounds is not None:
+            least, most = (torch.from_numpy(bound).to(uniform.device) for bound in bounds)
+            drawn = least + draw(outlook.number, uniform[:, -2:], 0.0, 1.0, drawing.temperature) * (most - least)
+        else:
+            low, high = ((bound - number.mean) / number.std for bound in (number.low, number.high))
+            drawn = draw(outlook.number, uniform[:, -2:], low, high, drawing.temperature) * number.std + number.mean
+        values = drawn.float().cpu().numpy()
     return stops.cpu().numpy(), torch.stack(ids, 1).cpu().numpy(), values
 
 
@@ -155,15 +156,13 @@ class _StreamRows(Rows):
         if self.rules is None:
             return self.backbone.step_of(ids, numbers, self.cache, self.told())
         now = (self.step, self.length, self.ids)
-        budget = torch.from_numpy(self.rules.budget(*now)).to(self.device)
+        budget = torch.from_numpy(self.rules.budget(*now, self.values)).to(self.device)
         found = self.backbone.step_of(ids, numbers, self.cache, self.told(), budget)
-        return self.rules.allowed(found, *now, self.step >= self.min_length)
+        return self.rules.allowed(found, *now)
 
-    def price(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """What the number that comes next is at most (rows,), and whether it is just that (rows,)."""
-        if self.rules is None:
-            return None
-        return self.rules.price(self.step, self.length, self.ended, self.ids, self.values)
+    def bounds(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Between what the number that comes next lies, two (rows,)."""
+        return None if self.rules is None else self.rules.bounds(self.step, self.length, self.ids, self.values)
 
     def take(self, stops: np.ndarray, ids: np.ndarray, values: np.ndarray | None) -> int:
         """Go on by a step with what was drawn, end and replace samples; how many have ended."""

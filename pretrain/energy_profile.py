@@ -1,4 +1,4 @@
-"""The energy profile of a record: how much energy each layer has, drawn before the hits that make it up.
+"""The profile of a record: how much energy and how many hits each layer has, drawn before the hits themselves.
 
 A network that adds hit to hit has to hold the sum of a hundred of them to a few percent, which it learns late. Drawing
 the layers' energies first, and the hits to given layers, is how most shower generators keep response and resolution
@@ -6,7 +6,8 @@ the layers' energies first, and the hits to given layers, is how most shower gen
 arXiv:2405.09629).
 
 The total comes first, compared with the incident energy where that is told; then front to back the share that each
-layer takes of what is left, so that the layers sum to the total (the layer fractions of CaloFlow, one after another).
+layer takes of what is left, so that the layers sum to the total (the layer fractions of CaloFlow, one after another);
+then how many hits share it (:mod:`hepfm.pretrain.hit_counts`).
 """
 
 from __future__ import annotations
@@ -17,14 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hepfm.pretrain.hit_counts import HIDDEN, INITIAL_STD, CountHead, choice, described
 from hepfm.pretrain.mixture import Mixture, draw, first_bias, log_density, mixture_of
 from hepfm.pretrain.streams import Profile
 
 SOME, EMPTY, REST = range(3)  # a layer has part of what is left, none of it, all of it
-HIDDEN = 96
 COMPONENTS = 8
-INITIAL_STD = 0.02
-LEAST_SHARE = 1e-5  # of the total, that a layer is told apart from less by the hits
 
 
 def logarithms(energies: Tensor, scale: Tensor) -> Tensor:
@@ -37,15 +36,17 @@ def logarithms(energies: Tensor, scale: Tensor) -> Tensor:
 
 
 class ProfileHead(nn.Module):
-    """The density of a profile, an autoregressive network of 1 + L targets that each know those before.
+    """The density of a profile: of its energies, an autoregressive network of 1 + L targets that each know those
+    before, and of its numbers of hits.
 
     All targets share no weights: each has two layers of its own, run together (masks as in MADE, Germain et al.,
     arXiv:1502.03509), three logits (some, empty, rest) and a mixture.
     """
 
-    def __init__(self, width: int, profile: Profile) -> None:
+    def __init__(self, width: int, profile: Profile, least: float) -> None:
         super().__init__()
         self.profile = profile
+        self.counts = CountHead(width, profile, least)
         targets = profile.parts + 1
         self.told = nn.Linear(width, targets * HIDDEN)
         self.seen = nn.Parameter(torch.randn(targets, 3, targets, HIDDEN) / math.sqrt(3 * targets))
@@ -76,11 +77,12 @@ class ProfileHead(nn.Module):
         low, high = (found.new_tensor(bound)[:, None] for bound in self._bounds())
         return found[..., :3], mixture_of(found[..., 3:], low, high)
 
-    def forward(self, told: Tensor, energies: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of -ln p [nats] of profiles (n, L) and how many count: those with energy and a known scale (n,)."""
+    def forward(self, told: Tensor, profile: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum of -ln p [nats] of profiles (n, 2, L) and how many count: those with energy and a known scale (n,)."""
+        energies, hits = profile.unbind(1)
         with torch.autocast(told.device.type, enabled=False):
             counted = (energies.sum(-1) > 0) & (scale > 0)
-            energies, scale = energies[counted].double(), scale[counted].double()
+            energies, scale, hits = energies[counted].double(), scale[counted].double(), hits[counted]
             told = told[counted].to(self.between.dtype)
             raw = logarithms(energies, scale)
             mean, std = raw.new_tensor(self.profile.means), raw.new_tensor(self.profile.stds)
@@ -92,14 +94,14 @@ class ProfileHead(nn.Module):
             flat = Mixture(*(part.flatten(0, 1) for part in mixture))
             bounds = (bound.to(values).repeat(len(values))[:, None] for bound in (low, high))
             density = log_density(flat, values.flatten(), *bounds).unflatten(0, values.shape) - std.log().to(values)
-            choice = F.cross_entropy(logits[:, 1:].flatten(0, 1), kinds.flatten(), reduction="none")
+            chosen = F.cross_entropy(logits[:, 1:].flatten(0, 1), kinds.flatten(), reduction="none")
             open_ = still_open(energies)
-            total = -(density * some).sum() + (choice.unflatten(0, kinds.shape) * open_).sum()
-            return total, counted.sum()
+            total = -(density * some).sum() + (chosen.unflatten(0, kinds.shape) * open_).sum()
+            return total + self.counts(told, energies, hits), counted.sum()
 
     @torch.no_grad()
     def draw(self, told: Tensor, scale: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        """Energies (n, L) float64 of records that are told (n, width), by uniform numbers (n, 1 + L, 3).
+        """Profiles (n, 2, L) float64 of records that are told (n, width), by uniform numbers (n, 1 + L, 4).
 
         Logits are divided by the temperature, mixtures as in :func:`hepfm.pretrain.mixture.draw`.
         """
@@ -111,13 +113,13 @@ class ProfileHead(nn.Module):
         for target in range(targets):
             logits, mixture = self._found(told, seen)
             own = Mixture(*(part[:, target] for part in mixture))
-            value = draw(own, uniform[:, target, 1:], low[target], high[target], temperature)
+            value = draw(own, uniform[:, target, 1:3], low[target], high[target], temperature)
             raw = value * self.profile.stds[target] + self.profile.means[target]
             seen[:, target, 0] = value.to(seen)
             if target == 0:
                 left = left * raw.exp()
                 continue
-            kind = _choice(logits[:, target].double(), uniform[:, target, 0], temperature)
+            kind = choice(logits[:, target].double(), uniform[:, target, 0], temperature)
             if target == self.profile.parts:
                 kind = torch.full_like(kind, REST)
             kind = torch.where(left > 0, kind, EMPTY)
@@ -125,7 +127,7 @@ class ProfileHead(nn.Module):
             energies[:, target - 1] = left * share.gather(1, kind[:, None])[:, 0]
             left = torch.where(kind == SOME, left * (-raw).sigmoid(), torch.where(kind == EMPTY, left, 0))
             seen[:, target] = seen_of(value.to(seen)[:, None], kind[:, None])[:, -1]
-        return energies
+        return torch.stack([energies, self.counts.draw(told, energies, uniform[:, 1:, 3], temperature)], 1)
 
 
 def kinds_of(energies: Tensor) -> Tensor:
@@ -147,25 +149,16 @@ def seen_of(values: Tensor, kinds: Tensor) -> Tensor:
     return torch.stack([values * (kinds == SOME), (kinds == EMPTY).to(values), (kinds == REST).to(values)], -1)
 
 
-def _choice(logits: Tensor, uniform: Tensor, temperature: float) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(-1)
-    shares = (logits / temperature).softmax(-1).cumsum(-1)
-    return (shares[:, :-1] <= uniform[:, None] * shares[:, -1:]).sum(-1)
-
-
 class ProfileEmbedding(nn.Module):
-    """Profiles (n, L) for the positions that make hits of them: (n, width)."""
+    """Profiles (n, 2, L) for the positions that make hits of them: (n, width)."""
 
     def __init__(self, width: int, profile: Profile, hidden: int = 128) -> None:
         super().__init__()
         self.profile = profile
-        self.up, self.down = nn.Linear(1 + 2 * profile.parts, hidden), nn.Linear(hidden, width, bias=False)
+        self.up, self.down = nn.Linear(1 + 3 * profile.parts, hidden), nn.Linear(hidden, width, bias=False)
         nn.init.normal_(self.down.weight, std=INITIAL_STD)
 
-    def forward(self, energies: Tensor) -> Tensor:
-        total = energies.sum(-1, keepdim=True).clamp(min=1e-9)
-        share = (energies / total).clamp(min=LEAST_SHARE).log() / -math.log(LEAST_SHARE)
-        size = (total.log() - self.profile.total_mean) / self.profile.total_std
-        x = torch.cat([size, share, (energies > 0).to(share)], -1).to(self.up.weight.dtype)
-        return self.down(F.gelu(self.up(x)))
+    def forward(self, profile: Tensor) -> Tensor:
+        energies, hits = profile.unbind(1)
+        x = torch.cat([described(energies, self.profile), hits.log1p()], -1)
+        return self.down(F.gelu(self.up(x.to(self.up.weight.dtype))))

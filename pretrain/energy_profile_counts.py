@@ -1,4 +1,5 @@
-"""What training sees of the energies of layers: mean, spread and range of all that a profile's head predicts."""
+"""What training sees of the profiles of records: mean, spread and range of what is predicted of the energies of layers,
+and the most hits of a layer."""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ def profiled(
         data: the corpora.
         streams: what their points are made of.
         conditions: what the backbone is told; the total is compared with the incident energy, if that is among them.
-        before: of a backbone that goes on: all but the ranges stay.
+        before: of a backbone that goes on: all but the ranges of energies stay.
     """
     if not streams.has_cells:
         return streams
@@ -79,13 +80,14 @@ class Moments:
 
 
 def _counted(reader: Reader, streams: Streams, scale: Condition | None, empty: Profile) -> Profile:
-    moments, total = Moments(1 + empty.parts), Moments(1)
+    moments, total, most_hits = Moments(1 + empty.parts), Moments(1), 1
     blocks = len(reader.order.block_records)
     with progress("count energies of layers", blocks, "blocks", visible=blocks > 1000) as task:
         for batch in reader.blocks():
             layers = batch.column(streams.names[0])
             numbers = batch.column(CONTINUOUS).flatten().to_numpy()
-            energies = profiles(layers.flatten().to_numpy().astype(np.int64), numbers, offsets_of(layers), empty.parts)
+            found = profiles(layers.flatten().to_numpy().astype(np.int64), numbers, offsets_of(layers), empty.parts)
+            energies, most_hits = found[:, 0], max(most_hits, int(found[:, 1].max(initial=0)))
             incident = values_of(batch.column(scale.column)).astype(np.float64) if scale else np.ones(len(batch))
             with np.errstate(divide="ignore", invalid="ignore"):
                 moments.add(logarithms(torch.from_numpy(energies), torch.from_numpy(incident)).numpy())
@@ -96,6 +98,7 @@ def _counted(reader: Reader, streams: Streams, scale: Condition | None, empty: P
     lows, highs = (np.where(moments.count > 0, bound, moments.mean) for bound in (moments.low, moments.high))
     return replace(
         empty,
+        most_hits=most_hits,
         total_mean=float(total.mean[0]),
         total_std=max(float(np.sqrt(total.squares[0] / max(total.count[0], 1))), LEAST_STD),
         means=tuple(moments.mean.tolist()),

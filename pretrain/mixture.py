@@ -21,7 +21,6 @@ from hepfm.pretrain.streams import Number
 CHUNK = 1 << 16  # numbers whose mixtures are held at a time
 WIDTHS = (0.01, 4.0)  # of a component, in standard deviations of the number
 FIRST_WIDTH = 0.6
-TINY = 1e-30  # of a component's probability below a ceiling: where all have none, the nearest is taken
 INITIAL_STD = 0.02
 
 
@@ -94,37 +93,20 @@ def log_density(mixture: Mixture, values: Tensor, low: float | Tensor, high: flo
     return logs.logsumexp(-1)
 
 
-def draw(
-    mixture: Mixture,
-    uniform: Tensor,
-    low: float,
-    high: float,
-    temperature: float,
-    ceiling: Tensor | None = None,
-) -> Tensor:
+def draw(mixture: Mixture, uniform: Tensor, low: float, high: float, temperature: float) -> Tensor:
     """A standardised number (N,) of each mixture, by two uniform numbers (N, 2) in [0, 1): component, and place in it.
 
     Logarithms of weights are divided by the temperature, squares of widths multiplied by it; at 0 it is the centre of
-    the most probable component. With a ``ceiling`` (N,) it is drawn from what the mixture has between ``low`` and that.
+    the most probable component.
     """
     log_weights, centres, widths = (part.double() for part in mixture)
-    if ceiling is not None:
-        ceiling = ceiling.double().clamp(low, high)
     if temperature == 0:
-        found = centres.gather(1, log_weights.argmax(-1, keepdim=True))[:, 0]
-        return found if ceiling is None else torch.minimum(found, ceiling)
-    log_weights = log_weights / temperature
-    if ceiling is not None:
-        scaled = widths * math.sqrt(temperature)
-        least, most, here = (torch.special.ndtr((x - centres) / scaled) for x in (low, high, ceiling[:, None]))
-        log_weights = log_weights + ((here - least).clamp(min=TINY) / (most - least)).log()
-    shares = log_weights.softmax(-1).cumsum(-1)
+        return centres.gather(1, log_weights.argmax(-1, keepdim=True))[:, 0]
+    shares = (log_weights / temperature).softmax(-1).cumsum(-1)
     place = (shares < uniform[:, :1] * shares[:, -1:]).sum(-1, keepdim=True).clamp(max=shares.shape[1] - 1)
     centre, width = centres.gather(1, place)[:, 0], widths.gather(1, place)[:, 0] * math.sqrt(temperature)
-    top = torch.full_like(centre, high) if ceiling is None else ceiling
-    below, above = (torch.special.ndtr((bound - centre) / width) for bound in (low, top))
-    drawn = centre + width * torch.special.ndtri(below + uniform[:, 1] * (above - below))
-    return torch.minimum(drawn.clamp(min=low), top)
+    below, above = (torch.special.ndtr((bound - centre) / width) for bound in (low, high))
+    return (centre + width * torch.special.ndtri(below + uniform[:, 1] * (above - below))).clamp(low, high)
 
 
 class _Bounded(torch.autograd.Function):

@@ -19,13 +19,14 @@ from hepfm.core.nn.cache import Cache
 from hepfm.core.nn.head import Head
 from hepfm.core.nn.ragged import Layout
 from hepfm.pretrain.backbone import INITIAL_STD, Backbone, BackboneConfig, build, products_of
-from hepfm.pretrain.budget import FIGURES, BudgetEmbedding
+from hepfm.pretrain.budget import OF_ENERGY, BudgetEmbedding
 from hepfm.pretrain.conditions import ConditionValues
 from hepfm.pretrain.energy_profile import ProfileEmbedding, ProfileHead
 from hepfm.pretrain.mixture import Mixture, MixtureHead, NumberEmbedding
-from hepfm.pretrain.streams import StreamBatch, Streams
+from hepfm.pretrain.streams import Number, StreamBatch, Streams
 
-STOP_HIDDEN = 128
+STOP_HIDDEN, SHARE_HIDDEN = 128, 256
+DETERMINED = 1e-4  # between the bounds of a number: no more than rounding leaves, so it is not predicted
 
 
 class Outlook(NamedTuple):
@@ -34,7 +35,7 @@ class Outlook(NamedTuple):
     Attributes:
         stop: (T,) logit of there being no further point.
         ids: of each stream (T, codes), logits.
-        number: mixtures of the number, if there is one.
+        number: mixtures of the number, if there is one; with a profile of its place between its bounds, 0 to 1.
     """
 
     stop: Tensor
@@ -94,6 +95,33 @@ class StopHead(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
 
 
+class ShareHead(nn.Module):
+    """The number of a point that lies between known bounds: where, as a mixture on 0 to 1; of features (T, width) and
+    the figures that a position is told (T, k), the first of which say what the bounds are made of."""
+
+    def __init__(self, width: int, number: Number) -> None:
+        super().__init__()
+        place = Number(f"place of {number.meaning}", low=0.0, high=1.0, components=number.components)
+        self.up, self.out = nn.Linear(width + OF_ENERGY, SHARE_HIDDEN), MixtureHead(SHARE_HIDDEN, place)
+
+    def forward(
+        self, x: Tensor, budget: Tensor, values: Tensor | None = None, bounds: Tensor | None = None
+    ) -> Mixture | Tensor:
+        """Mixtures, or with numbers (T,) and bounds (T, 2) the sum of -ln density [nats, per unit of the number]."""
+        if values is None or bounds is None:
+            return self._mixture(x, budget)
+        low, high = bounds.unbind(1)
+        free = high - low > DETERMINED
+        room = (high - low)[free]
+        surprise = self._mixture(x[free], budget[free], (values - low)[free] / room)
+        assert isinstance(surprise, Tensor)
+        return surprise + room.log().sum()
+
+    def _mixture(self, x: Tensor, budget: Tensor, places: Tensor | None = None) -> Mixture | Tensor:
+        known = torch.cat([x, budget[:, :OF_ENERGY].to(x.dtype)], -1)
+        return self.out(F.silu(self.up(known)), places)
+
+
 class StreamHeads(nn.Module):
     """The heads of all streams; see :class:`Outlook` and :class:`Surprises`."""
 
@@ -102,24 +130,33 @@ class StreamHeads(nn.Module):
         self.streams = streams
         self.ids = nn.ModuleList(Head(width, codes, bias=True) for codes in streams.codes)
         self.stop = StopHead(width)
-        self.number = MixtureHead(width, streams.number) if streams.number else None
+        self.number = self.share = None
+        if streams.number and streams.profile:
+            self.share = ShareHead(width, streams.number)
+        elif streams.number:
+            self.number = MixtureHead(width, streams.number)
 
-    def forward(self, x: Tensor, batch: StreamBatch | None = None) -> Outlook | Surprises:
+    def forward(self, x: Tensor, budget: Tensor | None = None, batch: StreamBatch | None = None) -> Outlook | Surprises:
         if batch is None:
             number = self.number(x) if self.number else None
+            if self.share is not None and budget is not None:
+                number = self.share(x, budget)
             return Outlook(self.stop(x), tuple(head(x) for head in self.ids), number)
         places, streams = batch.places, self.streams
-        at = torch.cat([places, batch.ends])
-        stops = torch.zeros(len(at), device=x.device)
+        stops = torch.zeros(len(places) + len(batch.ends), device=x.device)
         stops[len(places) :] = 1
         ids = tuple(
             head(x[places + delay], known)
             for head, delay, known in zip(self.ids, streams.delays, batch.points.unbind(1), strict=True)
         )
         number = None
-        if self.number is not None and streams.number is not None:
-            number = self.number(x[places + streams.number.delay], batch.values)
-        return Surprises(self.stop(x[at], stops), ids, number)
+        if streams.number is not None:
+            at = places + streams.number.delay
+            if self.number is not None:
+                number = self.number(x[at], batch.values)
+            elif self.share is not None and budget is not None:
+                number = self.share(x[at], budget[at], batch.values, batch.bounds)
+        return Surprises(self.stop(x[torch.cat([places, batch.ends])], stops), ids, number)
 
 
 class StreamBackbone(Backbone):
@@ -136,9 +173,9 @@ class StreamBackbone(Backbone):
         self.streams = config.streams
         super().__init__(config)
         profile, width = self.streams.profile, config.transformer.width
-        self.profile = ProfileHead(width, profile) if profile else None
+        self.profile = ProfileHead(width, profile, self.streams.least_energy) if profile else None
         self.profile_embedding = ProfileEmbedding(width, profile) if profile else None
-        self.budget_embedding = BudgetEmbedding(width) if profile else None
+        self.budget_embedding = BudgetEmbedding(width, self.streams.cells.figures) if profile else None
 
     def _make_embedding(self) -> None:
         self.embedding = StreamEmbedding(self.streams, self.config.transformer.width)
@@ -168,7 +205,7 @@ class StreamBackbone(Backbone):
         return self.transformer(self._with_budget(x, budget), layout)
 
     def told_of(self, conditions: ConditionValues | None, records: int, profile: Tensor | None) -> Tensor | None:
-        """What is added (records, width) to all positions of a record: its conditions and its profile (records, L)."""
+        """What is added (records, width) to all positions of a record: its conditions and profile (records, 2, L)."""
         begin = self.beginning(conditions, records)
         if self.profile_embedding is None or profile is None:
             return begin
@@ -183,7 +220,7 @@ class StreamBackbone(Backbone):
     def surprises(self, batch: StreamBatch) -> Surprises:
         """-ln p of what a batch holds."""
         hidden = self.hidden_of(batch.ids, batch.numbers, batch.layout, batch.conditions, batch.profile, batch.budget)
-        found = self.heads(hidden, batch)
+        found = self.heads(hidden, batch.budget, batch)
         assert isinstance(found, Surprises)
         if self.profile is None or batch.profile is None:
             return found
@@ -207,7 +244,7 @@ class StreamBackbone(Backbone):
         return told, conditions.numbers[:, numbers.index(name)]
 
     def draw_profile(self, conditions: ConditionValues | None, uniform: Tensor, temperature: float = 1.0) -> Tensor:
-        """Energies (n, L) [MeV] of the layers of records, by uniform numbers (n, 1 + L, 3).
+        """Energies [MeV] and numbers of hits (n, 2, L) of the layers of records, by uniform numbers (n, 1 + L, 4).
 
         Raises:
             ValueError: the streams have no profile.
@@ -216,9 +253,9 @@ class StreamBackbone(Backbone):
             raise ValueError("these streams have no profile")
         return self.profile.draw(*self._of_profile(conditions, len(uniform)), uniform, temperature)
 
-    def outlook(self, hidden: Tensor) -> Outlook:
-        """What comes at positions of these features (T, width)."""
-        found = self.heads(hidden)
+    def outlook(self, hidden: Tensor, budget: Tensor | None = None) -> Outlook:
+        """What comes at positions of these features (T, width), that were told this (T, 13 + A + B)."""
+        found = self.heads(hidden, budget)
         assert isinstance(found, Outlook)
         return found
 
@@ -235,14 +272,14 @@ class StreamBackbone(Backbone):
         begin: Tensor | None = None,
         budget: Tensor | None = None,
     ) -> Outlook:
-        """The outlook after one more step of each row: ids (rows, Q), numbers (rows,), budget (rows, 6).
+        """The outlook after one more step of each row: ids (rows, Q), numbers (rows,), budget (rows, 13 + A + B).
 
         ``begin`` (rows, width) is what each row is told, see :meth:`told_of`.
         """
         x = self.embedding(ids, numbers)
         if begin is not None:
             x = x + begin.to(x.dtype)
-        return self.outlook(self.transformer.step(self._with_budget(x, budget), cache))
+        return self.outlook(self.transformer.step(self._with_budget(x, budget), cache), budget)
 
     def reference_inputs(self, draws: np.random.Generator, offsets: np.ndarray) -> dict[str, np.ndarray]:
         columns = [draws.integers(0, codes + 1, offsets[-1]) for codes in self.streams.codes]
@@ -254,8 +291,10 @@ class StreamBackbone(Backbone):
             energies = draws.exponential(
                 math.exp(profile.total_mean) / profile.parts, (len(offsets) - 1, profile.parts)
             )
-            known["profile"] = np.where(draws.uniform(size=energies.shape) < 0.1, 0, energies).astype(np.float32)
-            known["budget"] = draws.uniform(-1, 1, (offsets[-1], FIGURES)).astype(np.float32)
+            energies = np.where(draws.uniform(size=energies.shape) < 0.1, 0, energies)
+            hits = np.where(energies > 0, np.ceil(draws.uniform(0, profile.most_hits, energies.shape)), 0)
+            known["profile"] = np.stack([energies, hits], axis=1).astype(np.float32)
+            known["budget"] = draws.uniform(-1, 1, (offsets[-1], self.streams.cells.figures)).astype(np.float32)
         return known
 
     def reference_outputs(
@@ -263,7 +302,7 @@ class StreamBackbone(Backbone):
     ) -> dict[str, Tensor]:
         layout = Layout.of(lengths).to(known["ids"].device)
         read = (known["ids"], known.get("numbers"), layout, told, known.get("profile"), known.get("budget"))
-        outlook = self.outlook(self.hidden_of(*read))
+        outlook = self.outlook(self.hidden_of(*read), known.get("budget"))
         found = {"stop": outlook.stop, "logits": torch.cat(outlook.ids, -1)}
         if outlook.number is not None:
             found |= outlook.number._asdict()

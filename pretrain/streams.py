@@ -17,7 +17,7 @@ import torch
 
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
-from hepfm.pretrain.budget import packed_budget
+from hepfm.pretrain.budget import Cells, packed_budget
 from hepfm.pretrain.conditions import ConditionValues
 from hepfm.pretrain.masking import moved
 
@@ -47,12 +47,14 @@ class Number:
 
 @dataclass(frozen=True)
 class Profile:
-    """Energies [MeV] of the parts of a record: sums of e^number over the points with each first id.
+    """Energies [MeV] and hits of the parts of a record: sums of e^number over the points with each first id, and how
+    many these are.
 
     Attributes:
         parts: L, layers.
         scale: number that the backbone is told with which the total is compared (``incident_energy``); empty: with 1.
         total_mean, total_std: of ln(total / MeV) in training.
+        most_hits: of a layer in training.
         means, stds, lows, highs: (1 + L,) in training, of ln(total / scale) and of ln(energy of a layer / energy of
             those after it), where both have some.
     """
@@ -61,6 +63,7 @@ class Profile:
     scale: str = ""
     total_mean: float = 0.0
     total_std: float = 1.0
+    most_hits: int = 1
     means: tuple[float, ...] = ()
     stds: tuple[float, ...] = ()
     lows: tuple[float, ...] = ()
@@ -76,8 +79,8 @@ class Streams:
         codes: ids of each.
         delays: steps that each lags behind; the least, with that of the number, is 0.
         number: the number of a point, if it has one.
-        profile: energies of the parts that points with the same first id make up, where points are hits in cells:
-            layer after layer, each cell at most once.
+        profile: energies and numbers of the points with the same first id, where points are hits in cells: layer after
+            layer, in a layer by falling energy, each cell at most once.
     """
 
     names: tuple[str, ...]
@@ -119,9 +122,18 @@ class Streams:
 
     @property
     def has_cells(self) -> bool:
-        """Whether points are hits in cells whose indices are known one after another, and their energy at the end."""
-        waits = (*self.delays, self.number.delay) if self.number else ()
-        return self.labels == CELLS and len(waits) > len(CELLS) and list(waits) == sorted(set(waits))
+        """Whether points are hits in cells: their layer is known first, and the first index before the second."""
+        if not self.number or self.labels != CELLS:
+            return False
+        layer, first, second = self.delays
+        return layer < min(first, self.number.delay) and first < second
+
+    @property
+    def cells(self) -> Cells:
+        """What the rules of hits in cells need to know."""
+        assert self.number is not None
+        (layer, first, second), (_, rows, columns) = self.delays, self.codes
+        return Cells(rows, columns, (layer, first, second, self.number.delay), self.least_energy)
 
     def positions(self, lengths: np.ndarray, max_length: int) -> np.ndarray:
         """Positions (n,) of records with so many points; of more than ``max_length`` the leading ones are kept."""
@@ -142,8 +154,9 @@ class StreamBatch:
         values: (N,) float32, their numbers; None without.
         places: (N,) int64, position that predicts a point with delay 0; a stream with delay d is predicted d later.
         ends: (E,) int64, position at which a record has its stop.
-        profile: (n, L) float32, energies [MeV] of the layers, of all hits; None where streams have no profile.
-        budget: (T, 6) float32, what is left of them, see :mod:`hepfm.pretrain.budget`.
+        profile: (n, 2, L) float32, energies [MeV] and numbers of all hits of the layers; None where streams have none.
+        budget: (T, 13 + A + B) float32, what is left of them, see :mod:`hepfm.pretrain.budget`.
+        bounds: (N, 2) float32, between which the numbers of the points lie.
         keys, labels, conditions: see :class:`hepfm.pretrain.batches.TokenBatch`.
     """
 
@@ -156,6 +169,7 @@ class StreamBatch:
     ends: torch.Tensor
     profile: torch.Tensor | None = None
     budget: torch.Tensor | None = None
+    bounds: torch.Tensor | None = None
     keys: np.ndarray | None = None
     labels: torch.Tensor | None = None
     conditions: ConditionValues | None = None
@@ -188,7 +202,7 @@ def pack_streams(
     read = np.tile(np.array(streams.codes, dtype=np.int64), (layout.tokens, 1))
     for column, delay in enumerate(streams.delays):
         _put(read[:, column], places + delay + 1, ends, points[:, column])
-    values = read_numbers = profile = budget = None
+    values = read_numbers = profile = budget = bounds = None
     if streams.number:
         assert numbers is not None
         values = numbers[source].astype(np.float32)
@@ -198,16 +212,8 @@ def pack_streams(
         assert streams.number is not None
         assert numbers is not None
         profile = profiles(ids[:, 0], numbers, offsets, streams.profile.parts)
-        budget = packed_budget(
-            points[:, 0],
-            np.exp(numbers[source].astype(np.float64)),
-            np.concatenate([[0], np.cumsum(kept)]),
-            profile,
-            begins,
-            layout.tokens,
-            (streams.delays[0], streams.number.delay),
-            streams.least_energy,
-        )
+        starts = np.concatenate([[0], np.cumsum(kept)])
+        budget, bounds = packed_budget(points, numbers[source], starts, profile, begins, layout.tokens, streams.cells)
     return StreamBatch(
         torch.from_numpy(read),
         None if read_numbers is None else torch.from_numpy(read_numbers),
@@ -218,14 +224,17 @@ def pack_streams(
         torch.from_numpy((begins + lengths)[lengths <= max_length]),
         None if profile is None else torch.from_numpy(profile.astype(np.float32)),
         None if budget is None else torch.from_numpy(budget),
+        None if bounds is None else torch.from_numpy(bounds),
     )
 
 
 def profiles(layers: np.ndarray, numbers: np.ndarray, offsets: np.ndarray, parts: int) -> np.ndarray:
-    """Energies (n, parts) [MeV] of the layers of records, of their hits' layers (N,) and ln(energy / MeV) (N,)."""
+    """Energies [MeV] and hits (n, 2, parts) of the layers of records, of their hits' layers (N,) and ln(energy / MeV)
+    (N,)."""
     n = len(offsets) - 1
     group = np.repeat(np.arange(n), np.diff(offsets)) * parts + layers
-    return np.bincount(group, np.exp(numbers.astype(np.float64)), minlength=n * parts).reshape(n, parts)
+    energies = np.bincount(group, np.exp(numbers.astype(np.float64)), minlength=n * parts)
+    return np.stack([energies, np.bincount(group, minlength=n * parts)]).reshape(2, n, parts).swapaxes(0, 1)
 
 
 def _put(column: np.ndarray, places: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None:

@@ -23,6 +23,8 @@ from hepfm.tokenize.features import FeatureSpec
 from hepfm.tokenize.fitting import FitConfig, claim
 from hepfm.tokenize.tokens import Stream, Tokens
 
+DELAYS = (0, 2, 3)  # of layer and cells; the energy has the step between: far cells have little of it
+
 
 @dataclass(frozen=True)
 class CellsFitConfig(FitConfig):
@@ -44,7 +46,7 @@ class CellsFitConfig(FitConfig):
 
 
 class CellsTokenizer(FeatureTokenizer):
-    """Ids layer, cell_a, cell_b, each delayed by one step more, and ln(energy / MeV).
+    """Ids layer, cell_a, cell_b and ln(energy / MeV), which a generator draws after the layer and before the cell.
 
     Hits come in the order of the layers, in a layer by falling energy.
     """
@@ -56,7 +58,7 @@ class CellsTokenizer(FeatureTokenizer):
     def __init__(self, contract: FeatureContract) -> None:
         cells = [feature.allowed for feature in contract.features[: len(CELLS)]]
         codes = [int(allowed[1]) + 1 for allowed in cells if allowed is not None]
-        streams = tuple(Stream(name, count, wait) for wait, (name, count) in enumerate(zip(CELLS, codes, strict=True)))
+        streams = tuple(Stream(*known) for known in zip(CELLS, codes, DELAYS, strict=True))
         super().__init__(contract, streams)
 
     @classmethod

@@ -8,6 +8,7 @@ arXiv:2306.05284; for showers of SPADE, arXiv:2606.11304.) A record of n points 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from hepfm.tokenize.tokens import CONTINUOUS, Stream
 def delays_of(streams: Sequence[Stream], continuous: str) -> dict[str, int]:
     """Delay of each column of a token corpus; a number comes one step after the last id of its point."""
     delays = {stream.column: stream.delay for stream in streams}
-    return delays | {CONTINUOUS: max(delays.values()) + 1} if continuous else delays
+    free = next(wait for wait in count() if wait not in delays.values())
+    return delays | {CONTINUOUS: free} if continuous else delays
 
 
 def delay(values: np.ndarray, offsets: np.ndarray, delays: Sequence[int], fill: float) -> tuple[np.ndarray, np.ndarray]:

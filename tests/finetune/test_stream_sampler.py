@@ -16,6 +16,7 @@ from hepfm.core.nn.transformer import TransformerConfig
 from hepfm.finetune.sampler import Drawing, Sampled
 from hepfm.finetune.stream_sampler import drawn_of, generate_streams
 from hepfm.pretrain.backbone import BackboneConfig, build
+from hepfm.pretrain.budget import Cells
 from hepfm.pretrain.stream_backbone import Outlook, StreamBackbone
 from hepfm.pretrain.streams import Number, Profile, Streams
 
@@ -27,10 +28,13 @@ KINDS = {
     "residual": Streams(("tokens_1", "tokens_2"), (7, 7), (0, 0)),
     "delayed residual": Streams(("tokens_1", "tokens_2"), (7, 7), (0, 1)),
     "another order": dataclasses.replace(CELLS, delays=(2, 0, 5), number=dataclasses.replace(ENERGY, delay=1)),
-    "profile": dataclasses.replace(
-        CELLS, codes=(4, 2, 3), profile=Profile(4, "", 1.0, 1.0, (1.0,) * 5, (1.0,) * 5, (-3.0,) * 5, (4.0,) * 5)
-    ),
 }
+PROFILE = Profile(4, "", 1.0, 1.0, 6, (1.0,) * 5, (1.0,) * 5, (-3.0,) * 5, (4.0,) * 5)
+for wait, delays in ((3, (0, 1, 2)), (1, (0, 2, 3)), (1, (0, 1, 2))):
+    KINDS[f"profile {wait} {delays}"] = dataclasses.replace(
+        CELLS, codes=(4, 2, 3), delays=delays, number=dataclasses.replace(ENERGY, delay=wait), profile=PROFILE
+    )
+PROFILED = [kind for kind in KINDS if kind.startswith("profile")]
 LEAST = math.exp(ENERGY.low)
 DRAWINGS = [Drawing(0.0), Drawing(), Drawing(0.7, top_k=3), Drawing(1.3, top_p=0.8)]
 
@@ -76,19 +80,17 @@ def recompute(
             ids = torch.from_numpy(read[:, : len(streams.codes)].astype(np.int64))
             numbers = torch.from_numpy(read[:, -1].astype(np.float32)) if streams.number else None
             own = None if profile is None else profile[number]
-            left = None if own is None else torch.tensor([budget_by_hand(points, at, own) for at in range(step + 1)])
+            left = None if own is None else budgets_by_hand(points, step + 1, own, streams.cells)
             layout = Layout.of(np.array([step + 1]))
-            outlook = backbone.outlook(backbone.hidden_of(ids, numbers, layout, budget=left)[-1:])
+            hidden = backbone.hidden_of(ids, numbers, layout, budget=left)
+            outlook = backbone.outlook(hidden[-1:], None if left is None else left[-1:])
             if own is not None:
-                outlook = ruled_by_hand(outlook, points, step, own, step >= min_length)
+                outlook = ruled_by_hand(outlook, points, step, own, streams.cells)
             uniform = hashed_uniform(
                 key, np.array([[number]]), np.array([[step]]), np.arange(len(streams.codes) + 3)[None]
             )
-            most, exact = (None, False) if own is None else price_by_hand(points, step, own, ended)
-            ceiling = None if most is None else np.array([most])
-            stops, drawn, values = drawn_of(outlook, torch.from_numpy(uniform), drawing, streams.number, ceiling)
-            if exact and ceiling is not None:
-                values = ceiling.astype(np.float32)
+            between = None if own is None else bounds_by_hand(points, step, own, streams.cells)
+            stops, drawn, values = drawn_of(outlook, torch.from_numpy(uniform), drawing, streams.number, between)
             if not ended:
                 if stops[0] and step >= min_length:
                     ended = True
@@ -105,83 +107,105 @@ def recompute(
     return made
 
 
-def budget_by_hand(points: list[list[float | None]], position: int, profile: np.ndarray) -> list[float]:
-    """The six figures at a position, from the points that have been read there."""
+def budgets_by_hand(
+    points: list[list[float | None]], positions: int, profile: np.ndarray, cells: Cells
+) -> torch.Tensor:
+    """What the positions are told (T, 13 + A + B), by the points that have been read there."""
+    return torch.tensor([budget_by_hand(points, position, profile, cells) for position in range(positions)])
 
-    def figures(point: int, hits: int) -> list[float]:
-        layer = points[point][0]
-        spent = sum(math.exp(e) for at, _, _, e in points[: max(position - 3, 0)] if at == layer)  # type: ignore[arg-type]
-        whole = profile[int(layer)]  # type: ignore[arg-type]
-        left = whole - spent
-        share = min(max(left / max(whole, LEAST), -1), 1)
-        return [math.log(max(left, LEAST / 2) / LEAST) / 3, share, math.log1p(hits) / 3]
 
-    def before(point: int) -> int:
-        return sum(other[0] == points[point][0] for other in points[:point])
+def budget_by_hand(points: list[list[float | None]], position: int, profile: np.ndarray, cells: Cells) -> list[float]:
+    to_layer, to_first, to_second, to_energy = cells.waits
 
-    priced, placed = position - 3, position - 1
-    known = figures(priced, before(priced)) if 0 <= priced < len(points) else [0.0] * 3
-    return known + (figures(placed, before(placed) + 1) if 0 <= placed < len(points) else [0.0] * 3)
+    def layer_of(point: int) -> int:
+        return int(points[point][0])  # type: ignore[arg-type]
+
+    def earlier(point: int) -> list[list[float | None]]:
+        return [other for other in points[: max(point, 0)] if other[0] == points[point][0]]
+
+    def five(point: int, hits: int) -> list[float]:
+        spent = sum(
+            math.exp(known[3]) for known in points[: max(position - to_energy, 0)] if known[0] == layer_of(point)
+        )  # type: ignore[arg-type]
+        whole, count = profile[0, layer_of(point)], min(profile[1, layer_of(point)], 6)
+        left, further = max(whole - spent, LEAST / 2), max(count - hits, 0)
+        share = min(max((whole - spent) / max(whole, LEAST), -1), 1)
+        each = math.log(left / max(further, 1) / LEAST) / 3
+        return [math.log(left / LEAST) / 3, share, math.log1p(hits) / 3, math.log1p(further) / 3, each]
+
+    priced, placed = position - to_energy, position - to_layer - 1
+    told = five(priced, len(earlier(priced))) if 0 <= priced < len(points) else [0.0] * 5
+    low, high = bounds_by_hand(points, position, profile, cells)
+    told.append((high[0] - low[0]) / 3)
+    told += five(placed, len(earlier(placed)) + 1) if 0 <= placed < len(points) else [0.0] * 5
+    for wait in (to_first, to_second):
+        known = to_energy < wait and 0 <= position - wait < len(points)
+        told.append((points[position - wait][3] - math.log(LEAST)) / 3 if known else 0.0)  # type: ignore[operator]
+    at = position - to_first
+    told += [math.log1p(sum(p[1] == a for p in earlier(at))) if 0 <= at < len(points) else 0.0 for a in range(2)]
+    at = position - to_second
+    same = [p[2] for p in earlier(at) if p[1] == points[at][1]] if 0 <= at < len(points) else []
+    return told + [float(b in same) for b in range(3)]
 
 
 def ruled_by_hand(
-    outlook: Outlook, points: list[list[float | None]], step: int, profile: np.ndarray, may_stop: bool
+    outlook: Outlook, points: list[list[float | None]], step: int, profile: np.ndarray, cells: Cells
 ) -> Outlook:
-    """No layer out of turn, no hit that its layer cannot pay for, no cell twice, no stop before the last layer."""
+    """Layers in turn, each with its hits, no cell twice, a stop when all layers have theirs."""
     layer, first, second = (logits.clone() for logits in outlook.ids)
-    last = int(points[-1][0]) if points else -1  # type: ignore[arg-type]
-    later = [at for at in range(len(profile)) if at > last and profile[at] > 0]
-    hits = sum(point[0] == last for point in points)
-    spent = [math.exp(point[3]) for point in points if point[0] == last and point[3] is not None]
-    stays = bool(points) and hits < 6 and (hits - len(spent) + 1) * LEAST <= profile[last] - sum(spent)
-    turns = ([last] if stays else []) + later[:1]
-    for at in range(len(profile)):
-        if turns and at not in turns:
-            layer[0, at] = -torch.inf
-    stop = outlook.stop.clone()
-    if later or not may_stop:
-        stop[0] = -torch.inf
-    elif not stays:
-        stop[0] = torch.inf
-    if 0 <= step - 1 < len(points):
-        own = points[step - 1][0]
-        full = [a for a in range(2) if sum(p[:2] == [own, a] for p in points[: step - 1]) == 3]
+    had = [sum(point[0] == at for point in points) for at in range(4)]
+    last = int(points[-1][0]) if points else 0  # type: ignore[arg-type]
+    turns = [at for at in range(last, 4) if had[at] < min(profile[1, at], 6)]
+    stop = torch.full_like(outlook.stop, -torch.inf if turns else torch.inf)
+    if turns:
+        layer[0, [at for at in range(4) if at != turns[0]]] = -torch.inf
+    at = step - cells.waits[1]
+    if 0 <= at < len(points):
+        own = points[at][0]
+        full = [a for a in range(2) if sum(p[:2] == [own, a] for p in points[:at]) == 3]
         if len(full) < 2:
             first[0, full] = -torch.inf
-    if 0 <= step - 2 < len(points):
-        taken = [p[2] for p in points[: step - 2] if p[:2] == points[step - 2][:2]]
+    at = step - cells.waits[2]
+    if 0 <= at < len(points):
+        taken = [p[2] for p in points[:at] if p[:2] == points[at][:2]]
         second[0, [int(b) for b in taken]] = -torch.inf  # type: ignore[arg-type]
     return outlook._replace(stop=stop, ids=(layer, first, second))
 
 
-def price_by_hand(points: list[list[float | None]], step: int, profile: np.ndarray, ended: bool) -> tuple[float, bool]:
-    """ln of the most energy that the hit whose energy comes next can have, and whether it takes all that is left."""
-    own = step - 3
+def bounds_by_hand(
+    points: list[list[float | None]], step: int, profile: np.ndarray, cells: Cells
+) -> tuple[np.ndarray, np.ndarray]:
+    """ln energy of the hit whose energy comes next: the mean of what is left or more, no more than the one before."""
+    own = step - cells.waits[3]
     if not 0 <= own < len(points):
-        return math.inf, False
+        return np.zeros(1), np.zeros(1)
     layer = int(points[own][0])  # type: ignore[arg-type]
-    left = profile[layer] - sum(math.exp(e) for at, _, _, e in points[:own] if at == layer)  # type: ignore[arg-type]
-    further = sum(point[0] == layer for point in points[own + 1 :])
-    most = math.log(max(left - further * LEAST, LEAST))
-    last = points[own + 1][0] != layer if points[own + 1 :] else ended
-    if own and points[own - 1][0] == layer and not last:
-        most = min(most, points[own - 1][3])  # type: ignore[type-var]
-    return most, last
+    earlier = [float(known[3]) for known in points[:own] if known[0] == layer]  # type: ignore[arg-type]
+    left = profile[0, layer] - np.exp(np.array(earlier)).sum()
+    further = max(min(profile[1, layer], 6) - len(earlier), 1)
+    low = np.log(max(left / further, LEAST))
+    high = min([np.log(max(left - (further - 1) * LEAST, LEAST)), *earlier[-1:]])
+    return np.array([low]), np.array([max(low, high)])
 
 
 def profile_of(n: int) -> np.ndarray:
-    """Energies of layers, some without any; of the seventh record one that pays for no hit."""
+    """Energies and hits of layers, some without any; of the seventh record one that pays for no hit."""
     draws = np.random.default_rng(2)
     energies = draws.exponential(0.25, (n, 4)) * (draws.uniform(size=(n, 4)) < 0.7)
     energies[:, 2] += LEAST
     energies[6, 0] = LEAST / 10
-    return energies
+    hits = np.clip(draws.integers(1, 8, (n, 4)), 1, np.maximum(energies // LEAST, 1))
+    return np.stack([energies, np.where(energies > 0, hits, 0)], axis=1)
 
 
-@pytest.mark.parametrize("drawing", DRAWINGS, ids=str)
-def test_hits_to_given_energies_of_layers_equal_full_recompute(drawing: Drawing) -> None:
-    """Same hits, by rules written out by hand; each cell once, in every layer that has energy and in no other."""
-    backbone, profile = network("profile").double(), profile_of(34)
+@pytest.mark.parametrize(
+    ("kind", "drawing"),
+    [*((PROFILED[0], drawing) for drawing in DRAWINGS), *((kind, Drawing()) for kind in PROFILED[1:])],
+    ids=str,
+)
+def test_hits_to_given_profiles_equal_full_recompute(kind: str, drawing: Drawing) -> None:
+    """Same hits, by rules written out by hand; each cell once, and in every layer its hits, which share its energy."""
+    backbone, profile = network(kind).double(), profile_of(34)
     sampled = generate_streams(backbone, 34, seed=3, max_length=25, batch=16, drawing=drawing, profile=profile)
     expected = recompute(backbone, 34, 3, drawing, max_length=25, profile=profile)
     assert lists(sampled) == [ids for ids, _ in expected]
@@ -190,13 +214,17 @@ def test_hits_to_given_energies_of_layers_equal_full_recompute(drawing: Drawing)
     for record, (first, last) in enumerate(itertools.pairwise(sampled.offsets)):
         cells = [tuple(cell) for cell in sampled.tokens[first:last]]
         assert len(set(cells)) == len(cells)
-        if len(cells) < 25:
-            assert {cell[0] for cell in cells} == set(np.flatnonzero(profile[record]))
-        assert np.all(np.diff([int(cell[0]) for cell in cells]) >= 0)
+        layers = sampled.tokens[first:last, 0].astype(int)
+        assert np.all(np.diff(layers) >= 0)
+        np.testing.assert_array_equal(np.bincount(layers, minlength=4), np.minimum(profile[record, 1], 6))
+        energies = np.exp(sampled.continuous[first:last].astype(float))
+        pays = profile[record, 0] > LEAST
+        np.testing.assert_allclose(np.bincount(layers, energies, 4)[pays], profile[record, 0, pays], rtol=1e-5)
+        assert np.all(np.diff(energies)[np.diff(layers) == 0] <= 1e-6)
 
 
-def test_given_energies_go_with_their_record_through_the_batch() -> None:
-    backbone, profile = network("profile"), profile_of(120)
+def test_given_profiles_go_with_their_record_through_the_batch() -> None:
+    backbone, profile = network(PROFILED[1]), profile_of(120)
     reference = generate_streams(backbone, 120, seed=2, max_length=25, batch=128, profile=profile)
     for batch, n in ((1, 16), (7, 40), (64, 120)):
         again = generate_streams(backbone, n, seed=2, max_length=25, batch=batch, profile=profile[:n])
@@ -214,7 +242,7 @@ def lists(sampled: Sampled) -> list[list[list[int]]]:
     ("kind", "drawing"),
     [
         *(("cells", drawing) for drawing in DRAWINGS),
-        *((kind, Drawing()) for kind in KINDS if kind not in ("cells", "profile")),
+        *((kind, Drawing()) for kind in KINDS if kind != "cells" and kind not in PROFILED),
         ("residual", Drawing(0.0)),
     ],
     ids=str,

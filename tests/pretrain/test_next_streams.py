@@ -51,7 +51,7 @@ def test_showers_are_read_as_streams_without_being_asked(
     """Conditional on what came in, and none is cut."""
     main(PretrainConfig((cells,), tmp_path / "run", training=TRAINING))
     told = capsys.readouterr().err
-    assert "streams layer 4 (delay 0), cell_a 6 (delay 1), cell_b 6 (delay 2), ln(energy / MeV)" in told
+    assert "streams layer 4 (delay 0), cell_a 6 (delay 2), cell_b 6 (delay 3), ln(energy / MeV)" in told
     assert "objective: next-streams, reads tokens" in told
     assert "200 showers, 7.7 hits on average, at most 13" in told
     backbone, artifact = load_backbone(tmp_path / "run")

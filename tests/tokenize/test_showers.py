@@ -117,7 +117,7 @@ def test_split_streams_on_disk(runs: dict[str, Path], showers: Corpus, tmp_path:
     made = tokens.manifest.tokens
     assert made is not None
     assert made["streams"] == {"tokens_layer": LAYERS, "tokens_cell_a": CELLS, "tokens_cell_b": CELLS}
-    assert made["delays"] == {"tokens_layer": 0, "tokens_cell_a": 1, "tokens_cell_b": 2, "continuous": 3}
+    assert made["delays"] == {"tokens_layer": 0, "tokens_cell_a": 2, "tokens_cell_b": 3, "continuous": 1}
     assert tokens.manifest.geometry == showers.manifest.geometry
     for name in made["streams"]:
         assert tokens.manifest.schema.field(name).type.value_type == pa.uint8()
@@ -240,12 +240,12 @@ def test_undelaying_undoes_delaying(lengths: list[int], waits: list[int]) -> Non
 
 
 def test_delays_are_as_written_out(runs: dict[str, Path]) -> None:
-    """SPADE: the layer at step i, the first index of the hit before, the second of the one before that."""
+    """The layer at step i, the energy of the hit before, the first index of the one before that, then the second."""
     tokenizer = load_tokenizer(runs["cells"])
     waits = list(delays_of(tokenizer.streams, tokenizer.continuous).values())
-    assert waits == [0, 1, 2, 3]
+    assert waits == [0, 2, 3, 1]
     values = np.array([[1.0, 2, 3, 4], [5, 6, 7, 8]])
     delayed, _ = delay(values, np.array([0, 2]), waits, fill=np.nan)
     nan = np.nan
-    expected = [[1, nan, nan, nan], [5, 2, nan, nan], [nan, 6, 3, nan], [nan, nan, 7, 4], [nan, nan, nan, 8]]
+    expected = [[1, nan, nan, nan], [5, nan, nan, 4], [nan, 2, nan, 8], [nan, 6, 3, nan], [nan, nan, 7, nan]]
     np.testing.assert_array_equal(delayed, expected)
