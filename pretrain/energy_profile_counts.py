@@ -36,7 +36,7 @@ def profiled(
         data: the corpora.
         streams: what their points are made of.
         conditions: what the backbone is told; the total is compared with the incident energy, if that is among them.
-        before: of a backbone that goes on: all but the ranges of energies stay.
+        before: of a backbone that goes on: all but the ranges stay, which grow.
     """
     if not streams.has_cells:
         return streams
@@ -52,7 +52,8 @@ def profiled(
     )
     if before is not None:
         lows, highs = map(min, before.lows, found.lows), map(max, before.highs, found.highs)
-        found = replace(before, lows=tuple(lows), highs=tuple(highs))
+        most_hits = max(before.most_hits, found.most_hits)
+        found = replace(before, lows=tuple(lows), highs=tuple(highs), most_hits=most_hits)
     return replace(streams, profile=found)
 
 

@@ -314,9 +314,15 @@ class StreamBackbone(Backbone):
 
 
 def widened(backbone: Backbone, streams: Streams) -> Backbone:
-    """The same backbone for numbers of another range; it computes what it did, but for components at the edges."""
+    """The same backbone for numbers of another range and more hits in a layer; it computes what it did, but for
+    components at the edges, and for more hits, which begin as probable as the most of before."""
     if streams == backbone.config.streams:
         return backbone
     made = build(replace(backbone.config, streams=streams)).train(backbone.training)
-    made.load_state_dict(backbone.state_dict())
+    known, sizes = backbone.state_dict(), made.state_dict()
+    for name in (f"profile.counts.{part}" for part in ("out", "out_bias")):
+        if name in known:
+            more = sizes[name].shape[-1] - known[name].shape[-1]
+            known[name] = torch.cat([known[name], known[name][..., -1:].expand(*known[name].shape[:-1], more)], -1)
+    made.load_state_dict(known)
     return made

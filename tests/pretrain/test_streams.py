@@ -28,7 +28,7 @@ from hepfm.pretrain.next_streams import NextStreams
 from hepfm.pretrain.objectives import ObjectiveConfig, Setting
 from hepfm.pretrain.stream_backbone import StreamBackbone, widened
 from hepfm.pretrain.stream_batches import counted
-from hepfm.pretrain.streams import Number, StreamBatch, Streams, pack_streams
+from hepfm.pretrain.streams import Number, Profile, StreamBatch, Streams, pack_streams
 from hepfm.tokenize.delays import delay
 
 TRANSFORMER = TransformerConfig(width=32, blocks=2, heads=4)
@@ -329,3 +329,22 @@ def test_a_wider_range_keeps_what_was_learned() -> None:
     assert other.heads.number.high > backbone.heads.number.high  # type: ignore[union-attr]
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in backbone.state_dict().items())
     assert widened(backbone, CELLS) is backbone
+
+
+def test_more_hits_in_a_layer_keep_what_was_learned_of_fewer() -> None:
+    profile = Profile(4, "", 1.0, 1.0, 3, (1.0,) * 5, (1.0,) * 5, (-3.0,) * 5, (4.0,) * 5)
+    streams = dataclasses.replace(CELLS, profile=profile)
+    backbone = backbone_of(streams)
+    other = widened(backbone, dataclasses.replace(streams, profile=dataclasses.replace(profile, most_hits=5)))
+    assert isinstance(other, StreamBackbone)
+    told = torch.zeros(1, 32, dtype=torch.float64), torch.full((1, 4), 9.0, dtype=torch.float64)
+    before, after = (
+        torch.tensor([-known.profile.counts(*told, torch.full((1, 4), hits)) for hits in (1, 2, 3)])  # type: ignore[union-attr]
+        for known in (backbone, other)
+    )
+    torch.testing.assert_close(after - after[0], before - before[0])
+    assert all(
+        torch.equal(value, other.state_dict()[name])
+        for name, value in backbone.state_dict().items()
+        if "counts.out" not in name
+    )
