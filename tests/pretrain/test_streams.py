@@ -331,16 +331,17 @@ def test_a_wider_range_keeps_what_was_learned() -> None:
     assert widened(backbone, CELLS) is backbone
 
 
+@torch.no_grad()
 def test_more_hits_in_a_layer_keep_what_was_learned_of_fewer() -> None:
     profile = Profile(4, "", 1.0, 1.0, 3, (1.0,) * 5, (1.0,) * 5, (-3.0,) * 5, (4.0,) * 5)
     streams = dataclasses.replace(CELLS, profile=profile)
     backbone = backbone_of(streams)
     other = widened(backbone, dataclasses.replace(streams, profile=dataclasses.replace(profile, most_hits=5)))
     assert isinstance(other, StreamBackbone)
-    told = torch.zeros(1, 32, dtype=torch.float64), torch.full((1, 4), 9.0, dtype=torch.float64)
+    told, energies = torch.zeros(1, 32, dtype=torch.float64), torch.tensor([[9.0, 0, 0, 0]], dtype=torch.float64)
     before, after = (
-        torch.tensor([-known.profile.counts(*told, torch.full((1, 4), hits)) for hits in (1, 2, 3)])  # type: ignore[union-attr]
-        for known in (backbone, other)
+        torch.tensor([-known.profile.counts(told, energies, energies.sign() * hits) for hits in (1, 2, 3)])  # type: ignore[union-attr]
+        for known in (backbone, other.double())
     )
     torch.testing.assert_close(after - after[0], before - before[0])
     assert all(
