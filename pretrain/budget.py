@@ -19,7 +19,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FIGURES, OF_ENERGY = 13, 6  # all but those of single indices, and those of the hit whose energy comes next
+FIGURES = 13  # all but those of single indices
 INITIAL_STD = 0.02
 
 

@@ -19,13 +19,13 @@ from hepfm.core.nn.cache import Cache
 from hepfm.core.nn.head import Head
 from hepfm.core.nn.ragged import Layout
 from hepfm.pretrain.backbone import INITIAL_STD, Backbone, BackboneConfig, build, products_of
-from hepfm.pretrain.budget import OF_ENERGY, BudgetEmbedding
+from hepfm.pretrain.budget import BudgetEmbedding
 from hepfm.pretrain.conditions import ConditionValues
 from hepfm.pretrain.energy_profile import ProfileEmbedding, ProfileHead
 from hepfm.pretrain.mixture import Mixture, MixtureHead, NumberEmbedding
 from hepfm.pretrain.streams import Number, StreamBatch, Streams
 
-STOP_HIDDEN, SHARE_HIDDEN = 128, 256
+STOP_HIDDEN, HIDDEN = 128, 256
 DETERMINED = 1e-4  # between the bounds of a number: no more than rounding leaves, so it is not predicted
 
 
@@ -95,68 +95,56 @@ class StopHead(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="sum")
 
 
-class ShareHead(nn.Module):
-    """The number of a point that lies between known bounds: where, as a mixture on 0 to 1; of features (T, width) and
-    the figures that a position is told (T, k), the first of which say what the bounds are made of."""
-
-    def __init__(self, width: int, number: Number) -> None:
-        super().__init__()
-        place = Number(f"place of {number.meaning}", low=0.0, high=1.0, components=number.components)
-        self.up, self.out = nn.Linear(width + OF_ENERGY, SHARE_HIDDEN), MixtureHead(SHARE_HIDDEN, place)
-
-    def forward(
-        self, x: Tensor, budget: Tensor, values: Tensor | None = None, bounds: Tensor | None = None
-    ) -> Mixture | Tensor:
-        """Mixtures, or with numbers (T,) and bounds (T, 2) the sum of -ln density [nats, per unit of the number]."""
-        if values is None or bounds is None:
-            return self._mixture(x, budget)
-        low, high = bounds.unbind(1)
-        free = high - low > DETERMINED
-        room = (high - low)[free]
-        surprise = self._mixture(x[free], budget[free], (values - low)[free] / room)
-        assert isinstance(surprise, Tensor)
-        return surprise + room.log().sum()
-
-    def _mixture(self, x: Tensor, budget: Tensor, places: Tensor | None = None) -> Mixture | Tensor:
-        known = torch.cat([x, budget[:, :OF_ENERGY].to(x.dtype)], -1)
-        return self.out(F.silu(self.up(known)), places)
-
-
 class StreamHeads(nn.Module):
-    """The heads of all streams; see :class:`Outlook` and :class:`Surprises`."""
+    """The heads of all streams; see :class:`Outlook` and :class:`Surprises`.
+
+    With a profile they see the features of a position beside the figures that it is told, through a layer of their own:
+    what is possible hangs sharply on these, and blocks alone learn it late.
+    """
 
     def __init__(self, streams: Streams, width: int) -> None:
         super().__init__()
-        self.streams = streams
+        self.streams, number = streams, streams.number
+        self.up = None
+        if streams.profile and number:
+            self.up = nn.Linear(width + streams.cells.figures, HIDDEN)
+            number, width = (
+                Number(f"place of {number.meaning}", low=0.0, high=1.0, components=number.components),
+                HIDDEN,
+            )
         self.ids = nn.ModuleList(Head(width, codes, bias=True) for codes in streams.codes)
         self.stop = StopHead(width)
-        self.number = self.share = None
-        if streams.number and streams.profile:
-            self.share = ShareHead(width, streams.number)
-        elif streams.number:
-            self.number = MixtureHead(width, streams.number)
+        self.number = MixtureHead(width, number) if number else None
 
     def forward(self, x: Tensor, budget: Tensor | None = None, batch: StreamBatch | None = None) -> Outlook | Surprises:
+        if self.up is not None and budget is not None:
+            x = F.silu(self.up(torch.cat([x, budget.to(x.dtype)], -1)))
         if batch is None:
             number = self.number(x) if self.number else None
-            if self.share is not None and budget is not None:
-                number = self.share(x, budget)
             return Outlook(self.stop(x), tuple(head(x) for head in self.ids), number)
         places, streams = batch.places, self.streams
-        stops = torch.zeros(len(places) + len(batch.ends), device=x.device)
+        at = torch.cat([places, batch.ends])
+        stops = torch.zeros(len(at), device=x.device)
         stops[len(places) :] = 1
         ids = tuple(
             head(x[places + delay], known)
             for head, delay, known in zip(self.ids, streams.delays, batch.points.unbind(1), strict=True)
         )
         number = None
-        if streams.number is not None:
-            at = places + streams.number.delay
-            if self.number is not None:
-                number = self.number(x[at], batch.values)
-            elif self.share is not None and budget is not None:
-                number = self.share(x[at], budget[at], batch.values, batch.bounds)
-        return Surprises(self.stop(x[torch.cat([places, batch.ends])], stops), ids, number)
+        if self.number is not None and streams.number is not None:
+            number = self._number(x[places + streams.number.delay], batch)
+        return Surprises(self.stop(x[at], stops), ids, number)
+
+    def _number(self, x: Tensor, batch: StreamBatch) -> Tensor:
+        """Sum of -ln density [nats, per unit of the number] of the numbers of a batch, by features (N, width)."""
+        assert self.number is not None
+        assert batch.values is not None
+        if batch.bounds is None:
+            return self.number(x, batch.values)
+        low, high = batch.bounds.unbind(1)
+        free = high - low > DETERMINED
+        room = (high - low)[free]
+        return self.number(x[free], (batch.values - low)[free] / room) + room.log().sum()
 
 
 class StreamBackbone(Backbone):
