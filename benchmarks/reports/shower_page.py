@@ -13,6 +13,7 @@ from hepfm.benchmarks.reports.marks import OF_HALVES, Row, counts, outcome_table
 from hepfm.benchmarks.reports.pictures import matrices
 from hepfm.benchmarks.reports.published_tables import calochallenge_table, data_set_of, floors_table, ild_table
 from hepfm.benchmarks.reports.shower_plots import by_layer, distributions, responses
+from hepfm.benchmarks.scores.shower_histograms import RING
 from hepfm.benchmarks.scores.shower_relations import layer_correlations
 from hepfm.benchmarks.scores.shower_suite import ShowerScores, ShowerSide
 from hepfm.benchmarks.tables import Cell, Table
@@ -25,6 +26,7 @@ DEFINITIONS = (
         "Centre, width",
         "Energy-weighted mean and standard deviation [mm] of a position in a layer; eta and phi across it.",
     ),
+    ("Ring energy", "Energy [MeV] in rings around the axis as wide as the smallest cell, or of a cylinder its own."),
     ("Sparsity", "Share of the voxels of a layer without energy."),
     ("FPD, KPD", "Fréchet distance (extrapolated to infinite samples) and kernel MMD² on the high-level features."),
     ("Precision ... coverage", "Of k = 5 nearest-neighbour manifolds of log10 voxels, empty ones taken as 0.1 MeV."),
@@ -62,8 +64,8 @@ def page(data: Mapping[str, Any], found: ShowerReport) -> str:
         parts.append(part("Published results", "", published))
     parts.append(part("Distributions", _HOW, plots=distributions(found.reference, found.sides, found.scores)))
     if layers := by_layer(found.scores, len(geometry.layers)):
-        text = "Each layer's histogram against the reference's; grey: within 95% of what chance gives."
-        parts.append(part("Separation powers by layer", text, plots=layers))
+        text = "Each layer's or ring's histogram against the reference's; grey: within 95% of what chance gives."
+        parts.append(part("Separation powers by layer and ring", text, plots=layers))
     parts.append(
         part("Response by incident energy", "", [_response_table(found.scores)], plots=responses(found.scores))
     )
@@ -86,10 +88,8 @@ def _rows(scores: Mapping[str, ShowerScores]) -> list[Row]:
     first = next(iter(scores.values()))
     rows = []
     for group in first.means:
-        title = f"separation power, {group}"
-        rows.append(
-            Row(title if _single(first, group) else f"{title}, mean of layers", _outcomes(scores, "means", group))
-        )
+        several = "" if _single(first, group) else f", mean of {'rings' if group == RING else 'layers'}"
+        rows.append(Row(f"separation power, {group}{several}", _outcomes(scores, "means", group)))
     rows.append(Row("layer correlations", {name: each.correlation for name, each in scores.items()}))
     rows += [Row(key.upper(), _outcomes(scores, "distances", key), 1e3) for key in first.distances]
     rows += [Row(key, _outcomes(scores, "manifolds", key), judged=False) for key in first.manifolds]

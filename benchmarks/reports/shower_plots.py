@@ -8,11 +8,12 @@ import numpy as np
 
 from hepfm.benchmarks.reports.pictures import line_plots, ratio_plots
 from hepfm.benchmarks.scores.one_dimensional import Binned
-from hepfm.benchmarks.scores.shower_histograms import Separation, log_edges, observables_of
+from hepfm.benchmarks.scores.shower_histograms import RING, Separation, log_edges, observables_of
 from hepfm.benchmarks.scores.shower_suite import ShowerScores, ShowerSide
 from hepfm.core.plots import Curve
 from hepfm.core.statistics import Estimate, Histogram, Values, histogram
 
+RINGS = (0, 1, 2)
 DEPTHS = (0.25, 0.5, 0.75)  # of the reference's energy: the layers where it is reached are shown
 MOST_BINS = 50  # of a drawn histogram: those of separation powers are finer
 OUTER = (0.002, 0.998)  # quantiles of the reference between which its bulk lies
@@ -23,12 +24,13 @@ ILD_SHOWN = {"occupancy": "cells above the threshold", "centre depth": "centre o
 def distributions(
     reference: ShowerSide, sides: Mapping[str, ShowerSide], scores: Mapping[str, ShowerScores]
 ) -> list[dict[str, str]]:
-    """Response, voxel energies, longitudinal profile, and quantities of three layers."""
+    """Response, voxel energies, longitudinal profile, quantities of three layers and energies of three rings."""
     geometry = reference.sample.geometry
     found = []
     layers = _layers(reference)
     for observable, attribute, column in observables_of(reference.features, geometry):
-        if observable.edges is None or (observable.layer is not None and observable.layer not in layers):
+        shown = RINGS if observable.group == RING else layers
+        if observable.edges is None or (observable.layer is not None and observable.layer not in shown):
             continue
         if observable.group.endswith("phi"):  # as eta, in what is not shown layer by layer either
             continue
@@ -81,7 +83,7 @@ def _axis(group: str, unit: str) -> str:
 def _filled(side: ShowerSide, attribute: str, column: int | None, edges: np.ndarray) -> Histogram:
     """Of one quantity; logarithmic edges are handed on as log10, which the plot wants, and empty layers lie below."""
     values = _values(side, attribute, column)
-    if attribute == "layer_energy":
+    if attribute in ("layer_energy", "ring_energy"):
         values, edges = np.log10(np.maximum(values, edges[0] * 1e-3)), np.log10(edges)
     return histogram(Values(values, np.arange(len(values)), len(values)), edges)
 
@@ -156,7 +158,7 @@ def _of_values(values: np.ndarray, edges: np.ndarray) -> Histogram:
 
 
 def by_layer(scores: Mapping[str, ShowerScores], layers: int) -> list[dict[str, str]]:
-    """Separation powers of the histograms that each layer has, group by group."""
+    """Separation powers of the histograms that each layer or ring has, group by group."""
     if layers < 2:
         return []
     found = []
@@ -170,7 +172,7 @@ def by_layer(scores: Mapping[str, ShowerScores], layers: int) -> list[dict[str, 
             f"separation-{group.replace(' ', '-')}",
             np.array(numbers, dtype=np.float64),
             samples,
-            xlabel="layer",
+            xlabel="ring" if group == RING else "layer",
             ylabel="separation power",
             band=upper,
             log_y=True,

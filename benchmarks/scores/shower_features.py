@@ -26,6 +26,7 @@ class Axes:
         r: (voxels,) middle of the ring, or distance of the centre from the axis [mm].
         angular: (layers,) whether a layer has cells along both axes: only then has it eta and phi.
         cells: (layers,) voxels of each layer.
+        ring: (voxels,) ring around the axis: of a cylinder its own, of a grid as wide as the smallest cell.
     """
 
     layer: np.ndarray
@@ -34,6 +35,7 @@ class Axes:
     r: np.ndarray
     angular: np.ndarray
     cells: np.ndarray
+    ring: np.ndarray
 
     @classmethod
     def of(cls, geometry: Geometry) -> Axes:
@@ -41,14 +43,24 @@ class Axes:
         centres, cells = geometry.centres, geometry.shape
         eta, phi = (getattr(centres, axis) for axis in geometry.across)
         cylinder = geometry.kind == "cylinder"
+        radius = centres.radius if cylinder else np.hypot(eta, phi)
         return cls(
             layer=geometry.cells.layer.astype(np.int64),
             eta=eta,
             phi=phi,
-            r=centres.radius if cylinder else np.hypot(eta, phi),
+            r=radius,
             angular=cells[:, 1] > 1 if cylinder else np.ones(len(cells), dtype=bool),
             cells=cells.prod(axis=1),
+            ring=np.unique(radius, return_inverse=True)[1]
+            if cylinder
+            else (radius / _pitch(geometry)).astype(np.int64),
         )
+
+
+def _pitch(geometry: Geometry) -> float:
+    """Width [mm] of the smallest cell of a grid."""
+    bins = [known for layer in geometry.layers for known in (layer.cell_a, layer.cell_b) if known is not None]
+    return min(float(np.diff(known.edges).min()) for known in bins)
 
 
 @dataclass(frozen=True)
@@ -62,6 +74,7 @@ class ShowerFeatures:
         width_eta, width_phi: (n, angular layers) energy-weighted standard deviation [mm].
         centre_r, width_r: (n, L) the same of the radius [mm].
         sparsity: (n, L) share of voxels without energy.
+        ring_energy: (n, R) energy [MeV] in rings around the axis, over all layers.
         layers: (L,) number of each layer in the source.
         angular: indices of the angular layers.
         highest: largest energy [MeV] of a voxel of any shower.
@@ -76,6 +89,7 @@ class ShowerFeatures:
     centre_r: np.ndarray
     width_r: np.ndarray
     sparsity: np.ndarray
+    ring_energy: np.ndarray
     layers: tuple[int, ...]
     angular: np.ndarray
     highest: float
@@ -134,6 +148,8 @@ def features_of(hits: Hits, axes: Axes, layers: tuple[int, ...]) -> ShowerFeatur
 
     angular = np.flatnonzero(axes.angular)
     (eta, width_eta), (phi, width_phi), (r, width_r) = (moments(axis) for axis in (axes.eta, axes.phi, axes.r))
+    rings = int(axes.ring.max()) + 1
+    ring = np.bincount(hits.shower * rings + axes.ring[hits.voxel], hits.energy, minlength=len(hits) * rings)
     filled = np.bincount(place[hits.energy > 0], minlength=len(hits) * count).reshape(len(hits), count)
     return ShowerFeatures(
         incident=hits.incident,
@@ -145,6 +161,7 @@ def features_of(hits: Hits, axes: Axes, layers: tuple[int, ...]) -> ShowerFeatur
         centre_r=r,
         width_r=width_r,
         sparsity=1 - filled / axes.cells,
+        ring_energy=ring.reshape(len(hits), rings),
         layers=layers,
         angular=angular,
         highest=float(hits.energy.max(initial=0.0)),
@@ -175,7 +192,7 @@ def shower_features(sample: ShowerSample, threshold: float | None = None) -> Sho
 def _joined(parts: list[ShowerFeatures]) -> ShowerFeatures:
     rows = (
         *("incident", "layer_energy", "centre_eta", "centre_phi", "width_eta", "width_phi"),
-        *("centre_r", "width_r", "sparsity"),
+        *("centre_r", "width_r", "sparsity", "ring_energy"),
     )
     columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in rows}
     highest = max(part.highest for part in parts)

@@ -1,4 +1,7 @@
-"""All histograms of CaloChallenge's evaluation with their ranges, and separation powers between samples."""
+"""All histograms of CaloChallenge's evaluation with their ranges, and separation powers between samples.
+
+Showers of other calorimeters have the energy in rings around the axis beside them.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from hepfm.ingest.geometry import Geometry
 FEWEST_SHOWERS = 50
 LAYER_EDGES, VOXEL_EDGES = 40, 50
 POSITION_BINS = 100
+RING = "ring energy"
 # Of other calorimeters: widths and radii reach that share of the largest radius of a layer.
 WIDTH_SHARE = 0.5
 
@@ -64,7 +68,7 @@ class Observable:
 
     Attributes:
         group: ``response``, ``layer energy``, ``centre eta``, ..., ``voxel energy``.
-        layer: number of the layer in the source; None for those of whole showers.
+        layer: number of the layer in the source, or of the ring; None for those of whole showers.
         unit: of the axis.
         edges: (bins + 1,); None where the reference leaves no range.
         part: the incident energy [GeV] that it is restricted to, for the response by energy of data set 1.
@@ -78,7 +82,7 @@ class Observable:
 
     @property
     def name(self) -> str:
-        told = "" if self.layer is None else f", layer {self.layer}"
+        told = "" if self.layer is None else f", {'ring' if self.group == RING else 'layer'} {self.layer}"
         return f"{self.group}{told}" if self.part is None else f"{self.group} at {self.part:.4g} GeV"
 
 
@@ -116,6 +120,11 @@ def observables_of(reference: ShowerFeatures, geometry: Geometry) -> Iterator[tu
         yield Observable("centre r", number, "mm", radius), "centre_r", layer
         yield Observable("width r", number, "mm", np.linspace(0, limits.width_r, POSITION_BINS + 1)), "width_r", layer
         yield Observable("sparsity", number, "", np.linspace(0, 1, 21)), "sparsity", layer
+    if geometry.name in {dataset.title for dataset in DATASETS.values()}:
+        return
+    for ring, highest in enumerate(reference.ring_energy.max(axis=0)):
+        if highest > 0:
+            yield Observable(RING, ring, "MeV", log_edges(threshold, float(highest), LAYER_EDGES)), "ring_energy", ring
 
 
 def _seen(reference: ShowerFeatures) -> np.ndarray:

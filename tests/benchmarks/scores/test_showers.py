@@ -11,6 +11,7 @@ import pytest
 
 from hepfm.benchmarks import metrics
 from hepfm.benchmarks.scores import showers as module
+from hepfm.benchmarks.scores.shower_histograms import observables_of
 from hepfm.benchmarks.scores.showers import check_units
 from hepfm.core.errors import HepfmError
 from hepfm.ingest.formats.calochallenge import DATASETS
@@ -107,6 +108,26 @@ def test_a_grid_has_features_too(toy_showers) -> None:  # type: ignore[no-untype
     expected = (dense.sum(axis=(1, 3)) * x).sum(axis=1) / dense.sum(axis=(1, 2, 3))
     weighted = (found.centre_eta * found.layer_energy).sum(axis=1) / found.total
     np.testing.assert_allclose(weighted, expected, rtol=1e-9)
+
+
+def test_rings_of_a_grid_are_as_wide_as_a_cell(toy_showers) -> None:  # type: ignore[no-untyped-def]
+    sample = toy_showers("ild", 60, scale=0.03)
+    found = metrics.shower_features(sample)
+    dense = dense_of(sample).reshape(60, 30, 30, 30)
+    dense[dense < 0.1] = 0
+    layer = sample.geometry.layers[0]
+    assert layer.cell_a is not None
+    assert layer.cell_b is not None
+    x, z = layer.cell_a.centres, layer.cell_b.centres
+    ring = np.floor(np.hypot(x[:, None], z[None]) / layer.cell_a.width).astype(int)
+    expected = np.stack([dense[:, :, ring == number].sum(axis=(1, 2)) for number in range(ring.max() + 1)], axis=1)
+    np.testing.assert_allclose(found.ring_energy, expected, rtol=1e-6)
+    parts = metrics.separation_powers(found, found, sample.geometry, replicas=2, floors=False)
+    names = [part.observable.name for part in parts if part.observable.group == "ring energy"]
+    assert names[:2] == ["ring energy, ring 0", "ring energy, ring 1"]
+    other = toy_showers("2", 5)
+    published = observables_of(metrics.shower_features(other), other.geometry)
+    assert not any("ring" in observable.name for observable, *_ in published)
 
 
 def test_separation_powers_are_those_of_the_histograms(toy_showers) -> None:  # type: ignore[no-untyped-def]
