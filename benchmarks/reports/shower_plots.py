@@ -34,7 +34,7 @@ def distributions(
             continue
         if observable.group.endswith("phi"):  # as eta, in what is not shown layer by layer either
             continue
-        edges = observable.edges
+        edges = observable.edges[1:] if observable.group == RING else observable.edges  # a logarithmic axis has no 0
         if not observable.group.endswith("energy"):
             edges = _bulk(edges, _values(reference, attribute, column))
         found += ratio_plots(

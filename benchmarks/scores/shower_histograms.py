@@ -123,8 +123,9 @@ def observables_of(reference: ShowerFeatures, geometry: Geometry) -> Iterator[tu
     if geometry.name in {dataset.title for dataset in DATASETS.values()}:
         return
     for ring, highest in enumerate(reference.ring_energy.max(axis=0)):
-        if highest > 0:
-            yield Observable(RING, ring, "MeV", log_edges(threshold, float(highest), LAYER_EDGES)), "ring_energy", ring
+        edges = log_edges(threshold, float(highest), LAYER_EDGES)
+        if edges is not None:  # most showers have nothing far out: a bin of its own
+            yield Observable(RING, ring, "MeV", np.append(0.0, edges)), "ring_energy", ring
 
 
 def _seen(reference: ShowerFeatures) -> np.ndarray:
