@@ -89,10 +89,11 @@ class Model:
 
         Args:
             n: how many.
-            label, data_set, particle: class, data set and PDG id of the incident particle, one or several.
-            jet_pt, jet_mass, jet_softdrop_mass: [GeV], a number or (least, largest).
-            jet_eta: likewise.
-            incident_energy: [GeV], likewise.
+            label: class, one or several (:attr:`labels` has those that it knows).
+            data_set: of a backbone of several data sets, one or several.
+            particle: PDG id of the incident particle, one or several.
+            jet_pt, jet_mass, jet_softdrop_mass, incident_energy: [GeV], a number or (least, largest).
+            jet_eta: a number or (least, largest).
             direction: unit vector of the incident particle.
             seed: another seed, other records.
             batch: records generated at a time; changes nothing in them.
