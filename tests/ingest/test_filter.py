@@ -144,13 +144,6 @@ def test_cuts_that_make_no_sense_are_refused(parent: Corpus, tmp_path: Path) -> 
     assert not (tmp_path / "c").exists()
 
 
-def test_a_folder_that_was_there_before_stays(parent: Corpus, tmp_path: Path) -> None:
-    (tmp_path / "c").mkdir()
-    with pytest.raises(HepfmError, match="no record is left"):
-        filter_corpus(parent, JetSelection(pt_min=600, eta_max=0.0), tmp_path / "c")
-    assert not list((tmp_path / "c").iterdir())
-
-
 def test_showers_are_cut_on_energy_and_points(tmp_path: Path) -> None:
     energies, hits = [1.0, 5.0, 10.0, 50.0, 100.0, 7.0], [4, 0, 30, 40, 100, 2]
     parent = batch_corpus(tmp_path / "showers", showers(energies, hits), [10])
