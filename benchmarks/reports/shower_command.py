@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from hepfm.benchmarks.report import one_digit
 from hepfm.benchmarks.reports.classifying import Wanted
 from hepfm.benchmarks.reports.inputs import check_command, named
 from hepfm.benchmarks.reports.published_tables import data_set_of
@@ -101,4 +103,4 @@ def print_table(report: Path) -> None:
 
 def _cell(outcome: dict[str, Any] | None, part: str) -> str:
     found = None if outcome is None else outcome[part]
-    return "not computed" if found is None else f"{found['value']:.3g} ± {found['error'] or float('nan'):.1g}"
+    return "not computed" if found is None else f"{found['value']:.3g} ± {one_digit(found['error'] or math.nan)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from hepfm.benchmarks.report import one_digit
 from hepfm.benchmarks.tables import Cell, Table
 from hepfm.benchmarks.tagging.published import Benchmark, Row
 from hepfm.core.statistics import Estimate
@@ -62,7 +63,7 @@ def _published(row: Row) -> tuple[Cell, ...]:
 
 
 def _estimate(estimate: Estimate, digits: int) -> str:
-    return f"{estimate.value:.{digits}f} ± {estimate.error:.1g}"
+    return f"{estimate.value:.{digits}f} ± {one_digit(estimate.error)}"
 
 
 def _rejection(item: Rejection | None) -> str:
