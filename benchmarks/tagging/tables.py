@@ -63,6 +63,9 @@ def _published(row: Row) -> tuple[Cell, ...]:
 
 
 def _estimate(estimate: Estimate, digits: int) -> str:
+    """To so many digits after the point, fewer where the error is large."""
+    if 0 < estimate.error < math.inf:
+        digits = min(digits, max(0, 1 - math.floor(math.log10(estimate.error))))
     return f"{estimate.value:.{digits}f} ± {one_digit(estimate.error)}"
 
 
