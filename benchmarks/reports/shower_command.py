@@ -90,15 +90,21 @@ def main(config: EvaluateShowersConfig) -> None:
 
 def print_table(report: Path) -> None:
     """Show the metrics of a report that are one number, each with its floor."""
-    scores = json.loads((report / "report.json").read_text())["scores"]
+    data = json.loads((report / "report.json").read_text())
+    scores = data["scores"]
     table = Table("metric", *(part for name in scores for part in (name, "floor")))
     first = next(iter(scores.values()))
     for group in ("means", "distances", "manifolds", "ild"):
         for metric in first[group]:
             title = f"separation power, {metric}" if group == "means" else metric
-            outcomes = [each[group].get(metric) for each in scores.values()]
-            table.add_row(title, *(_cell(outcome, part) for outcome in outcomes for part in ("value", "floor")))
+            table.add_row(title, *_cells([each[group].get(metric) for each in scores.values()]))
+    for name, told in ((data["classifiers"] or {}).get("scores") or {}).items():
+        table.add_row(f"AUC, {name}", *_cells([told["auc"].get(sample) for sample in scores]))
     Console(file=sys.stderr, width=None if sys.stderr.isatty() else 120).print(table)
+
+
+def _cells(outcomes: list[dict[str, Any] | None]) -> list[str]:
+    return [_cell(outcome, part) for outcome in outcomes for part in ("value", "floor")]
 
 
 def _cell(outcome: dict[str, Any] | None, part: str) -> str:
