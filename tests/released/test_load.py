@@ -379,6 +379,9 @@ def test_a_shipped_model_is_found_by_its_name(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(HepfmError, match="jets-tiny: no such run or artifact"):
         load("jets-tiny")
+    monkeypatch.setenv("HEPFM_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(HepfmError, match=r"sophon: was not downloaded yet .hepfm models pull sophon"):
+        load("sophon")
     shutil.copytree(kinematic, tmp_path / "shipped" / "another")
     with pytest.raises(HepfmError, match=r"no model of that name .there is: .*another"):
         load("jets-tiny")
