@@ -24,6 +24,8 @@ WORDS: tuple[tuple[str, str, str], ...] = (
     ("judged_(jets|showers)", "", "records that the figures are of: generated ones, or of taggers held-out ones"),
     ("parameters", "", "numbers that training changes"),
     ("steps", "", "updates of the weights"),
+    ("best_step", "", "update after which validation was best, whose weights these are"),
+    (r"last_batch_\w+", "", "of the last batch of training alone"),
     ("tokens", "", "terms of the loss in all updates: tokens and stops (of taggers: jets)"),
     ("flops_per_token", "FLOP", "floating-point operations of training a token, forward and backward"),
     ("validation_accuracy", "", "the same share on the validation split"),
