@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from hepfm.benchmarks.report import one_digit
 from hepfm.benchmarks.reports.classifying import Wanted
 from hepfm.benchmarks.reports.inputs import check_command, named
 from hepfm.benchmarks.reports.jets import Suite, check_all, evaluate_jets
@@ -109,4 +110,4 @@ def print_table(report: Path) -> None:
 
 
 def _cell(estimate: dict[str, float] | None) -> str:
-    return "not computed" if estimate is None else f"{estimate['value']:.3g} ± {estimate['error']:.1g}"
+    return "not computed" if estimate is None else f"{estimate['value']:.3g} ± {one_digit(estimate['error'])}"

@@ -31,6 +31,11 @@ def number(estimate: Estimate | None) -> str:
     return f"{estimate.value:.{digits}f} ± {estimate.error:.{digits}f}"
 
 
+def one_digit(error: float) -> str:
+    """An error as tables in a terminal have it: one digit, without an exponent from 10 on."""
+    return f"{float(f'{error:.1g}'):g}"
+
+
 def sections(
     title: str,
     date: str,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
-from sklearn.ensemble import HistGradientBoostingClassifier
 
 from hepfm.core import observables
 from hepfm.core.draws import key_of
@@ -114,6 +113,8 @@ class Trees:
     @classmethod
     def fit(cls, config: BoostedTreesConfig, inputs: np.ndarray, targets: np.ndarray, seed: int) -> Trees:
         """Grow trees on jets (n, k) of classes (n,), all of which come."""
+        from sklearn.ensemble import HistGradientBoostingClassifier  # a second, which no other tagger needs
+
         model = HistGradientBoostingClassifier(
             max_iter=config.rounds,
             max_leaf_nodes=config.leaves,

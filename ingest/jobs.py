@@ -110,6 +110,7 @@ def _claimed(out: Path, plan: Plan) -> Iterator[None]:
     """Hold the folder for this plan; its ``.build`` goes when the work inside ends with a finished corpus."""
     build = out / BUILD
     check_folder(out)
+    made_here = not out.exists()
     with locked(build):
         _end_runs(build)
         if not _finished(out, plan):
@@ -119,7 +120,7 @@ def _claimed(out: Path, plan: Plan) -> Iterator[None]:
             yield
         except HepfmError:
             if not (out / FILE).is_file() and not any(build.glob("*/*.json")):
-                _give_up(out)
+                _give_up(out, made_here)
             raise
         if (out / FILE).is_file():
             shutil.rmtree(build, ignore_errors=True)
@@ -313,12 +314,13 @@ def _seal(out: Path, plan: Plan, receipts: list[Receipt], attached: dict[str, Pa
     ).save(out)
 
 
-def _give_up(out: Path) -> None:
-    """Remove what a build left behind that was refused, or of which no shard was finished; all else there stays."""
+def _give_up(out: Path, made_here: bool) -> None:
+    """Remove what a build left behind that was refused, or of which no shard was finished; all else there stays, also
+    an empty folder that was there before the build (``made_here``: it was not)."""
     for shard in out.glob("*/*.tar"):
         shard.unlink()  # whose receipt could not be written
     shutil.rmtree(out / BUILD, ignore_errors=True)
-    for folder in (*(out / split for split in SPLITS), out):
+    for folder in (*(out / split for split in SPLITS), *([out] if made_here else [])):
         with suppress(OSError):
             folder.rmdir()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional
 
+from hepfm.benchmarks.report import one_digit
 from hepfm.benchmarks.reports.classifying import Wanted
 from hepfm.benchmarks.reports.inputs import check_command, named
 from hepfm.benchmarks.reports.published_tables import data_set_of
@@ -88,17 +90,23 @@ def main(config: EvaluateShowersConfig) -> None:
 
 def print_table(report: Path) -> None:
     """Show the metrics of a report that are one number, each with its floor."""
-    scores = json.loads((report / "report.json").read_text())["scores"]
+    data = json.loads((report / "report.json").read_text())
+    scores = data["scores"]
     table = Table("metric", *(part for name in scores for part in (name, "floor")))
     first = next(iter(scores.values()))
     for group in ("means", "distances", "manifolds", "ild"):
         for metric in first[group]:
             title = f"separation power, {metric}" if group == "means" else metric
-            outcomes = [each[group].get(metric) for each in scores.values()]
-            table.add_row(title, *(_cell(outcome, part) for outcome in outcomes for part in ("value", "floor")))
+            table.add_row(title, *_cells([each[group].get(metric) for each in scores.values()]))
+    for name, told in ((data["classifiers"] or {}).get("scores") or {}).items():
+        table.add_row(f"AUC, {name}", *_cells([told["auc"].get(sample) for sample in scores]))
     Console(file=sys.stderr, width=None if sys.stderr.isatty() else 120).print(table)
+
+
+def _cells(outcomes: list[dict[str, Any] | None]) -> list[str]:
+    return [_cell(outcome, part) for outcome in outcomes for part in ("value", "floor")]
 
 
 def _cell(outcome: dict[str, Any] | None, part: str) -> str:
     found = None if outcome is None else outcome[part]
-    return "not computed" if found is None else f"{found['value']:.3g} ± {found['error'] or float('nan'):.1g}"
+    return "not computed" if found is None else f"{found['value']:.3g} ± {one_digit(found['error'] or math.nan)}"

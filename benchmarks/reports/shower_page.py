@@ -123,7 +123,7 @@ def _published(found: ShowerReport) -> list[Table]:
     if key is not None:
         means = {name: each.means for name, each in found.scores.items()}
         return [calochallenge_table(key, found.scores, found.classifiers), floors_table(key, means)]
-    if any(each.ild for each in found.scores.values()):
+    if geometry.name.startswith("ILD") and any(each.ild for each in found.scores.values()):
         return [ild_table({name: each.ild for name, each in found.scores.items()})]
     return []
 

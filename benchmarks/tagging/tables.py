@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from hepfm.benchmarks.report import one_digit
 from hepfm.benchmarks.tables import Cell, Table
 from hepfm.benchmarks.tagging.published import Benchmark, Row
 from hepfm.core.statistics import Estimate
@@ -62,7 +63,10 @@ def _published(row: Row) -> tuple[Cell, ...]:
 
 
 def _estimate(estimate: Estimate, digits: int) -> str:
-    return f"{estimate.value:.{digits}f} ± {estimate.error:.1g}"
+    """To so many digits after the point, fewer where the error is large."""
+    if 0 < estimate.error < math.inf:
+        digits = min(digits, max(0, 1 - math.floor(math.log10(estimate.error))))
+    return f"{estimate.value:.{digits}f} ± {one_digit(estimate.error)}"
 
 
 def _rejection(item: Rejection | None) -> str:

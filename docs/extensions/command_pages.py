@@ -53,16 +53,21 @@ def page(group: str) -> str:
     parts = [f"# hepfm {group}\n"]
     for command in sorted((one for one in COMMANDS if one.words.split()[0] == group), key=lambda one: one.words):
         if command.words != group:
-            parts.append(f"## hepfm {command.words}\n")
+            parts.append(f"## {_heading(command.words)}\n")
         told = f"{command.help[0].upper()}{command.help[1:]}"
         parts.append(told + ("\n" if told.endswith(".") else ".\n"))
         deeper = "##" if command.words == group else "###"
         words = command.words.split()
         for extra in VARIANTS.get(command.words, [[]]):
             if extra:
-                parts.append(f"{deeper} hepfm {' '.join([*words, *extra])}\n")
+                parts.append(f"{deeper} {_heading(' '.join([*words, *extra]))}\n")
             parts.append(f"```text\n{help_of([*words, *extra])}\n```\n")
     return "\n".join(parts)
+
+
+def _heading(words: str) -> str:
+    """As code where two hyphens would become a dash."""
+    return f"`hepfm {words}`" if "--" in words else f"hepfm {words}"
 
 
 def write(app: Sphinx) -> None:

@@ -69,6 +69,7 @@ def export(corpus: Corpus, format_name: str, out: Path, splits: Sequence[str], p
         raise HepfmError("is a file, not a folder", out, "name another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / WORK).is_dir():
         raise HepfmError("is not empty and not an export", out, "name another --out")
+    made_here = not out.exists()
     with locked(out / WORK):
         _begin(out, {**request, "versions": versions()})
         try:
@@ -81,18 +82,18 @@ def export(corpus: Corpus, format_name: str, out: Path, splits: Sequence[str], p
                 raise
             raise HepfmError("the disk is full", out, "free some space and run again: it continues") from error
         except HepfmError:
-            _give_up(out)
+            _give_up(out, made_here)
             raise
         listing = {**request, "opening": form.opening, "names": names_of(corpus), "files": files}
         write_json(out / LISTING, {**listing, "versions": versions()})
         shutil.rmtree(out / WORK, ignore_errors=True)
 
 
-def _give_up(out: Path) -> None:
-    """Leave nothing behind if nothing was finished."""
+def _give_up(out: Path, made_here: bool) -> None:
+    """Leave nothing behind if nothing was finished; a folder that was there before the export stays."""
     if not any((out / WORK).glob("*/*.json")):
         shutil.rmtree(out / WORK)
-        for folder in (*out.iterdir(), out):
+        for folder in (*out.iterdir(), *([out] if made_here else [])):
             with suppress(OSError):
                 folder.rmdir()
 

@@ -242,6 +242,12 @@ def find(arguments: Sequence[str]) -> tuple[Command, list[str]]:
 
 def run(arguments: Sequence[str]) -> None:
     """Run one command in this process; errors pass through."""
+    command, config = settings_of(arguments)
+    getattr(importlib.import_module(command.module), command.main)(config)
+
+
+def settings_of(arguments: Sequence[str]) -> tuple[Command, object]:
+    """A command and its settings, which are read and checked; nothing is run."""
     command, rest = find(arguments)
     # What reads a configuration is as heavy as the command itself, so neither is imported for `hepfm --help`.
     from hepfm.core.config import parse
@@ -250,8 +256,7 @@ def run(arguments: Sequence[str]) -> None:
     config_type = getattr(module, command.config)
     if not isinstance(config_type, type):
         config_type = config_type(rest)  # which settings there are depends on the arguments
-    config = parse(config_type, rest, prog=f"hepfm {command.words}")
-    getattr(module, command.main)(config)
+    return command, parse(config_type, rest, prog=f"hepfm {command.words}")
 
 
 def main() -> None:

@@ -116,6 +116,13 @@ def test_a_filter_that_leaves_nothing_prints_its_cut_flow(parent: Corpus, tmp_pa
     assert not (tmp_path / "c").exists()
 
 
+def test_a_folder_that_was_there_before_stays(parent: Corpus, tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    with pytest.raises(HepfmError, match="no record is left"):
+        filter_corpus(parent, JetSelection(pt_min=600, eta_max=0.0), tmp_path / "c")
+    assert not list((tmp_path / "c").iterdir())
+
+
 def test_a_split_of_which_nothing_passes_is_left_out(parent: Corpus, tmp_path: Path) -> None:
     lowest = {name: min(row["pt"] for row in rows(parent, name)) for name in parent.splits()}
     assert lowest["train"] < min(lowest["val"], lowest["test"])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import awkward as ak
 import numpy as np
@@ -48,13 +49,16 @@ def kinematic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def momenta(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
-    """Four-momenta (N, 4) float64 of a batch's constituents, and offsets."""
+    """Four-momenta (N, 4) float64 of the constituents of a batch's jets of 5 GeV or more, and offsets."""
     offsets = offsets_of(batch.column("constituents"))
     eta, phi = (
         np.repeat(values_of(batch.column(name)), np.diff(offsets)).astype(np.float64) for name in ("eta", "phi")
     )
     pt, eta, phi = points_of(batch, "pt"), eta + points_of(batch, "deta"), phi + points_of(batch, "dphi")
-    return np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), points_of(batch, "energy")], 1), offsets
+    each = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), points_of(batch, "energy")], 1)
+    kept = np.hypot(*np.add.reduceat(each[:, :2], offsets[:-1]).T) > 5
+    lengths = np.diff(offsets)
+    return each[np.repeat(kept, lengths)], np.concatenate([[0], np.cumsum(lengths[kept])])
 
 
 def as_records(batch: pa.RecordBatch) -> ak.Array:
@@ -119,7 +123,7 @@ def test_four_vectors_of_any_kind_give_the_same_jets(form: str, kinematic: Path,
     batch = Corpus.open(tagged).split("test").read(0)
     given = arrays(*momenta(batch))
     scores, embedding = model.tag(given["padded"]()), model.embed(given["padded"]())
-    assert embedding.shape == (len(batch), 16)
+    assert embedding.shape == (len(given["awkward"]()), 16)
     assert ak.almost_equal(model.tag(given[form]()), scores, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(model.embed(given[form]()), embedding, rtol=1e-3, atol=1e-4)
 
@@ -149,17 +153,62 @@ def test_estimates_are_those_that_are_judged(runs: dict[str, Path], tagged: Path
         (lambda: [1, 2], "jets: are of type list"),
         (lambda: ak.Array([[1.0], [2.0]]), "give lists of four-vectors"),
         (lambda: vector.zip({"pt": [[1.0]], "eta": [[0.0]], "phi": [[0.0]]}), "no four-momenta .*energy or mass"),
-        (lambda: np.zeros((2, 5, 4)), "record 0 has no constituents"),
+        (lambda: np.zeros((2, 5, 4)), "record 0: a jet without constituents"),
+        (lambda: np.full((2, 5, 4), [0.02, 0, 0, 0.02]), r"record 0: .*is the unit GeV\?"),
+        (lambda: np.full((2, 5, 4), 9.0), "record 0: a constituent's energy is below its momentum"),
+        (lambda: vector.zip({"pt": [[-9.0]], "eta": [[0.0]], "phi": [[0.0]], "mass": [[0.0]]}), "have a negative pt"),
+        (lambda: ak.Array({"points": [[{"cell_a": 1}]]}), "are showers in memory"),
         (lambda: np.full((2, 5, 4), np.nan), "is not finite"),
-        (lambda: ak.Array({"constituents": [[{"pt": 1.0, "deta": 0.0, "dphi": 0.0}]], "pt": [1.0]}), "has no .*energy"),
+        (lambda: ak.Array({"constituents": [[{"pt": 1.0, "deta": 0.0, "dphi": 0.0}]], "pt": [9.0]}), "has no .*energy"),
         (lambda: "nothing/here", "nothing/here: no such corpus"),
     ],
-    ids=["shape", "list", "numbers", "three-vectors", "empty", "nan", "massless", "path"],
+    ids=[
+        "shape",
+        "list",
+        "numbers",
+        "three-vectors",
+        "empty",
+        "TeV",
+        "heavy",
+        "negative",
+        "showers",
+        "nan",
+        "massless",
+        "path",
+    ],
 )
 def test_what_is_no_jets_is_one_line(jets: Callable[[], object], told: str, kinematic: Path) -> None:
     with pytest.raises(HepfmError, match=told) as error:
         load(kinematic).tag(jets())  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("charge", 0.5, "no whole number"), ("d0", np.inf, "d0 that is infinite"), ("species", 77, "none of 0 to 6")],
+)
+def test_what_no_particle_has_is_told(name: str, value: float, told: str, runs: dict[str, Path], tagged: Path) -> None:
+    jets = as_records(Corpus.open(tagged).split("test").read(0))
+    jets["constituents"] = ak.with_field(jets.constituents, value, name)
+    with pytest.raises(HepfmError, match=told):
+        load(runs["deep-sets"]).tag(jets)
+
+
+def test_four_vectors_are_tokenized_where_their_sum_is_said_to_be_the_axis(runs: dict[str, Path], sim: Path) -> None:
+    model = load(runs["generator"])
+    draws = np.random.default_rng(0)
+    spread = draws.normal(0, 0.2, (6, 20, 2))
+    pt = -np.sort(-draws.exponential(10, (6, 20)), axis=1)
+    columns = {"pt": pt, "eta": spread[..., 0], "phi": spread[..., 1], "mass": np.zeros((6, 20))}
+    jets = vector.zip({name: ak.from_regular(ak.Array(values)) for name, values in columns.items()})
+    with pytest.raises(HepfmError, match="axis='stored' says"):
+        model.encode(jets)
+    total = ak.sum(jets, axis=1)
+    points = {"pt": jets.pt, "deta": jets.eta - total.eta, "dphi": jets.deltaphi(total), "energy": jets.E}
+    records = ak.Array({"constituents": ak.zip(points), "pt": total.pt, "eta": total.eta, "mass": total.mass})
+    assert ak.array_equal(model.encode(jets, axis="stored"), model.encode(records))
+    with pytest.raises(HepfmError, match="no axis 'beam'"):
+        model.encode(jets, axis="beam")  # type: ignore[arg-type]
 
 
 def test_a_species_that_there_is_not_is_told(runs: dict[str, Path], tagged: Path) -> None:
@@ -174,6 +223,19 @@ def test_four_vectors_alone_are_refused_by_a_tagger_that_reads_more(runs: dict[s
     given = arrays(*momenta(Corpus.open(tagged).split("test").read(0)))
     with pytest.raises(HepfmError, match=r"jets: has no constituents.charge, .*features kin"):
         load(runs["deep-sets"]).tag(given["vector"]())
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"n": 2.5}, "n: must be a whole number, is 2.5"),
+        ({"n": 2, "seed": 1.5}, "seed: must be a whole number"),
+        ({"n": 2, "jet_pt": "many"}, "jet_pt: is 'many', no number"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line(asked: dict[str, Any], told: str, runs: dict[str, Path]) -> None:
+    with pytest.raises(HepfmError, match=told):
+        load(runs["generator"]).generate(**asked)
 
 
 def test_generated_jets_are_those_of_the_command(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -217,7 +279,7 @@ def test_tokens_are_those_of_the_command_and_decode(runs: dict[str, Path], sim: 
     with pytest.raises(HepfmError, match="token id 32 in record 0"):
         model.decode(ak.Array([[32]]))
     with pytest.raises(HepfmError, match=r"takes it for|has values of about"):
-        model.encode(1e6 * np.random.default_rng(0).uniform(1, 2, (50, 8, 4)))
+        model.encode(5e3 * np.random.default_rng(0).uniform(1, 2, (50, 8, 4)) * [1, 0, 0, 2], axis="stored")
 
 
 def test_embeddings_are_means_over_the_tokens(runs: dict[str, Path], sim: Path, tmp_path: Path) -> None:
@@ -251,7 +313,7 @@ def test_showers_are_encoded_and_decoded(tmp_path: Path) -> None:
     points = model.decode(model.encode(corpus, split="val"))
     assert {"cell_a", "cell_b", "layer", "energy"} <= set(points.fields)
     with pytest.raises(HepfmError, match="holds jets, the tokenizer takes showers"):
-        model.encode(np.ones((2, 3, 4)))
+        model.encode(np.ones((2, 3, 4)) * [9, 0, 0, 9])
 
 
 @pytest.mark.parametrize(
@@ -317,6 +379,9 @@ def test_a_shipped_model_is_found_by_its_name(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(HepfmError, match="jets-tiny: no such run or artifact"):
         load("jets-tiny")
+    monkeypatch.setenv("HEPFM_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(HepfmError, match=r"sophon: was not downloaded yet .hepfm models pull sophon"):
+        load("sophon")
     shutil.copytree(kinematic, tmp_path / "shipped" / "another")
     with pytest.raises(HepfmError, match=r"no model of that name .there is: .*another"):
         load("jets-tiny")

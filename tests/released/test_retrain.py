@@ -74,7 +74,7 @@ def test_a_recipe_is_followed_continued_and_ends_in_a_model(
         assert [words[0] for words in called[5:]] == ["pretrain"]  # what was done stays done
     assert capsys.readouterr().out.splitlines()[-1] == str(out / "toy" / "artifact")
     model = load(out / "toy")
-    assert model.does == ("generate", "embed", "encode", "decode")
+    assert model.does == ("generate", "encode", "decode")
     assert model.provenance["name"] == "toy"
     assert [step["command"] for step in model.provenance["recipe"]["steps"]] == [f"hepfm {step}" for step in STEP]
     assert model.provenance["versions"]
@@ -117,6 +117,11 @@ def test_recipes_and_reports_that_cannot_be_are_refused(tmp_path: Path, monkeypa
         read_recipe(recipe(tmp_path, files={"../x": ""}))
     with pytest.raises(HepfmError, match="unknown setting 'step'"):
         read_recipe(recipe(tmp_path, step=[]))
+    with pytest.raises(HepfmError, match=r"toy: step 'pretrain x --stops 3 --out y': .*--stops"):
+        retrain(
+            monkeypatch, recipe(tmp_path, steps=[*STEP, "pretrain x --stops 3 --out y"]), "--out", tmp_path / "made"
+        )
+    assert not (tmp_path / "made" / STEPS).exists()  # before the first step begins
     (tmp_path / "report.json").write_text("{}")
     with pytest.raises(HepfmError, match="is a report of something else"):
         figures_of(tmp_path)

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from hepfm.finetune.sampler import Drawing
 from hepfm.pretrain.backbone import Backbone, load_backbone
 from hepfm.pretrain.data import pack
 from hepfm.pretrain.masking import View
-from hepfm.released.jets import Given, Records, given
+from hepfm.released.jets import Axis, Given, Records, given
 from hepfm.released.model import Model, Names, Range, as_awkward
 from hepfm.released.tokenizers import decoded, encoded, tokenized
 from hepfm.tokenize.registry import Tokenizer, load_tokenizer
@@ -44,7 +45,8 @@ class BackboneModel(Model):
     def __init__(self, backbone: Backbone, tokenizer: Tokenizer, artifact: Artifact) -> None:
         super().__init__(artifact)
         self.backbone, self.tokenizer = backbone, tokenizer
-        self.does = (*(() if backbone.config.cannot_generate else ("generate",)), "embed", "encode", "decode")
+        cannot = {"generate": backbone.config.cannot_generate, "embed": len(tokenizer.streams) > 1}
+        self.does = tuple(name for name in ("generate", "embed", "encode", "decode") if not cannot.get(name))
 
     @classmethod
     def open(cls, path: Path) -> BackboneModel:
@@ -76,6 +78,14 @@ class BackboneModel(Model):
         min_length: int = 1,
         max_length: int | None = None,
     ) -> ak.Array:
+        n, batch, seed, min_length = (
+            _whole(name, value)
+            for name, value in (("n", n), ("batch", batch), ("seed", seed), ("min_length", min_length))
+        )
+        top_k, max_length = (
+            None if value is None else _whole(name, value)
+            for name, value in (("top_k", top_k), ("max_length", max_length))
+        )
         for name, value in (("n", n), ("batch", batch)):
             if value < 1:
                 raise HepfmError(f"must be at least 1, is {value}", name)
@@ -85,11 +95,11 @@ class BackboneModel(Model):
             label=_names(label),
             data_set=_names(data_set),
             particle=_names(particle),
-            jet_pt=_range(jet_pt),
-            jet_mass=_range(jet_mass),
-            jet_eta=_range(jet_eta),
-            jet_softdrop_mass=_range(jet_softdrop_mass),
-            incident_energy=_range(incident_energy),
+            jet_pt=_range("jet_pt", jet_pt),
+            jet_mass=_range("jet_mass", jet_mass),
+            jet_eta=_range("jet_eta", jet_eta),
+            jet_softdrop_mass=_range("jet_softdrop_mass", jet_softdrop_mass),
+            incident_energy=_range("incident_energy", incident_energy),
             direction=direction,
         )
         with without_replay(), _named_as_here():  # it was replayed when this model was loaded
@@ -100,7 +110,7 @@ class BackboneModel(Model):
         return as_awkward(pa.Table.from_batches(batches, schema=source.records.schema))
 
     @torch.no_grad()
-    def embed(self, jets: Records, *, split: str = "test", axis: str = "stored") -> np.ndarray:
+    def embed(self, jets: Records, *, split: str = "test", axis: Axis | None = None) -> np.ndarray:
         if len(self.tokenizer.streams) > 1:
             raise HepfmError("reads one list of token ids, its tokenizer gives several", self.artifact.path)
         found = given(jets, split, axis)
@@ -155,7 +165,7 @@ class BackboneModel(Model):
         known = None if features is None else torch.from_numpy(features[kept]).to(device)
         return self.backbone.encode(view, torch.from_numpy(codes[kept]).to(device), known), view.layout
 
-    def encode(self, jets: Records, *, split: str = "test", axis: str = "stored") -> ak.Array:
+    def encode(self, jets: Records, *, split: str = "test", axis: Axis | None = None) -> ak.Array:
         return encoded(self.tokenizer, given(jets, split, axis))
 
     def decode(self, tokens: ak.Array, conditions: Any = None) -> ak.Array:
@@ -182,7 +192,17 @@ def _names(names: Any) -> tuple[str, ...]:
     return (str(names),) if isinstance(names, (str, int)) else tuple(str(name) for name in names)
 
 
-def _range(asked: Range | None) -> tuple[float, ...]:
+def _range(name: str, asked: Range | None) -> tuple[float, ...]:
     if asked is None:
         return ()
-    return (float(asked),) if isinstance(asked, (int, float)) else tuple(map(float, asked))
+    try:
+        return tuple(np.atleast_1d(np.asarray(asked, dtype=np.float64)).tolist())
+    except (TypeError, ValueError):
+        raise HepfmError(f"is {asked!r}, no number", name, "give one number, or (least, largest)") from None
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return index(value)
+    except TypeError:
+        raise HepfmError(f"must be a whole number, is {value!r}", name) from None

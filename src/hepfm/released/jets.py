@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from textwrap import shorten
+from typing import Any, Literal, TypeAlias, get_args
 
 import awkward as ak
 import numpy as np
@@ -19,6 +20,7 @@ from hepfm.ingest.formats.arrays import pt_order
 from hepfm.ingest.formats.batches import TRACK_QUANTITIES, jet_batch
 from hepfm.ingest.formats.four_vectors import FourVectors, unpadded
 from hepfm.ingest.manifest import Manifest
+from hepfm.ingest.plausible import faults
 from hepfm.ingest.summary import Summary, summarise
 
 Records: TypeAlias = "str | Path | Corpus | Split | ak.Array | np.ndarray | pa.RecordBatch | pa.Table"
@@ -34,6 +36,8 @@ Records: TypeAlias = "str | Path | Corpus | Split | ak.Array | np.ndarray | pa.R
   of energy 0 are padding;
 * Arrow record batches or tables of jets, with the columns of a corpus.
 """
+
+Axis: TypeAlias = Literal["stored", "constituent_sum"]
 
 WHERE = "jets"
 _POINTS = {quantity.name: quantity for quantity in records.CONSTITUENT}
@@ -70,19 +74,22 @@ class Given:
         return self.corpus.manifest.axis
 
 
-def given(jets: Records, split: str = "test", axis: str = "stored") -> Given:
+def given(jets: Records, split: str = "test", axis: Axis | None = None) -> Given:
     """Records from anything that holds jets.
 
-    Four-vectors become jets that are the sums of their constituents, by falling pt (axis ``constituent_sum``).
+    Four-vectors become jets that are the sums of their constituents, by falling pt.
 
     Args:
         jets: see :data:`Records`.
         split: which one, of a corpus; that of a :class:`Split` is its own.
-        axis: what deta and dphi of awkward or Arrow records refer to: ``stored`` or ``constituent_sum``.
+        axis: what deta and dphi refer to; by default ``stored`` for awkward and Arrow records, ``constituent_sum`` for
+            four-vectors. A corpus has its own.
 
     Raises:
         HepfmError: they are no jets, or a quantity has a wrong shape or value; says which.
     """
+    if axis not in (None, *get_args(Axis)):
+        raise HepfmError(f"there is no axis '{axis}'", "axis", f"take {' or '.join(get_args(Axis))}")
     if isinstance(jets, (str, Path)):
         if remote_url(jets) is None and not Path(jets).is_dir():
             raise HepfmError("no such corpus", jets, "give a corpus, or arrays of jets")
@@ -94,17 +101,26 @@ def given(jets: Records, split: str = "test", axis: str = "stored") -> Given:
     if isinstance(jets, pa.Table):
         jets = _one_batch(jets)
     if isinstance(jets, pa.RecordBatch):
-        return _in_memory(jets, axis)
+        return _in_memory(jets, axis or "stored")
     if isinstance(jets, np.ndarray):
-        return _in_memory(_from_numpy(jets), "constituent_sum")
+        return _in_memory(_checked(_from_numpy(jets)), axis or "constituent_sum")
     if isinstance(jets, ak.Array):
         if "constituents" in jets.fields:
-            return _in_memory(_from_records(jets), axis)
-        return _in_memory(_from_vectors(jets), "constituent_sum")
+            return _in_memory(_checked(_from_records(jets)), axis or "stored")
+        if "points" in jets.fields:
+            raise HepfmError("are showers in memory", WHERE, "give a corpus of showers")
+        return _in_memory(_checked(_from_vectors(jets)), axis or "constituent_sum")
     raise HepfmError(f"are of type {type(jets).__name__}", WHERE, "give an awkward or NumPy array, a table or a corpus")
 
 
-def _in_memory(batch: pa.RecordBatch, axis: str) -> Given:
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The records, if each keeps the rules that the records of every corpus keep."""
+    for fault, broken in faults(batch):
+        raise HepfmError(f"record {broken[0]}: {fault}", WHERE, "leave such jets out")
+    return batch
+
+
+def _in_memory(batch: pa.RecordBatch, axis: Axis) -> Given:
     kind = (batch.schema.metadata or {}).get(b"kind", b"").decode()
     if kind not in records.POINTS_COLUMN:
         raise HepfmError("are Arrow records of no known kind", WHERE, "take those of a corpus, with their schema")
@@ -153,9 +169,8 @@ def _from_numpy(array: np.ndarray) -> pa.RecordBatch:
 
 def _from_vectors(array: ak.Array) -> pa.RecordBatch:
     if array.ndim != 2 or not set(array.fields) & _KINEMATIC:
-        raise HepfmError(
-            f"are an awkward array of type {ak.type(array).content}", WHERE, "give lists of four-vectors, or jets"
-        )
+        found = shorten(str(ak.type(array).content), 80, placeholder=" ...")
+        raise HepfmError(f"are an awkward array of type {found}", WHERE, "give lists of four-vectors, or jets")
     counts = ak.to_numpy(ak.num(array, axis=1))
     flat = ak.flatten(array, axis=1)
     momenta = _momenta(
@@ -182,6 +197,8 @@ def _momenta(columns: Mapping[str, np.ndarray], momenta_already: bool) -> Any:
         momenta = vector.array(dict(columns))
     except TypeError as error:
         raise HepfmError(f"have coordinates {', '.join(columns)}: {error}", WHERE, "see the vector package") from error
+    if np.any(columns.get("pt", np.zeros(0)) < 0):
+        raise HepfmError("have a negative pt", WHERE, "leave such jets out")
     if not (hasattr(momenta, "px") and hasattr(momenta, "E")):
         what = f"have only {', '.join(columns)}, which are no four-momenta"
         raise HepfmError(what, WHERE, "add energy or mass, 0 for massless particles")
@@ -218,6 +235,11 @@ def _batch(points: dict[str, np.ndarray], jets: dict[str, np.ndarray], offsets: 
         points = {name: values[order] for name, values in points.items()}
     if "charge" in points and not np.isfinite(points["charge"]).all():
         raise HepfmError("have constituents without charge", WHERE, "leave them out: 0 is neutral")
+    if "charge" in points and np.any(points["charge"] != np.rint(points["charge"])):
+        raise HepfmError("have a charge that is no whole number", WHERE)
+    for name in TRACK_QUANTITIES:
+        if np.isinf(points.get(name, np.zeros(0))).any():
+            raise HepfmError(f"have a {name} that is infinite", WHERE, "NaN stands for a particle without a track")
     schema = records.schema("jets", tuple(points), tuple(jets))
     tracked = None
     tracks = [points[name] for name in TRACK_QUANTITIES if name in points]
@@ -242,14 +264,18 @@ def _values(array: ak.Array, name: str) -> np.ndarray:
     if name != "species":
         return _numbers(array, name)
     place = {species: index for index, species in enumerate(records.SPECIES)}
+    known = ", ".join(records.SPECIES)
     named = ak.to_arrow(array, extensionarray=False)
     if pa.types.is_dictionary(named.type):
         named = named.cast(named.type.value_type)
     if pa.types.is_integer(named.type):
-        return records.values_of(named)
+        numbers = records.values_of(named)
+        if not ((numbers >= 0) & (numbers < len(place))).all():
+            raise HepfmError(f"have a species that is none of 0 to {len(place) - 1}", WHERE, f"these are {known}")
+        return numbers
     coded = named.dictionary_encode()
     names = coded.dictionary.to_pylist()
     if unknown := [each for each in names if each not in place]:
-        raise HepfmError(f"has the species '{unknown[0]}'", WHERE, f"known: {', '.join(records.SPECIES)}")
+        raise HepfmError(f"has the species '{unknown[0]}'", WHERE, f"known: {known}")
     table = np.array([*(place[each] for each in names), -1], dtype=np.int64)
     return table[records.values_of(coded)]

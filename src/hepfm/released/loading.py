@@ -10,6 +10,7 @@ from hepfm.core.artifacts import CONFIG, check_config, without_replay
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import read_json
 from hepfm.core.resolve import resolve
+from hepfm.released.catalogue import catalogue
 from hepfm.released.model import Model
 
 # kind of artifact -> the class that a user gets; it is made of the artifact's folder
@@ -23,7 +24,12 @@ INTERFACES = {
 
 def open_model(name: str | Path, check: bool = True) -> Model:
     """See :func:`hepfm.load`."""
-    path = resolve(name)
+    try:
+        path = resolve(name)
+    except HepfmError as error:
+        if str(name) in catalogue():
+            raise HepfmError("was not downloaded yet", name, f"hepfm models pull {name}") from error
+        raise
     kind = check_config(read_json(path / CONFIG), path)["kind"]  # the loaders check every byte
     if kind not in INTERFACES:
         raise HepfmError(f"no interface for an artifact of kind '{kind}'", path, "hepfm.models.load gives its network")

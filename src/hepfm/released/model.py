@@ -12,7 +12,7 @@ import pyarrow as pa
 from hepfm.core.artifacts import CARD, Artifact
 from hepfm.core.errors import HepfmError
 from hepfm.core.records import ORIGIN
-from hepfm.released.jets import Records
+from hepfm.released.jets import Axis, Records
 
 Range = float | tuple[float, float]
 Names = str | Sequence[str]
@@ -89,10 +89,11 @@ class Model:
 
         Args:
             n: how many.
-            label, data_set, particle: class, data set and PDG id of the incident particle, one or several.
-            jet_pt, jet_mass, jet_softdrop_mass: [GeV], a number or (least, largest).
-            jet_eta: likewise.
-            incident_energy: [GeV], likewise.
+            label: class, one or several (:attr:`labels` has those that it knows).
+            data_set: of a backbone of several data sets, one or several.
+            particle: PDG id of the incident particle, one or several.
+            jet_pt, jet_mass, jet_softdrop_mass, incident_energy: [GeV], a number or (least, largest).
+            jet_eta: a number or (least, largest).
             direction: unit vector of the incident particle.
             seed: another seed, other records.
             batch: records generated at a time; changes nothing in them.
@@ -111,20 +112,22 @@ class Model:
         """
         self._cannot("generate")
 
-    def tag(self, jets: Records, *, split: str = "test", axis: str = "stored") -> ak.Array:
+    def tag(self, jets: Records, *, split: str = "test", axis: Axis | None = None) -> ak.Array:
         """Probabilities of the classes: one record a jet with a float32 field for each class, which sum to 1.
 
         Args:
             jets: see :data:`hepfm.released.jets.Records`.
             split: of a corpus.
-            axis: of awkward and Arrow records, what deta and dphi refer to.
+            axis: what deta and dphi refer to: ``stored`` or ``constituent_sum``; by default ``stored`` for awkward and
+                Arrow records and ``constituent_sum`` for four-vectors. ``stored`` for four-vectors says that the sum
+                of the constituents is the jet's own axis, so that a tokenizer that was fitted on ``stored`` takes them.
 
         Raises:
             HepfmError: it is no tagger, or the jets lack something that it reads.
         """
         self._cannot("tag")
 
-    def estimate(self, jets: Records, *, split: str = "test", axis: str = "stored") -> np.ndarray:
+    def estimate(self, jets: Records, *, split: str = "test", axis: Axis | None = None) -> np.ndarray:
         """Estimates (n,) float64 of the quantity that a regressor was trained on, in its unit (``contract["target"]``).
 
         Args:
@@ -135,7 +138,7 @@ class Model:
         """
         self._cannot("estimate")
 
-    def embed(self, jets: Records, *, split: str = "test", axis: str = "stored") -> np.ndarray:
+    def embed(self, jets: Records, *, split: str = "test", axis: Axis | None = None) -> np.ndarray:
         """Features (n, width) float32 of jets or showers, without units.
 
         Of a tagger: what its last layers read. Of a backbone: the mean over the tokens of a record of what its last
@@ -150,7 +153,7 @@ class Model:
         """
         self._cannot("embed")
 
-    def encode(self, jets: Records, *, split: str = "test", axis: str = "stored") -> ak.Array:
+    def encode(self, jets: Records, *, split: str = "test", axis: Axis | None = None) -> ak.Array:
         """Token ids of jets or showers: records with ``tokens`` (lists of ids; ``tokens_NAME`` of several streams) and,
         where the tokenizer leaves a number of each point, ``continuous``.
 

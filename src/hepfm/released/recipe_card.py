@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hepfm.released.figure_words import meanings, unit_of
 from hepfm.released.recipe import Recipe, Step
 
 FURTHER = ("_uncertainty", "_floor")  # of a figure, columns of its row
@@ -15,6 +17,7 @@ def recipe_card(recipe: Recipe, steps: Sequence[Step], metrics: Mapping[str, Any
     minutes = sum(step.seconds for step in steps) / 60
     machines = "; ".join(sorted({f"{step.machine}, {_threads(step.threads)}" for step in steps}))
     commands = "\n".join(step.command for step in steps)
+    meant = "\n".join(meanings(_figures(metrics)))
     times = "\n".join(f"| `{' '.join(step.command.split()[1:3])}` | {step.seconds:,.0f} |" for step in steps)
     return f"""# {recipe.name}: {recipe.title}
 
@@ -28,11 +31,13 @@ def recipe_card(recipe: Recipe, steps: Sequence[Step], metrics: Mapping[str, Any
 
 ## Results
 
-| quantity | value | error | floor |
-|---|---|---|---|
+| figure | unit | value | error | floor |
+|---|---|---|---|---|
 {_rows(metrics)}
 
-Errors are statistical (one standard deviation); a floor is what real records have against other real records.
+Errors are statistical (one standard deviation); a floor is what held-out records have against other held-out records.
+
+{meant}
 
 ## Made by
 
@@ -44,7 +49,7 @@ which gives these commands in FOLDER; seeds that none of them states are 0:
 {commands}
 ```
 
-{minutes:,.0f} minutes in all ({machines}):
+{minutes:,.0f} minutes in all ({machines}), of a step that was interrupted its last call alone:
 
 | step | seconds |
 |---|---|
@@ -60,18 +65,30 @@ def _threads(count: int) -> str:
 
 def _rows(metrics: Mapping[str, Any]) -> str:
     """A row for each figure, with its error and floor where they are known."""
-    further = {name + end for name in metrics for end in FURTHER if name + end in metrics}
     rows = []
-    for name in sorted(metrics.keys() - further):
-        cells = [
-            _cell(metrics[name]),
-            *(f"{metrics[name + end]:.2g}" if name + end in further else "" for end in FURTHER),
-        ]
+    for name in _figures(metrics):
+        error, floor = (metrics.get(name + end) for end in FURTHER)
+        cells = [unit_of(name), _cell(metrics[name], error), _rounded(error), _rounded(floor)]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
-def _cell(value: Any) -> str:
+def _figures(metrics: Mapping[str, Any]) -> list[str]:
+    return sorted(metrics.keys() - {name + end for name in metrics for end in FURTHER})
+
+
+def _cell(value: Any, error: float | None) -> str:
+    if isinstance(value, float) and error:
+        digits = 1 - math.floor(math.log10(error))  # to the second digit of the error
+        return f"{round(value, digits):,.{max(digits, 0)}f}"
     if isinstance(value, float):
         return f"{value:,.5g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _rounded(value: float | None) -> str:
+    """Two digits."""
+    if value is None:
+        return ""
+    text = f"{value:.2g}"
+    return f"{float(text):,.0f}" if "e+" in text else text

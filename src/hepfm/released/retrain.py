@@ -72,8 +72,13 @@ def retrain(recipe: Recipe, out: Path) -> Artifact:
     """Follow a recipe in a folder.
 
     Raises:
-        HepfmError: as the commands do.
+        HepfmError: as the commands do; a step that is none, before the first begins.
     """
+    for command, step in zip(recipe.commands, recipe.steps, strict=True):
+        try:
+            importlib.import_module("hepfm.cli").settings_of(command)
+        except HepfmError as error:
+            raise HepfmError(f"step '{step}': {error}", recipe.name) from error
     for name, text in recipe.files.items():
         write_text(out / name, text)
     done = [_step(command, out, f"{number}/{len(recipe.steps)}") for number, command in enumerate(recipe.commands, 1)]

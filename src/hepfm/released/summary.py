@@ -84,7 +84,10 @@ def _figure(metrics: dict[str, Any], name: str) -> str:
 
 
 def parameters_of(artifact: Artifact) -> int:
-    """Numbers in its tensors, by the header of the weights alone."""
+    """Parameters, as its training counted them; where nothing did, the numbers in its tensors."""
+    counted = artifact.metrics().get("parameters")
+    if isinstance(counted, int):  # running means and the like are in the tensors, too
+        return counted
     with (artifact.path / WEIGHTS).open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))

@@ -15,7 +15,7 @@ from hepfm.core.artifacts import Artifact
 from hepfm.finetune.judging import Judge
 from hepfm.finetune.regression import Regressor, load_regressor
 from hepfm.finetune.tagger import about_axis_of, load_tagger
-from hepfm.released.jets import Records, given
+from hepfm.released.jets import Axis, Records, given
 from hepfm.released.model import Model
 
 
@@ -35,11 +35,11 @@ class TaggerModel(Model):
     def labels(self) -> tuple[str, ...]:
         return self.tagger.classes
 
-    def tag(self, jets: Records, *, split: str = "test", axis: str = "stored") -> ak.Array:
+    def tag(self, jets: Records, *, split: str = "test", axis: Axis | None = None) -> ak.Array:
         scores = _over(self.tagger, jets, split, axis, "scores", (len(self.tagger.classes),))
         return ak.Array({name: scores[:, at] for at, name in enumerate(self.tagger.classes)})
 
-    def embed(self, jets: Records, *, split: str = "test", axis: str = "stored") -> np.ndarray:
+    def embed(self, jets: Records, *, split: str = "test", axis: Axis | None = None) -> np.ndarray:
         if not hasattr(self.tagger, "embedding"):
             self._cannot("embed")
         return _over(self.tagger, jets, split, axis, "embedding", (0,))
@@ -58,11 +58,11 @@ class RegressorModel(Model):
     def open(cls, path: Path) -> RegressorModel:
         return cls(*load_regressor(path))
 
-    def estimate(self, jets: Records, *, split: str = "test", axis: str = "stored") -> np.ndarray:
+    def estimate(self, jets: Records, *, split: str = "test", axis: Axis | None = None) -> np.ndarray:
         return _over(self.regressor, jets, split, axis, "predict", ())
 
 
-def _over(model: Any, jets: Records, split: str, axis: str, method: str, shape: tuple[int, ...]) -> np.ndarray:
+def _over(model: Any, jets: Records, split: str, axis: Axis | None, method: str, shape: tuple[int, ...]) -> np.ndarray:
     """What a method of a tagger or regressor gives of each block; features are about its axis, as in judging."""
     found = given(jets, split, axis)
     model.check(found.corpus)

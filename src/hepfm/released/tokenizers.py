@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hepfm.core.artifacts import Artifact, read_artifact
 from hepfm.core.errors import HepfmError
-from hepfm.released.jets import Given, Records, given
+from hepfm.released.jets import Axis, Given, Records, given
 from hepfm.released.model import Model, as_awkward
 from hepfm.tokenize.apply import statistics_of
 from hepfm.tokenize.registry import Tokenizer, load_tokenizer
@@ -31,7 +31,7 @@ class TokenizerModel(Model):
     def open(cls, path: Path) -> TokenizerModel:
         return cls(load_tokenizer(path), read_artifact(path))
 
-    def encode(self, jets: Records, *, split: str = "test", axis: str = "stored") -> ak.Array:
+    def encode(self, jets: Records, *, split: str = "test", axis: Axis | None = None) -> ak.Array:
         return encoded(self.tokenizer, given(jets, split, axis))
 
     def decode(self, tokens: ak.Array, conditions: Mapping[str, np.ndarray] | None = None) -> ak.Array:
@@ -56,6 +56,12 @@ def tokenized(tokenizer: Tokenizer, jets: Given) -> Iterator[tuple[pa.RecordBatc
         HepfmError: the records are not what the tokenizer takes.
     """
     contract, corpus = tokenizer.contract, jets.corpus
+    if jets.split is None and (jets.axis, contract.axis) == ("constituent_sum", "stored"):
+        raise HepfmError(
+            "have angles about the sum of constituents, the tokenizer was fitted on those about the jet's own axis",
+            corpus.path,
+            "axis='stored' says that both are the same; or give records with deta and dphi about the jet's axis",
+        )
     statistics = statistics_of(corpus) if jets.split is not None else corpus.manifest.statistics
     contract.check(corpus.manifest, statistics, corpus.path)
     for batch in jets:
@@ -66,7 +72,7 @@ def tokenized(tokenizer: Tokenizer, jets: Given) -> Iterator[tuple[pa.RecordBatc
 def decoded(tokenizer: Tokenizer, tokens: object, conditions: Mapping[str, np.ndarray] | None) -> ak.Array:
     """See :meth:`hepfm.released.model.Model.decode`."""
     names = [stream.column for stream in tokenizer.streams]
-    if isinstance(tokens, list):
+    if isinstance(tokens, (list, np.ndarray)):
         tokens = ak.Array(tokens)
     if not isinstance(tokens, ak.Array):
         raise HepfmError(f"are of type {type(tokens).__name__}", "tokens", "give what encode gives, or lists of ids")

@@ -183,6 +183,7 @@ def test_any_geometry_with_cells_gets_a_report(tmp_path: Path) -> None:
 
     page = evaluate_showers(sample("a"), {"b": sample("b")}, tmp_path, provenance={}, replicas=3)
     assert "two layers of nine cells" in page.read_text()
+    assert "CaloClouds (DDPM)" not in page.read_text()  # whose figures are of ILD's cells
 
 
 def test_options_that_make_no_report_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
