@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -11,7 +10,6 @@ import torch
 import tyro
 from tyro.conf import Positional
 
-from hepfm.core.artifacts import Artifact, read_artifact
 from hepfm.core.draws import key_of
 from hepfm.core.engine import launch
 from hepfm.core.engine.config import TrainingConfig
@@ -19,15 +17,13 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 from hepfm.finetune.protocols import ProtocolConfig, blocks_of, drawn_anew, follow, merge
 from hepfm.pretrain.backbone import Backbone, load_generator, retold
-from hepfm.pretrain.batches import IdRange
-from hepfm.pretrain.data import TokenCorpora
+from hepfm.pretrain.data import TokenCorpora, vocabulary_of
 from hepfm.pretrain.energy_profile_counts import profiled
 from hepfm.pretrain.objectives import ObjectiveConfig
 from hepfm.pretrain.run import Beginning, run_training
 from hepfm.pretrain.stream_backbone import widened
 from hepfm.pretrain.stream_batches import counted
 from hepfm.pretrain.survey import surveyed_again
-from hepfm.tokenize.registry import load_tokenizer
 
 # Parts of a backbone that learn whatever the protocol: what it is told and how much energy layers have, and (but for
 # low-rank adapters, which leave all other matrices as they are) its head, or those of its streams.
@@ -114,14 +110,3 @@ def _tell_trained(backbone: Backbone, protocol: ProtocolConfig) -> None:
         )
     if launch.is_main():
         say(f"protocol: {protocol.name}, trains {trained:,} of {backbone.parameters_count:,} parameters")
-
-
-def vocabulary_of(artifact: Artifact, codes: int) -> list[tuple[Artifact, IdRange]]:
-    """The tokenizers that a backbone of so many codes carries, each with its ids: they stand one after another."""
-    numbered = map("tokenizer_{}".format, itertools.count(2))
-    further = itertools.takewhile(lambda name: artifact.inner(name).is_dir(), numbered)
-    paths = [artifact.inner(name) for name in ("tokenizer", *further)]
-    sizes = [load_tokenizer(path).codes for path in paths] if len(paths) > 1 else [codes]
-    firsts = [0, *itertools.accumulate(sizes[:-1])]
-    ranges = map(IdRange, firsts, sizes)
-    return [(read_artifact(path, "tokenizer"), ids) for path, ids in zip(paths, ranges, strict=True)]

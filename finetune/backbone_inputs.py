@@ -21,11 +21,11 @@ from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.records import POINTS_COLUMN, lengths_of, offsets_of, values_of
-from hepfm.finetune.adapt import vocabulary_of
 from hepfm.ingest.corpus import Corpus
 from hepfm.pretrain.backbone import Backbone, BackboneConfig
 from hepfm.pretrain.batches import COLUMN, IdRange
 from hepfm.pretrain.continuous import ETA
+from hepfm.pretrain.data import vocabulary_of
 from hepfm.pretrain.features import FeatureEmbedding
 from hepfm.pretrain.masking import View, moved
 from hepfm.tokenize.apply import statistics_of

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from hepfm.core.errors import HepfmError
+from hepfm.core.nn.empty import without_weights
 from hepfm.core.torch_files import Checkpoint
 from hepfm.finetune.particle_net import ParticleNet, ParticleNetConfig
 from hepfm.finetune.tagger import check_weights
@@ -47,7 +48,7 @@ def read_network(checkpoint: Checkpoint, labels: Sequence[str] = (), features: s
     where = checkpoint.path
     weights = _weights(checkpoint)
     config = _config(weights, where)
-    with torch.device("meta"):
+    with without_weights():
         expected = ParticleNet(config).state_dict()
     check_weights(weights, expected, where)
     network = ParticleNet(config)

@@ -17,6 +17,7 @@ from torch import nn
 from hepfm.core.artifacts import Artifact, read_artifact, write_artifact
 from hepfm.core.config import from_dict
 from hepfm.core.errors import HepfmError
+from hepfm.core.nn.empty import without_weights
 from hepfm.core.resolve import resolve
 from hepfm.finetune import backbone_tagger, boosted_tagger
 from hepfm.finetune.backbone_inputs import BackboneReader
@@ -198,7 +199,7 @@ def load_network(artifact: Artifact) -> tuple[Any, str, Features]:
         architecture = sizes.pop("network")
         config_type, build = NETWORKS[architecture]
         config = from_dict(config_type, sizes, artifact.path)
-        with torch.device("meta"):
+        with without_weights():
             expected = build(config).state_dict()
         network = build(config)
         features: Features

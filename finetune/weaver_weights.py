@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 from hepfm.core.errors import HepfmError
+from hepfm.core.nn.empty import without_weights
 from hepfm.core.torch_files import Checkpoint
 from hepfm.finetune.inputs import FEATURE_SETS, FeatureSet
 from hepfm.finetune.particle_transformer import ParticleTransformer, ParticleTransformerConfig
@@ -203,7 +204,7 @@ def _count(weights: Mapping[str, torch.Tensor], stack: str) -> int:
 
 def _check(weights: Mapping[str, torch.Tensor], config: ParticleTransformerConfig, where: Path) -> None:
     """Refuse weights that are not those of this network; nothing is allocated for it."""
-    with torch.device("meta"):
+    with without_weights():
         own = ParticleTransformer(config).state_dict()
     for name in sorted(own.keys() | weights.keys()):
         if name not in weights:

@@ -18,6 +18,7 @@ from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
 from hepfm.core.files import read_json
 from hepfm.core.nn.cache import Cache
+from hepfm.core.nn.empty import without_weights
 from hepfm.core.nn.head import Head
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import Transformer, TransformerConfig
@@ -350,7 +351,7 @@ def load_backbone(name: str | Path) -> tuple[Backbone, Artifact]:
     artifact = read_artifact(resolve(name), KIND)
     try:
         config = from_dict(BackboneConfig, artifact.architecture, artifact.path)
-        with torch.device("meta"):
+        with without_weights():
             expected = build(config)
     except (ValueError, TypeError, RuntimeError) as error:
         raise HepfmError(f"its architecture cannot be built: {error}", artifact.path, MEND) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from hepfm.pretrain.conditions import Condition
 from hepfm.pretrain.lengths import length_counts, length_statistics
 from hepfm.pretrain.stream_batches import StreamBatches, streams_of
 from hepfm.pretrain.streams import Streams
+from hepfm.tokenize.registry import load_tokenizer
 from hepfm.tokenize.tokens import CONTINUOUS
 
 __all__ = [
@@ -302,3 +304,14 @@ def _tokens_entry(corpus: Corpus) -> dict[str, Any]:
             "make a token corpus of it first: hepfm tokenizer apply TOKENIZER CORPUS --out TOKENS",
         )
     return corpus.manifest.tokens
+
+
+def vocabulary_of(artifact: Artifact, codes: int) -> list[tuple[Artifact, IdRange]]:
+    """The tokenizers that a backbone of so many codes carries, each with its ids: they stand one after another."""
+    numbered = map("tokenizer_{}".format, itertools.count(2))
+    further = itertools.takewhile(lambda name: artifact.inner(name).is_dir(), numbered)
+    paths = [artifact.inner(name) for name in ("tokenizer", *further)]
+    sizes = [load_tokenizer(path).codes for path in paths] if len(paths) > 1 else [codes]
+    firsts = [0, *itertools.accumulate(sizes[:-1])]
+    ranges = map(IdRange, firsts, sizes)
+    return [(read_artifact(path, "tokenizer"), ids) for path, ids in zip(paths, ranges, strict=True)]

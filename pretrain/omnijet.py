@@ -15,6 +15,7 @@ import torch
 
 from hepfm.core.artifacts import Artifact, read_artifact
 from hepfm.core.errors import HepfmError
+from hepfm.core.nn.empty import without_weights
 from hepfm.core.nn.transformer import TransformerConfig
 from hepfm.core.resolve import resolve
 from hepfm.core.torch_files import Checkpoint
@@ -109,7 +110,7 @@ def backbone_of(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Backbone
     for name in ("embedding.weight", "head.weight", "head.bias"):
         if name in weights:
             weights[name] = _codes_first(weights[name])
-    with torch.device("meta"):  # nothing is allocated before the shapes are known to fit
+    with without_weights():  # nothing is allocated before the shapes are known to fit
         Backbone(config).check_weights(weights, where)
     backbone = Backbone(config)
     backbone.load_weights(weights, where)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hepfm.core.config import from_dict
 from hepfm.core.errors import HepfmError
 from hepfm.core.nn.attention import attend
+from hepfm.core.nn.empty import without_weights
 from hepfm.core.nn.ragged import Layout
 from hepfm.core.nn.transformer import MLP, Attention, TransformerConfig
 from hepfm.core.runs import RunFolder
@@ -209,7 +210,7 @@ class NormFormerTokenizer(VQVAETokenizer):
         config.check(where)
         if config.blocks > len(weights):
             raise HepfmError(f"'blocks' is {config.blocks:,}, it has {len(weights)} weights", where, AGAIN)
-        with torch.device("meta"):  # nothing is allocated before the shapes are known to fit
+        with without_weights():  # nothing is allocated before the shapes are known to fit
             network = NormFormerVQ(config, contract.width)
         try:
             network.load_state_dict(weights, assign=True)

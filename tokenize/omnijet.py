@@ -21,6 +21,7 @@ from hepfm.core import records
 from hepfm.core.artifacts import Artifact
 from hepfm.core.draws import generator
 from hepfm.core.errors import HepfmError
+from hepfm.core.nn.empty import without_weights
 from hepfm.core.records import POINTS_COLUMN
 from hepfm.core.torch_files import Checkpoint
 from hepfm.tokenize.normformer import NormFormerConfig, NormFormerTokenizer, NormFormerVQ
@@ -134,7 +135,7 @@ def network_of(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> NormForme
     weights = checkpoint.tensors({new: key for key, new in names.items()} | {key: key for key in codebook})
     vq = {key: weights.pop(key).float() for key in codebook}
     config, features = _sizes(weights, vq[CODEBOOK], KINDS[kind], settings, where)
-    with torch.device("meta"):  # nothing is allocated before the shapes are known to fit
+    with without_weights():  # nothing is allocated before the shapes are known to fit
         network = NormFormerVQ(config, features)
     weights["codebook"] = effective_codebook(vq, settings.get("vq_kwargs"), where)
     _load(network, {name: value.float() for name, value in weights.items()}, names, where)

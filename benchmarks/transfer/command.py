@@ -30,11 +30,11 @@ from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
 from hepfm.core.versions import versions
 from hepfm.finetune import adapt
-from hepfm.finetune.adapt import AdaptConfig, vocabulary_of
+from hepfm.finetune.adapt import AdaptConfig
 from hepfm.finetune.protocols import ProtocolConfig, ProtocolName
 from hepfm.ingest.corpus import Corpus
 from hepfm.pretrain.backbone import load_generator
-from hepfm.pretrain.data import TokenCorpora
+from hepfm.pretrain.data import TokenCorpora, vocabulary_of
 
 VALIDATIONS = 40  # of a training at most
 PATIENCE = 8

@@ -30,11 +30,10 @@ from hepfm.core.progress import say
 from hepfm.core.runs import RunFolder
 from hepfm.core.statistics import Estimate
 from hepfm.core.versions import versions
-from hepfm.finetune.adapt import vocabulary_of
 from hepfm.ingest.corpus import Corpus
 from hepfm.pretrain import run as pretraining
 from hepfm.pretrain.backbone import load_generator
-from hepfm.pretrain.data import TokenCorpora
+from hepfm.pretrain.data import TokenCorpora, vocabulary_of
 from hepfm.pretrain.presets import PresetName
 from hepfm.pretrain.run import PretrainConfig, usual_length
 from hepfm.pretrain.survey import columns_of, usual_conditions

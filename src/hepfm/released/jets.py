@@ -11,7 +11,6 @@ from typing import Any, Literal, TypeAlias, get_args
 import awkward as ak
 import numpy as np
 import pyarrow as pa
-import vector
 
 from hepfm.core import records
 from hepfm.core.errors import HepfmError
@@ -194,6 +193,8 @@ def _momenta(columns: Mapping[str, np.ndarray], momenta_already: bool) -> Any:
     if momenta_already:
         columns = {_GENERIC.get(name, name): values for name, values in columns.items()}
     try:
+        import vector  # with sympy, which takes most of a second to import
+
         momenta = vector.array(dict(columns))
     except TypeError as error:
         raise HepfmError(f"have coordinates {', '.join(columns)}: {error}", WHERE, "see the vector package") from error

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.nn.attention.varlen import varlen_attn
 
 from hepfm.core.nn.ragged import Layout
 
@@ -45,6 +44,8 @@ def attend(qkv: torch.Tensor, layout: Layout, causal: bool, rotation: Rotation |
 
 
 def _attend_packed(qkv: torch.Tensor, layout: Layout, causal: bool) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn  # takes a second and a half to import, and is for GPUs alone
+
     query, key, value = qkv.unbind(1)
     window = (-1, 0) if causal else (-1, -1)
     offsets, longest = layout.offsets, layout.longest
