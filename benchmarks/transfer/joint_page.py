@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from hepfm.benchmarks.report import number
 from hepfm.benchmarks.tables import Cell, Table
 from hepfm.benchmarks.transfer.page import nearer
-from hepfm.benchmarks.transfer.scores import MEAN
+from hepfm.benchmarks.transfer.scores import MEAN, errors_told
 from hepfm.core.plots import EDGE, STYLES, settings
 from hepfm.core.statistics import Estimate
 
@@ -57,7 +57,7 @@ def table(domains: Sequence[Domain], seeds: int) -> Table:
         loss = [domain.name, "loss [nats]", _loss(domain.loss_alone, seeds), _loss(domain.loss_joint, seeds), "", ""]
         rows.append(tuple(map(Cell, loss)))
     judged = ", ".join(f"{domain.judged:,} {domain.kind} of {domain.name}" for domain in domains)
-    errors = f"of the mean over {seeds} seeds" if seeds > 1 else "of bootstrap replicas, of one seed"
+    errors = errors_told(seeds)
     note = (
         f"W1 distance of generated records to as many held-out ones ({judged}) over the latter's standard deviation; "
         f"errors: {errors}. floor: what two held-out samples of this size show. loss: per token and stop of held-out "

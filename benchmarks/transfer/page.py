@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from hepfm.benchmarks.report import number
 from hepfm.benchmarks.tables import Cell, Table
 from hepfm.benchmarks.transfer.law import PowerLaw
-from hepfm.benchmarks.transfer.scores import MEAN
+from hepfm.benchmarks.transfer.scores import MEAN, errors_told
 from hepfm.core.plots import EDGE, FILL, STYLES, settings
 from hepfm.core.statistics import Estimate
 
@@ -68,7 +68,7 @@ def table(curves: Sequence[Curve], floor: float, kind: str, seeds: int, judged: 
     laws = [curve.laws[MEAN] for curve in curves]
     exponents = [Cell(number(law.gamma) if law else "not fitted") for law in laws]
     rows.append((Cell("gamma"), *exponents, *(Cell("") for _ in others if control)))
-    errors = f"of the mean over {seeds} seeds" if seeds > 1 else "of bootstrap replicas, of one seed"
+    errors = errors_told(seeds)
     note = (
         f"W1 distance of {judged:,} generated {kind} to held-out ones over the latter's standard deviation, mean over "
         f"the quantities ({', '.join(name for name in curves[0].found if name != MEAN)}); errors: {errors}. Two "

@@ -74,8 +74,14 @@ def _judged(reference: Quantities, made: Quantities, key: str) -> Score:
 
 
 def over_seeds(found: list[Estimate]) -> Estimate:
-    """Mean, with the error of the mean over seeds; of one seed its own error."""
-    if len(found) == 1:
-        return found[0]
-    values = np.array([one.value for one in found])
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))))
+    """Mean, with the error of the mean over seeds, or what the errors of each give it, if that is more: two or three
+    seeds lie close together by chance now and then."""
+    values, errors = (np.array(column) for column in zip(*((one.value, one.error) for one in found), strict=True))
+    spread = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Estimate(float(values.mean()), float(max(spread, np.sqrt((errors**2).sum()) / len(values))))
+
+
+def errors_told(seeds: int) -> str:
+    """What the errors of :func:`over_seeds` are, for people."""
+    told = "of bootstrap replicas"
+    return f"of the mean over {seeds} seeds, or {told} if they are larger" if seeds > 1 else f"{told}, of one seed"
