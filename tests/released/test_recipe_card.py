@@ -46,7 +46,7 @@ def test_every_figure_of_a_shipped_model_says_what_it_is(name: str) -> None:
             assert meanings([figure]), figure
 
 
-@pytest.mark.parametrize("name", ["jets-tiny", "tagger-tiny"])
+@pytest.mark.parametrize("name", ["jets-tiny", "showers-cube", "tagger-tiny"])
 def test_a_shipped_card_is_the_one_that_its_recipe_gives(name: str) -> None:
     artifact = read_artifact(shipped()[name])
     steps = [Step(**step) for step in artifact.provenance["recipe"]["steps"]]
