@@ -36,7 +36,7 @@ WORDS: tuple[tuple[str, str, str], ...] = (
     (
         r"separation_power_\w+",
         "",
-        "1/2 sum (p - q)^2 / (p + q) over a histogram: 0 equal, 1 disjoint; mean over the layers (or rings) where each has one",
+        "1/2 sum (p - q)^2 / (p + q) over a histogram: 0 equal, 1 disjoint; mean over layers or rings with one each",
     ),
     (r"layer_correlations", "", "mean absolute difference of the correlations of the layers' energies"),
     (
