@@ -36,7 +36,7 @@ def profiled(
         data: the corpora.
         streams: what their points are made of.
         conditions: what the backbone is told; the total is compared with the incident energy, if that is among them.
-        before: of a backbone that goes on: all but the ranges stay, which grow.
+        before: of a backbone that goes on, see :func:`continued`.
     """
     if not streams.has_cells:
         return streams
@@ -51,10 +51,31 @@ def profiled(
         ),
     )
     if before is not None:
-        lows, highs = map(min, before.lows, found.lows), map(max, before.highs, found.highs)
-        most_hits = max(before.most_hits, found.most_hits)
-        found = replace(before, lows=tuple(lows), highs=tuple(highs), most_hits=most_hits)
+        found = continued(before, found)
     return replace(streams, profile=found)
+
+
+def continued(before: Profile, found: Profile) -> Profile:
+    """The profile of a backbone that goes on with other records: mean and spread of what it draws are those of these,
+    ranges in units of the spread grow, so that what was learned of a shape holds for another response at once.
+
+    What networks read (the total) keeps its scale; the most hits of a layer grow.
+    """
+
+    def standardised(profile: Profile, bounds: tuple[float, ...]) -> np.ndarray:
+        return (np.array(bounds) - profile.means) / profile.stds
+
+    means, stds = np.array(found.means), np.array(found.stds)
+    lows = np.minimum(standardised(before, before.lows), standardised(found, found.lows))
+    highs = np.maximum(standardised(before, before.highs), standardised(found, found.highs))
+    return replace(
+        before,
+        means=found.means,
+        stds=found.stds,
+        lows=tuple((means + stds * lows).tolist()),
+        highs=tuple((means + stds * highs).tolist()),
+        most_hits=max(before.most_hits, found.most_hits),
+    )
 
 
 class Moments:

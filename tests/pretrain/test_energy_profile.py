@@ -203,8 +203,15 @@ def test_the_corpus_says_what_layers_have(showers: Path) -> None:
     assert batch.budget is not None
     assert batch.profile.shape == (20, 2, 4)
     assert len(batch.budget) == batch.layout.tokens
-    grown = profiled(data, streams, (incident,), dataclasses.replace(profile, lows=(-99.0,) * 5, highs=(0.0,) * 5))
+    other = dataclasses.replace(
+        profile, means=(1.0,) * 5, stds=(2.0,) * 5, lows=(-99.0,) * 5, highs=(-98.0,) * 5, most_hits=999
+    )
+    grown = profiled(data, streams, (incident,), other)
     assert grown.profile is not None
-    assert grown.profile.lows == (-99.0,) * 5
-    assert (grown.profile.means, grown.profile.most_hits) == (profile.means, most)
+    assert (grown.profile.means, grown.profile.stds, grown.profile.most_hits) == (profile.means, profile.stds, 999)
+    assert grown.profile.lows == pytest.approx(
+        [mean - 50 * std for mean, std in zip(profile.means, profile.stds, strict=True)]
+    )
+    assert grown.profile.highs == pytest.approx(profile.highs)
+    assert grown.profile.total_mean == profile.total_mean
     assert BackboneConfig(6, streams=grown).streams == grown
