@@ -25,7 +25,7 @@ from hepfm.core.errors import HepfmError
 from hepfm.core.progress import say
 
 LOST = 69  # EX_UNAVAILABLE: another process of the job is lost
-ECHO_S = 3.0  # a failed collective is told at once, which process is lost a moment later
+ECHO_S = 6.0  # a failed collective is told at once, which process is lost a moment later (seconds, on a busy machine)
 KEY = "heartbeat"
 
 
